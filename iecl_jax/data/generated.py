@@ -1,0 +1,47 @@
+"""Coloured stripes drawn from the index: a data set without files, for smoke tests."""
+
+import colorsys
+import math
+
+import numpy as np
+
+from iecl_jax.data.split import Indices, Record, Split
+
+NUM_CLASSES = 10
+NUM_TRAIN, NUM_TEST = 256, 64
+MAX_NATIVE_SIZE = 96
+
+
+def draw(index: int, size: int) -> np.ndarray:
+    """Image `index` as uint8 [size, size, 3], of class index % 10.
+
+    The class sets the colour and direction of the stripes; the index sets their place, a change of
+    brightness and some noise.
+    """
+    label = index % NUM_CLASSES
+    generator = np.random.default_rng((2024, index))
+    angle = math.pi * label / NUM_CLASSES
+    y, x = np.mgrid[:size, :size] / size
+    along = x * math.cos(angle) + y * math.sin(angle)
+    stripes = 0.5 + 0.5 * np.sin(2 * math.pi * (3 * along + generator.uniform()))
+    colour = np.array(colorsys.hsv_to_rgb(label / NUM_CLASSES, 0.8, generator.uniform(0.7, 1.0)))
+    image = stripes[..., None] * colour + generator.normal(0, 0.05, (size, size, 3))
+    return np.clip(np.rint(255 * image), 0, 255).astype(np.uint8)
+
+
+def open_generated(image_size: int, split: str) -> Split:
+    """256 training or 64 other test images of side `image_size` in ten classes."""
+    first, length = (NUM_TRAIN, NUM_TEST) if split == "test" else (0, NUM_TRAIN)
+
+    def read(indices: Indices) -> list[Record]:
+        places = [first + int(index) for index in indices]
+        return [Record(draw(place, image_size), place % NUM_CLASSES) for place in places]
+
+    return Split(
+        name="generated",
+        class_names=tuple(f"stripes{label}" for label in range(NUM_CLASSES)),
+        image_shape=(image_size, image_size) if image_size <= MAX_NATIVE_SIZE else None,
+        length=length,
+        read=read,
+        read_labels=lambda: np.arange(first, first + length) % NUM_CLASSES,
+    )

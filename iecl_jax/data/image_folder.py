@@ -1,0 +1,109 @@
+"""A folder of JPEG, PNG and WebP files as a data set."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+from PIL import Image
+
+from iecl_jax.data.split import DECODE_ERRORS, BrokenFiles, Indices, Record, Split
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+MAX_NATIVE_SIZE = 96
+
+
+def open_folder(directory: str, split: str, num_threads: int) -> Split:
+    """Opens split "train" or "test" of a folder.
+
+    DIR/train and DIR/val (or DIR/test) are the splits if they are there; else DIR is "train". In a
+    split's folder each subfolder is a class, with all images below it; images that lie in the
+    folder itself make the whole split unlabelled. Files whose name begins with a dot are ignored.
+    The header of every file is read here; a broken file is logged and gives its place to the next
+    good one. ValueError if there is no such split, no image, a class unknown to DIR/train, or if
+    more than 1 % of the files are broken.
+    """
+    top = Path(directory).expanduser()
+    if not top.is_dir():
+        raise ValueError(f"data.dir={directory!r} is not a folder.")
+    train = top / "train" if (top / "train").is_dir() else top
+    root = train if split == "train" else _test_folder(top)
+    paths = list_images(root)
+    if not paths:
+        raise ValueError(f"{root} holds no image ({', '.join(SUFFIXES)}).")
+
+    class_names = _class_names(list_images(train) if root != train else paths, train)
+    label_of = {name: label for label, name in enumerate(class_names)}
+    if root != train and class_names and (extra := set(_class_names(paths, root)) - set(label_of)):
+        raise ValueError(f"{root} has the class {min(extra)!r}, which {train} does not have.")
+    labels = [label_of.get(path.relative_to(root).parts[0], -1) for path in paths]
+
+    broken = BrokenFiles(len(paths), str(root))
+    logging.info("Reading the headers of %d images in %s.", len(paths), root)
+    with ThreadPoolExecutor(num_threads) as pool:
+        sizes = list(pool.map(lambda path: _size(path, broken), paths))
+    slots = _next_good([size is not None for size in sizes])
+    records = [Record(paths[slot], labels[slot]) for slot in slots]
+    shapes = {size[::-1] for size in sizes if size is not None}
+    small = len(shapes) == 1 and max(max(shapes)) <= MAX_NATIVE_SIZE
+
+    def read(indices: Indices) -> list[Record]:
+        return [records[index] for index in indices]
+
+    return Split(
+        name="image_folder",
+        class_names=class_names,
+        image_shape=shapes.pop() if small else None,
+        length=len(records),
+        read=read,
+        read_labels=lambda: np.array([record.label for record in records]),
+        broken=broken,
+    )
+
+
+def list_images(root: Path) -> list[Path]:
+    """All images below `root`, links followed, sorted by path."""
+    found = []
+    for folder, _, names in os.walk(root, followlinks=True):
+        for name in names:
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                found.append(Path(folder, name))
+    return sorted(found)
+
+
+def _test_folder(top: Path) -> Path:
+    for name in ("val", "test"):
+        if (top / "train").is_dir() and (top / name).is_dir():
+            return top / name
+    raise ValueError(
+        f"{top} has no test images: put the images into {top / 'train'} and {top / 'val'}."
+    )
+
+
+def _class_names(paths: Sequence[Path], root: Path) -> tuple[str, ...]:
+    """Names of the subfolders with images, sorted; () if an image lies in `root` itself."""
+    parts = [path.relative_to(root).parts for path in paths]
+    if any(len(part) == 1 for part in parts):
+        return ()
+    return tuple(sorted({part[0] for part in parts}))
+
+
+def _size(path: Path, broken: BrokenFiles) -> tuple[int, int] | None:
+    """(width, height) from the file's header, or None if that is broken."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except DECODE_ERRORS as error:
+        broken.add(str(path), error)
+        return None
+
+
+def _next_good(good: Sequence[bool]) -> list[int]:
+    """For each place itself if it is good, else the next good place, round the end."""
+    slots, following = [], good.index(True)
+    for place in reversed(range(len(good))):
+        following = place if good[place] else following
+        slots.append(following)
+    return slots[::-1]

@@ -1,0 +1,189 @@
+"""A split of a data set: images by index, with their labels, whatever the files behind them are."""
+
+import dataclasses
+import functools
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from absl import logging
+from PIL import Image
+
+from iecl_jax.data import images
+
+T = TypeVar("T")
+Indices = Sequence[int] | np.ndarray
+
+MAX_BROKEN_SHARE = 0.01
+# What Pillow raises on files that are cut off, damaged, no image at all or unreasonably large.
+DECODE_ERRORS = (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+class Record(NamedTuple):
+    """An undecoded image (encoded bytes, the path of its file, or uint8 [H,W,3]) and its label."""
+
+    image: images.Source
+    label: int  # -1 = unlabelled
+
+
+class BrokenFiles:
+    """Counts the files that could not be decoded, and gives up above 1 % of `total`."""
+
+    def __init__(self, total: int, where: str):
+        self.names: list[str] = []
+        self._total, self._where, self._lock = total, where, threading.Lock()
+
+    def add(self, name: str, error: Exception) -> None:
+        """Logs `name` once as a warning; ValueError when more than 1 % of the files are broken."""
+        with self._lock:
+            if name not in self.names:
+                logging.warning("%s is broken and is skipped: %s", name, error)
+                self.names.append(name)
+            if len(self.names) > MAX_BROKEN_SHARE * self._total:
+                raise ValueError(
+                    f"{len(self.names)} of the {self._total} images in {self._where} are broken, "
+                    f"more than 1 %: repair or remove them, beginning with "
+                    f"{', '.join(self.names[:3])}."
+                )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Random access to N images.
+
+    `read(indices)` returns their Records; `read_labels()` all labels without decoding an image.
+    With `broken` set, an image that cannot be decoded gives its place to the next one that can,
+    with that one's label; without, the decoder's error is raised.
+    """
+
+    name: str
+    class_names: tuple[str, ...]  # () = unlabelled
+    image_shape: tuple[int, int] | None  # (h, w) of every image if that is small; None = sizes vary
+    length: int
+    read: Callable[[Indices], list[Record]]
+    read_labels: Callable[[], np.ndarray]
+    num_threads: int = 8
+    broken: BrokenFiles | None = None
+
+    def __len__(self) -> int:
+        return self.length
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 = unlabelled."""
+        return len(self.class_names)
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """int32 [N], -1 = unlabelled; read at the first use."""
+        return self.read_labels().astype(np.int32)
+
+    def load(self, index: int) -> np.ndarray:
+        """The image as uint8 [H,W,3], RGB."""
+        return self.decode([index], lambda _, image: images.decode(image))[0][0]
+
+    def encoded(self, index: int) -> bytes | None:
+        """The image's file as it is stored, or None if its pixels are computed."""
+        image = self.read([index])[0].image
+        if isinstance(image, Path):
+            return image.read_bytes()
+        return image if isinstance(image, bytes) else None
+
+    def decode(
+        self, indices: Indices, function: Callable[[int, images.Source], T]
+    ) -> tuple[list[T], np.ndarray]:
+        """Returns [function(position in indices, image)] and the labels int32 [len(indices)]."""
+        results, labels = [], []
+        for position, (index, record) in enumerate(zip(indices, self.read(indices))):
+            result, label = self._decode_one(int(index), record, position, function)
+            results.append(result)
+            labels.append(label)
+        return results, np.array(labels, np.int32)
+
+    def _decode_one(self, index, record, position, function):
+        while True:
+            try:
+                return function(position, record.image), record.label
+            except DECODE_ERRORS as error:
+                if self.broken is None:
+                    raise
+                self.broken.add(str(record.image), error)
+            index = (index + 1) % len(self)
+            record = self.read([index])[0]
+
+    @functools.cached_property
+    def pixels(self) -> tuple[np.ndarray, np.ndarray]:
+        """All images uint8 [N,H,W,3] and labels int32 [N], decoded at the first use and kept.
+
+        ValueError if the sizes vary.
+        """
+        if self.image_shape is None:
+            raise ValueError(
+                f"{self.name} has images that are large or of several sizes, which data.cache "
+                "cannot keep: use data.cache='none'."
+            )
+        pixels = np.empty((len(self), *self.image_shape, 3), np.uint8)
+        labels = np.empty(len(self), np.int32)
+        chunks = np.array_split(np.arange(len(self)), max(1, len(self) // 256))
+
+        def fill(chunk: np.ndarray) -> None:
+            decoded, labels[chunk] = self.decode(chunk, lambda _, image: images.decode(image))
+            pixels[chunk] = decoded
+
+        with ThreadPoolExecutor(self.num_threads) as pool:
+            for done, _ in enumerate(pool.map(fill, chunks)):
+                logging.log_every_n_seconds(
+                    logging.INFO, "Decoding %s: %d %%", 10, self.name, 100 * done // len(chunks)
+                )
+        return pixels, labels
+
+
+def concatenate(name: str, splits: Sequence[Split]) -> Split:
+    """The images of `splits` one after another; classes and image size are those of the last."""
+    ends = np.cumsum([len(split) for split in splits])
+
+    def read(indices: Indices) -> list[Record]:
+        records = []
+        for index in indices:
+            part = int(np.searchsorted(ends, index, side="right"))
+            offset = int(ends[part]) - len(splits[part])
+            records += splits[part].read([int(index) - offset])
+        return records
+
+    return dataclasses.replace(
+        splits[-1],
+        name=name,
+        length=int(ends[-1]),
+        read=read,
+        read_labels=lambda: np.concatenate([split.labels for split in splits]),
+    )
+
+
+def keep_classes(name: str, split: Split, class_names: Sequence[str]) -> Split:
+    """The images of `split` of the named classes, relabelled by their place in `class_names`.
+
+    ValueError names a class that `split` does not have.
+    """
+    if missing := [wanted for wanted in class_names if wanted not in split.class_names]:
+        raise ValueError(f"{split.name} has no class {missing[0]!r}, which {name} needs.")
+    new_label = np.full(split.num_classes, -1, np.int32)
+    for label, class_name in enumerate(class_names):
+        new_label[split.class_names.index(class_name)] = label
+    kept = np.flatnonzero(new_label[split.labels] >= 0)
+
+    def read(indices: Indices) -> list[Record]:
+        records = split.read(kept[np.asarray(indices)])
+        return [Record(image, int(new_label[label])) for image, label in records]
+
+    return dataclasses.replace(
+        split,
+        name=name,
+        class_names=tuple(class_names),
+        length=len(kept),
+        read=read,
+        read_labels=lambda: new_label[split.labels[kept]],
+    )

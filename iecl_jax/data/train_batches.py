@@ -1,0 +1,179 @@
+"""Endless training batches on the devices, the same for any cache, process and device count."""
+
+import functools
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grain
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from iecl_jax.data import crops, images
+from iecl_jax.data.order import batch_order, process_slice
+from iecl_jax.data.split import Split
+
+Batch = dict[str, np.ndarray]  # or jax.Array, once on the devices
+
+
+def host_batches(
+    config: ml_collections.ConfigDict,
+    split: Split,
+    pool: ThreadPoolExecutor,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.MapDataset:
+    """Batch t of one process as NumPy arrays: its b places of the global batch.
+
+    {"image": uint8 [b,H,W,3] if all images are small and of one size, else the two crops uint8
+    [b,2,S,S,3]; "label": int32 [b]}. With data.cache="device" {"index": int32 [b]} instead.
+    """
+    batch_size = config.train.batch_size
+    places = process_slice(batch_size, process_index, process_count)
+    order = batch_order(len(split), batch_size, config.seed)
+
+    def indices(step: int, batch: np.ndarray) -> Batch:
+        del step
+        return {"index": batch[places].astype(np.int32)}
+
+    def gathered(step: int, batch: np.ndarray) -> Batch:
+        del step
+        pixels, labels = split.pixels
+        return {"image": pixels[batch[places]], "label": labels[batch[places]]}
+
+    def decoded(step: int, batch: np.ndarray) -> Batch:
+        def load(chunk: np.ndarray):
+            def view(position: int, image: images.Source) -> np.ndarray:
+                if split.image_shape is not None:
+                    return images.decode(image)
+                return crops.random_views(image, config, step, int(chunk[position]))
+
+            return split.decode(batch[chunk], view)
+
+        chunks = np.array_split(np.arange(batch_size)[places], config.data.num_threads)
+        parts = list(pool.map(load, [chunk for chunk in chunks if len(chunk)]))
+        return {
+            "image": np.stack([view for part, _ in parts for view in part]),
+            "label": np.concatenate([labels for _, labels in parts]),
+        }
+
+    function = {"none": decoded, "host": gathered, "device": indices}[config.data.cache]
+    return order.map_with_index(function)
+
+
+class TrainBatches(Iterator[dict[str, jax.Array]]):
+    """Yields {"image": uint8 [D,b,...], "label": int32 [D,b]}, one shard on each local device.
+
+    The images are as `host_batches` says; D * b are those of this process. Decoding, and putting
+    the next `data.prefetch` batches on the devices, go on in threads. A decoder's errors are raised
+    by the `next` that would have returned the batch.
+
+    Attributes:
+      steps_per_epoch: batches in an epoch.
+      position: batches that were returned; `start=position` continues with the very next one.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, split: Split, *, start: int = 0):
+        """ValueError if the batch exceeds the split or is no multiple of the device count, the seed
+        is not in 0 to 2**32 - 1, or the split cannot be cached as `data.cache` says."""
+        _check(config, split)
+        self.steps_per_epoch = len(split) // config.train.batch_size
+        self.position = start
+        mesh = Mesh(np.array(jax.local_devices()), ("device",))
+        put = functools.partial(_put, mesh=mesh)
+        if config.data.cache == "host":
+            split.pixels  # noqa: B018  Decodes now, not at the first batch.
+        elif config.data.cache == "device":
+            put = _device_gather(split, mesh)
+
+        prefetch = config.data.prefetch
+        pool = ThreadPoolExecutor(config.data.num_threads, thread_name_prefix="decode")
+        batches = host_batches(
+            config,
+            split,
+            pool,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ).to_iter_dataset(grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch))
+        on_device = grain.experimental.ThreadPrefetchIterDataset(
+            batches.map(put), prefetch_buffer_size=prefetch
+        )
+        iterator = iter(on_device)
+        iterator.set_state({"next_index": start})
+        self._iterators = [iterator]  # Empty once closed.
+        # Also runs when the iterator is forgotten, and at the interpreter's exit.
+        self._finalizer = weakref.finalize(self, _close, self._iterators, pool)
+
+    def __next__(self) -> dict[str, jax.Array]:
+        if not self._iterators:
+            raise ValueError("These TrainBatches are closed.")
+        batch = next(self._iterators[0])
+        self.position += 1
+        return batch
+
+    def close(self) -> None:
+        """Stops the threads."""
+        self._finalizer()
+
+    def __enter__(self) -> "TrainBatches":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def _check(config: ml_collections.ConfigDict, split: Split) -> None:
+    batch_size, devices = config.train.batch_size, jax.device_count()
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed={config.seed} must be in 0 to 2**32 - 1.")
+    if batch_size < 1 or batch_size % devices:
+        raise ValueError(f"train.batch_size={batch_size} must be a multiple of {devices} devices.")
+    if batch_size > len(split):
+        raise ValueError(
+            f"train.batch_size={batch_size} is larger than the {len(split)} images of {split.name}."
+        )
+
+
+def _close(iterators: list[grain.DatasetIterator], pool: ThreadPoolExecutor) -> None:
+    # Grain's iterator must be gone before the interpreter's exit takes Grain's modules apart.
+    iterators.pop().close()
+    pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _put(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
+    """Splits the first axis [b] over the local devices: [D, b / D]."""
+    sharding = NamedSharding(mesh, PartitionSpec("device"))
+    return {
+        name: jax.device_put(array.reshape(mesh.size, -1, *array.shape[1:]), sharding)
+        for name, array in batch.items()
+    }
+
+
+def _device_gather(split: Split, mesh: Mesh):
+    """Puts all images on every local device; returns the function from indices [b] to a batch."""
+    pixels, labels = split.pixels
+    for device in mesh.devices.flat:
+        stats = device.memory_stats() or {}
+        free = stats.get("bytes_limit", pixels.nbytes) - stats.get("bytes_in_use", 0)
+        if "bytes_limit" in stats and pixels.nbytes > free:
+            raise ValueError(
+                f"data.cache='device' needs {pixels.nbytes / 1e9:.2f} GB on each device and "
+                f"{device} has {free / 1e9:.2f} GB free: use data.cache='host'."
+            )
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    pixels, labels = jax.device_put((pixels, labels), everywhere)
+
+    @jax.jit
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec("device")),
+        out_specs=PartitionSpec("device"),
+    )
+    def gather(pixels, labels, index):
+        return {"image": pixels[index], "label": labels[index]}
+
+    return lambda batch: gather(pixels, labels, _put(batch, mesh)["index"])

@@ -1,0 +1,84 @@
+"""Is a representation better than no learning? One table for several of them on the same images."""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from iecl_jax.evals import knn, linear_probe
+
+Array = jax.Array | np.ndarray
+
+
+def raw_pixels(images: np.ndarray) -> np.ndarray:
+    """Images uint8 [N, H, W, C] as features: float32 [N, H*W*C] in [0, 1]."""
+    return images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
+
+
+def compare(
+    representations: Mapping[str, tuple[Array, Array]],
+    train_labels: Array,
+    test_labels: Array,
+    *,
+    labels_per_class: int,
+    seed: int,
+    knn_k: int,
+    knn_temperature: float,
+    num_classes: int,
+) -> dict[str, dict[str, float]]:
+    """Few-label linear accuracy and kNN accuracy of each representation.
+
+    Args:
+      representations: name, such as "raw pixels", -> (train float [N, F], test float [M, F]); F may
+        differ between names, the images and their order may not.
+      train_labels, test_labels: int [N] and [M], -1 where unknown; kNN's bank is all of the
+        labelled training set.
+      labels_per_class, seed: of `linear_probe.few_label_accuracy`.
+      knn_k, knn_temperature, num_classes: of `knn.knn_accuracy`.
+
+    Returns:
+      name -> {"linear_few_mean", "linear_few_std", "knn_top1"}, in the order given, each in [0, 1].
+
+    Raises:
+      ValueError: features and labels differ in number; and those of the two evaluations.
+    """
+    result = {}
+    for name, (train, test) in representations.items():
+        if len(train) != len(train_labels) or len(test) != len(test_labels):
+            raise ValueError(
+                f"{name!r} has {len(train)} training and {len(test)} test features for "
+                f"{len(train_labels)} and {len(test_labels)} labels: encode the same images."
+            )
+        mean, std = linear_probe.few_label_accuracy(
+            train, train_labels, test, test_labels, labels_per_class=labels_per_class, seed=seed
+        )
+        top1 = knn.knn_accuracy(
+            train,
+            train_labels,
+            test,
+            test_labels,
+            k=knn_k,
+            temperature=knn_temperature,
+            num_classes=num_classes,
+        )
+        result[name] = {"linear_few_mean": mean, "linear_few_std": std, "knn_top1": top1}
+    return result
+
+
+def format_table(result: Mapping[str, Mapping[str, float]], title: str) -> str:
+    """The result of `compare` as an aligned Markdown table under a title line, in percent."""
+    rows = [("representation", "few labels, linear (%)", "all labels, kNN (%)")]
+    for name, score in result.items():
+        mean, std, top1 = (
+            100 * score[key] for key in ("linear_few_mean", "linear_few_std", "knn_top1")
+        )
+        rows.append((name, f"{mean:.1f} ± {std:.1f}", f"{top1:.1f}"))
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = [
+        f"| {row[0]:<{first}} | "
+        + " | ".join(f"{cell:>{width}}" for cell, width in zip(row[1:], others, strict=True))
+        + " |"
+        for row in rows
+    ]
+    rule = "|" + "|".join(["-" * (first + 2), *("-" * (width + 1) + ":" for width in others)]) + "|"
+    return "\n".join([title, "", lines[0], rule, *lines[1:]])

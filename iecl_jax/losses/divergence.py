@@ -1,0 +1,42 @@
+"""KL divergence of the transformed query's embeddings p from the anchor's q (Eq. 15 and 16).
+
+`closed` and `eq16` fit a diagonal Gaussian to p [n, d] and an isotropic Gaussian N(mu, s0^2 I) to
+q [n, d], with biased moments over the rows; they return float32 nats per dimension.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from iecl_jax.losses.entropy import gaussian_diagonal
+
+_FLOOR = 1e-10
+
+
+def closed(p: jax.Array, q: jax.Array) -> jax.Array:
+    """KL(N(mu_p, diag var_p) || N(mu_q, s0^2 I)) / d
+    = -H(p)/d + (|mu_p - mu_q|^2 + tr Sigma_p) / (2 d s0^2) + 1/2 log(2 pi s0^2), which is >= 0."""
+    p, q = p.astype(jnp.float32), q.astype(jnp.float32)
+    s0 = q.var(0).mean() + _FLOOR
+    spread = (jnp.square(p.mean(0) - q.mean(0)) + p.var(0) + _FLOOR).mean()
+    return -gaussian_diagonal(p) + spread / (2 * s0) + 0.5 * jnp.log(2 * math.pi * s0)
+
+
+def eq16(p: jax.Array, q: jax.Array) -> jax.Array:
+    """Eq. 16 as printed, per dimension: +H(p)/d + |mu_p - mu_q|^2 / (2 d s0^2) + 1/2 log(2 pi s0^2).
+
+    Not a divergence: the entropy has the wrong sign and the trace term is missing.
+    """
+    p, q = p.astype(jnp.float32), q.astype(jnp.float32)
+    s0 = q.var(0).mean() + _FLOOR
+    drift = jnp.square(p.mean(0) - q.mean(0)).mean()
+    return gaussian_diagonal(p) + drift / (2 * s0) + 0.5 * jnp.log(2 * math.pi * s0)
+
+
+def softmax(p: jax.Array, q: jax.Array) -> jax.Array:
+    """Mean over rows of KL(softmax(p_i) || softmax(q_i)) in nats: PyTorch's `kl_div` with
+    `batchmean` on paired embeddings [n, d]."""
+    log_p = jax.nn.log_softmax(p.astype(jnp.float32))
+    log_q = jax.nn.log_softmax(q.astype(jnp.float32))
+    return (jnp.exp(log_p) * (log_p - log_q)).sum(-1).mean()

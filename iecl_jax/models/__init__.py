@@ -1,0 +1,1 @@
+"""Flax modules: SAIB, the spectral-normalised ResNet, and the projector."""

@@ -1,0 +1,87 @@
+"""Convolution whose kernel can be divided by its largest singular value (spectral normalisation)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from iecl_jax.models import initializers
+
+_INIT_ITERATIONS = 15
+
+
+def power_iteration(
+    matrix: jax.Array, u: jax.Array, num_iterations: int = 1
+) -> tuple[jax.Array, jax.Array]:
+    """Moves u towards the leading right singular vector of `matrix` and estimates its singular value.
+
+    Args:
+      matrix: float32 [m, n].
+      u: float32 [n], unit length; treated as a constant.
+      num_iterations: >= 1.
+
+    Returns:
+      (sigma, u): sigma = v' M u with both vectors constant, so that its gradient is v u', exact at
+      convergence; sigma never exceeds the true value.
+
+    Reference: Miyato et al. 2018, Algorithm 1.
+    """
+    constant = jax.lax.stop_gradient(matrix)
+    u = jax.lax.fori_loop(1, num_iterations, lambda _, u: _unit((constant @ u) @ constant), u)
+    v = _unit(constant @ u)
+    u = _unit(v @ constant)
+    return v @ (matrix @ u), u
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(), 1e-24))
+
+
+class Conv(nn.Module):
+    """Convolution of x [B, H, W, C] without bias, zero-padded by (kernel - 1) // 2 (torchvision's).
+
+    With `spectral_norm` the kernel, seen as a [kh * kw * in, out] matrix in float32, is divided by
+    its largest singular value sigma (eta = 1 of Eq. 17). `batch_stats` keeps u and sigma; a training
+    call moves them by one power-iteration step, an evaluation call uses the same step and keeps
+    nothing.
+    """
+
+    features: int
+    kernel_size: int
+    train: bool
+    stride: int = 1
+    spectral_norm: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        size = self.kernel_size
+        kernel = self.param(
+            "kernel",
+            initializers.he_fan_out,
+            (size, size, x.shape[-1], self.features),
+            jnp.float32,
+        )
+        if self.spectral_norm:
+            kernel = kernel / self._sigma(kernel.reshape(-1, self.features))
+        pad = (size - 1) // 2
+        return jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            window_strides=(self.stride, self.stride),
+            padding=[(pad, size - 1 - pad)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    def _sigma(self, matrix: jax.Array) -> jax.Array:
+        u = self.variable("batch_stats", "u", self._initial_u, matrix)
+        new_sigma, new_u = power_iteration(matrix, u.value)
+        sigma = self.variable("batch_stats", "sigma", lambda: new_sigma)
+        if self.train and not self.is_initializing():
+            u.value, sigma.value = new_u, jax.lax.stop_gradient(new_sigma)
+        return new_sigma
+
+    def _initial_u(self, matrix: jax.Array) -> jax.Array:
+        u = jax.random.normal(self.make_rng("params"), (self.features,))
+        return power_iteration(matrix, _unit(u), _INIT_ITERATIONS)[1]

@@ -1,0 +1,110 @@
+"""ResNet v1.5 (He et al. 2016; stride in the 3x3 of a bottleneck) with torchvision's module names."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from iecl_jax.models import initializers
+from iecl_jax.models.batch_norm import BatchNorm
+from iecl_jax.models.conv import Conv
+
+ARCHITECTURES = {
+    "resnet10": ((1, 1, 1, 1), False),
+    "resnet18": ((2, 2, 2, 2), False),
+    "resnet34": ((3, 4, 6, 3), False),
+    "resnet50": ((3, 4, 6, 3), True),
+    "resnet101": ((3, 4, 23, 3), True),
+}
+STEMS = ("imagenet", "cifar")
+
+
+class Block(nn.Module):
+    """Basic block (3x3, 3x3) or bottleneck (1x1, 3x3, 1x1 to 4 x width), each convolution with BN."""
+
+    width: int
+    stride: int
+    bottleneck: bool
+    zero_init: bool
+    conv: Any
+    norm: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        out = 4 * self.width if self.bottleneck else self.width
+        plan = [(self.width, 3, self.stride), (out, 3, 1)]
+        if self.bottleneck:
+            plan = [(self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1)]
+        y = x
+        for i, (features, size, stride) in enumerate(plan, 1):
+            last = i == len(plan)
+            init = nn.initializers.zeros if last and self.zero_init else nn.initializers.ones
+            y = self.conv(features, size, stride=stride, name=f"conv{i}")(y)
+            y = self.norm(scale_init=init, name=f"bn{i}")(y)
+            y = y if last else nn.relu(y)
+        if x.shape != y.shape:
+            x = self.conv(out, 1, stride=self.stride, name="downsample_conv")(x)
+            x = self.norm(name="downsample_bn")(x)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """x [V * b, H, W, 3] -> {"stage1" ... "stage4": [V * b, h, w, D], "pooled": float32 [V * b, F]}.
+
+    See `BatchNorm` for views and groups. `feature_dim` > 0 puts a linear layer after pooling.
+    """
+
+    architecture: str
+    stem: str = "imagenet"
+    width: int = 64
+    feature_dim: int = 0
+    spectral_norm: bool = False
+    zero_init_residual: bool = False
+    bn_group: int = 0
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, *, train: bool, num_views: int = 1, running_views: int = 1
+    ) -> dict[str, jax.Array]:
+        conv = functools.partial(
+            Conv, train=train, spectral_norm=self.spectral_norm, dtype=self.dtype
+        )
+        norm = functools.partial(
+            BatchNorm,
+            use_running_average=not train,
+            num_views=num_views,
+            running_views=running_views,
+            group_size=self.bn_group,
+            axis_name=self.axis_name,
+            dtype=self.dtype,
+        )
+        stages, bottleneck = ARCHITECTURES[self.architecture]
+        x = x.astype(self.dtype)
+        if self.stem == "imagenet":
+            x = nn.relu(norm(name="bn1")(conv(self.width, 7, stride=2, name="conv1")(x)))
+            x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+        else:
+            x = nn.relu(norm(name="bn1")(conv(self.width, 3, name="conv1")(x)))
+        outputs = {}
+        for i, depth in enumerate(stages, 1):
+            for j in range(depth):
+                x = Block(
+                    width=self.width * 2 ** (i - 1),
+                    stride=2 if i > 1 and j == 0 else 1,
+                    bottleneck=bottleneck,
+                    zero_init=self.zero_init_residual,
+                    conv=conv,
+                    norm=norm,
+                    name=f"layer{i}_{j}",
+                )(x)
+            outputs[f"stage{i}"] = x
+        pooled = x.astype(jnp.float32).mean((1, 2))
+        if self.feature_dim:
+            pooled = nn.Dense(self.feature_dim, kernel_init=initializers.lecun, name="feature")(
+                pooled
+            )
+        return outputs | {"pooled": pooled}

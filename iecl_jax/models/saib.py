@@ -1,0 +1,126 @@
+"""SAIB, the Sample Augmentation Incremental Block (section 3.3, appendix C, figure 6)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from iecl_jax.models import initializers
+from iecl_jax.models.batch_norm import BatchNorm
+
+
+def patchify(images: jax.Array, group_size: int, patch_size: int) -> jax.Array:
+    """[B, H, W, C] -> P [B/g, C * H/p * W/p, p * p, g]: the g images of a group become channels.
+
+    Rows run over channel, then patch row, then patch column; pixels of a patch row by row.
+    """
+    b, height, width, c = images.shape
+    g, p = group_size, patch_size
+    x = images.reshape(b // g, g, height // p, p, width // p, p, c)
+    x = x.transpose(0, 6, 2, 4, 3, 5, 1)
+    return x.reshape(b // g, c * (height // p) * (width // p), p * p, g)
+
+
+def unpatchify(patches: jax.Array, shape: tuple[int, ...], patch_size: int) -> jax.Array:
+    """Inverse of `patchify` to images of `shape` [B, H, W, C]."""
+    _, height, width, c = shape
+    p, g = patch_size, patches.shape[-1]
+    x = patches.reshape(-1, c, height // p, width // p, p, p, g)
+    return x.transpose(0, 6, 2, 4, 3, 5, 1).reshape(shape)
+
+
+class SAIBBlock(nn.Module):
+    """One block: X [B, H, W, C] -> X' of the same shape and dtype.
+
+    P = patchify(X) + positional encoding; a = swish(BN(W1 P)); f = BN(W4 s(BN(W3 s(BN(W2 a))))) with
+    s = swish, W2 a 3x3 convolution over (rows, pixels) from g to 2g channels, the others 1x1;
+    P' = P + a + f (`inner_skip`) or P + f; X' = X + unpatchify(P'). The scale of the last BN starts
+    at `residual_scale`. BN statistics are over all groups of all devices. The parameters depend on group and image size alone.
+    """
+
+    group_size: int
+    patch_size: int
+    inner_skip: bool = True
+    residual_scale: float = 1.0
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        g = self.group_size
+        patches = patchify(images.astype(self.dtype), g, self.patch_size)
+        positions = self.param(
+            "positions", initializers.small, (1, *patches.shape[1:3], 1), jnp.float32
+        )
+        patches = patches + positions.astype(self.dtype)
+
+        def layer(
+            x: jax.Array, features: int, size: int, index: int, scale: float = 1.0
+        ) -> jax.Array:
+            kernel = self.param(
+                f"conv{index}",
+                initializers.he_fan_in,
+                (size, size, x.shape[-1], features),
+                jnp.float32,
+            ).astype(self.dtype)
+            if size == 1:
+                x = x @ kernel[0, 0]
+            else:
+                x = jax.lax.conv_general_dilated(
+                    x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+                )
+            return BatchNorm(
+                use_running_average=not train,
+                axis_name=self.axis_name,
+                scale_init=nn.initializers.constant(scale),
+                dtype=self.dtype,
+                name=f"bn{index}",
+            )(x)
+
+        a = nn.swish(layer(patches, g, 1, 1))
+        f = nn.swish(layer(a, 2 * g, 3, 2))
+        f = nn.swish(layer(f, 2 * g, 1, 3))
+        f = layer(f, g, 1, 4, scale=self.residual_scale)
+        patches = patches + (a + f if self.inner_skip else f)
+        return images + unpatchify(patches, images.shape, self.patch_size).astype(images.dtype)
+
+
+class SAIB(nn.Module):
+    """`num_blocks` cascaded blocks (Table 4) on images [B, H, W, C] in slots of the global batch.
+
+    Raises:
+      ValueError: the batch is not divisible by `group_size`, or the image by `patch_size`.
+    """
+
+    group_size: int
+    patch_size: int
+    num_blocks: int = 1
+    inner_skip: bool = True
+    residual_scale: float = 1.0
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        b, height, width, _ = images.shape
+        if b % self.group_size:
+            raise ValueError(
+                f"saib.group_size={self.group_size} does not divide the {b} images of a device: "
+                "choose a divisor, or fewer devices."
+            )
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"saib.patch_size={self.patch_size} does not divide images of {height} x {width}."
+            )
+        for i in range(1, self.num_blocks + 1):
+            images = SAIBBlock(
+                group_size=self.group_size,
+                patch_size=self.patch_size,
+                inner_skip=self.inner_skip,
+                residual_scale=self.residual_scale,
+                axis_name=self.axis_name,
+                dtype=self.dtype,
+                name=f"block{i}",
+            )(images, train=train)
+        return images

@@ -1,0 +1,258 @@
+"""Pretraining: data -> step -> writer -> evaluations -> checkpoints."""
+
+import functools
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+from clu import metric_writers, periodic_actions
+
+from iecl_jax import augment, data, methods, objective, optim, summaries, train_state, workdir
+from iecl_jax import config as config_lib
+from iecl_jax.checkpoint import Checkpointer, digest
+from iecl_jax.evaluate import OnlineEvaluation
+from iecl_jax.methods import Method
+from iecl_jax.train_state import TrainState
+from iecl_jax.train_step import AXIS, train_step
+
+PREEMPTED = 75  # exit code after SIGTERM: EX_TEMPFAIL, try again
+
+
+class Experiment(NamedTuple):
+    """A config made into functions.
+
+    Attributes:
+      method: see `methods.Method`.
+      step: pmapped (state, batch [D, b, ...]) -> (state, metrics); donates the state.
+      views: (step, batch of one device) -> views [2, b, S, S, 3], as the step makes them.
+      create_state: () -> the initial TrainState of `config.seed`.
+    """
+
+    method: Method
+    step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
+    views: Callable[[int, Any], jax.Array]
+    create_state: Callable[[], TrainState]
+
+
+def build(
+    config: ml_collections.ConfigDict, *, total_steps: int, steps_per_epoch: int, num_classes: int
+) -> Experiment:
+    """The experiment of a config; nothing is compiled yet."""
+    method = methods.make(config, total_steps=total_steps, axis_name=AXIS)
+    schedule = optim.learning_rate(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    tx = optim.make(config, schedule)
+    init_key, image_key = jax.random.split(jax.random.key(config.seed))
+    image_keys = functools.partial(augment.image_keys, image_key)
+    make_views = augment.make_augment(config.augment, config.data.image_size)
+    step = functools.partial(
+        train_step,
+        method=method,
+        objective=objective.make(config, axis_name=AXIS),
+        augment=make_views,
+        image_keys=image_keys,
+        tx=tx,
+        schedules={"learning_rate": schedule, **method.schedules},
+    )
+
+    def views(step, batch):
+        places = jax.numpy.arange(len(batch["label"]))
+        return make_views(image_keys(step, places), batch["image"])
+
+    size = config.data.image_size
+    images = config.saib.group_size if config.saib.enabled else 2
+    create_state = functools.partial(
+        train_state.create,
+        init_key,
+        method=method,
+        tx=tx,
+        view_shape=(images, size, size, 3),
+        num_classes=num_classes,
+        dynamic_scale=config.train.precision == "float16",
+    )
+    # Replicas are equal, so the state goes in and comes out as one tree, without a device axis.
+    pmapped = jax.pmap(
+        step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0
+    )
+    return Experiment(method, pmapped, jax.jit(views), create_state)
+
+
+def pretrain(
+    config: ml_collections.ConfigDict, run_dir: str, *, allow_config_change: bool = False
+) -> dict[str, Any]:
+    """Trains to the end, resuming from the newest checkpoint in `run_dir`; returns results.json.
+
+    Leaves in `run_dir`: config.json, provenance.json, event files, gallery/STEP.png, checkpoints/,
+    results.json. A run that was killed goes on bit for bit as if it had not been.
+
+    Raises:
+      ValueError: the config is impossible, or `run_dir` belongs to another one.
+      FloatingPointError: the loss or a gradient is not finite.
+      SystemExit: with code 75 after SIGTERM, once a checkpoint is written.
+    """
+    started = time.monotonic()
+    config_lib.check(config, jax.device_count())
+    split = data.open_split(config.data, "pretrain")
+    steps_per_epoch = max(1, len(split) // config.train.batch_size)
+    total_steps = config.train.num_steps or config.train.num_epochs * steps_per_epoch
+    config_lib.check_length(
+        config, num_images=len(split), steps_per_epoch=steps_per_epoch, total_steps=total_steps
+    )
+    workdir.prepare(run_dir, config, command=sys.argv, allow_change=allow_config_change)
+    experiment = build(
+        config,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        num_classes=split.num_classes,
+    )
+    checkpointer = Checkpointer(
+        run_dir, keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best, config=config
+    )
+    state = experiment.create_state()
+    restored = checkpointer.restore(state)
+    first_step, position, saved = 0, 0, None
+    if restored is not None:
+        first_step, state, position = restored
+        saved = first_step
+        logging.info("Resuming from step %d of %d.", first_step, total_steps)
+    writer = summaries.create_writer(run_dir)
+    evaluation = OnlineEvaluation(config, experiment.method, run_dir)
+    log = MetricLog(writer, steps_per_epoch, config.train.batch_size)
+    progress = periodic_actions.ReportProgress(
+        num_train_steps=total_steps,
+        every_steps=config.train.log_every_steps,
+        every_secs=None,
+    )
+    every_eval = config.eval.every_epochs * steps_per_epoch
+    log_steps, save_steps = config.train.log_every_steps, config.checkpoint.every_steps
+    scores: dict[str, float] = {}
+
+    with data.TrainBatches(config, split, start=position) as batches, Preemption() as preemption:
+        for step in range(first_step + 1, total_steps + 1):
+            state, metrics = experiment.step(state, next(batches))
+            log.add(step, metrics)
+            progress(step)
+            last = step == total_steps
+            due_eval = last or (every_eval and step % every_eval == 0)
+            due_save = last or step % save_steps == 0 or preemption.requested
+            if step % log_steps == 0 or due_eval or due_save:
+                log.write(saved)
+            if due_eval:
+                scores = evaluation(state)
+                writer.write_scalars(step, scores)
+                picture = evaluation.gallery(step, state, experiment.views)
+                writer.write_images(step, {"gallery": picture[None]})
+                log.restart_clock()
+            if due_save:
+                checkpointer.save(
+                    step, state, position=batches.position, metrics=scores if due_eval else None
+                )
+                saved = step
+            if preemption.requested and not last:
+                checkpointer.close()
+                writer.flush()
+                logging.warning("Stopped by SIGTERM after step %d, which is saved.", step)
+                raise SystemExit(PREEMPTED)
+    checkpointer.close()
+    if first_step == total_steps:
+        scores = evaluation(state)
+    writer.flush()
+    return workdir.write_results(
+        run_dir,
+        job="pretrain",
+        metrics=log.last | scores | evaluation.compare(experiment.create_state, state),
+        steps=total_steps,
+        seconds=time.monotonic() - started,
+        images_per_second=log.images_per_second,
+        seed=config.seed,
+        params_digest=digest(state.params),
+    )
+
+
+class MetricLog:
+    """Keeps each step's metrics on the device until they are written, as means over the interval.
+
+    Attributes:
+      last: what was written last.
+      images_per_second: over the newest interval that held no compilation.
+    """
+
+    def __init__(self, writer: metric_writers.MetricWriter, steps_per_epoch: int, batch_size: int):
+        self._writer, self._steps_per_epoch = writer, steps_per_epoch
+        self._batch_size = batch_size
+        self._pending: list[tuple[int, dict[str, jax.Array]]] = []
+        self._clock: float | None = None  # None until the first, compiling step is done
+        self._timed_steps = 0
+        self.last: dict[str, float] = {}
+        self.images_per_second = 0.0
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        self._pending.append((step, metrics))
+        self._timed_steps += 1
+        if self._clock is None:
+            jax.block_until_ready(metrics)
+            self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Leaves what happened since the last writing out of the speed."""
+        self._clock, self._timed_steps = time.monotonic(), 0
+
+    def write(self, newest_checkpoint: int | None) -> None:
+        """Waits for the device, checks every step's metrics, and writes their means.
+
+        Raises:
+          FloatingPointError: a metric is not finite; names the step, the term and the checkpoint.
+        """
+        steps = [step for step, _ in self._pending]
+        rows = jax.device_get([metrics for _, metrics in self._pending])
+        self._pending.clear()
+        for step, row in zip(steps, rows, strict=True):
+            check_finite(step, row, newest_checkpoint)
+        self.last = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        if self._timed_steps:
+            elapsed = time.monotonic() - self._clock
+            self.images_per_second = self._timed_steps * self._batch_size / elapsed
+            self.last["images_per_second"] = self.images_per_second
+        self.restart_clock()
+        epoch = steps[-1] / self._steps_per_epoch
+        self._writer.write_scalars(steps[-1], self.last | {"epoch": epoch})
+
+
+def check_finite(step: int, metrics: dict[str, Any], newest_checkpoint: int | None) -> None:
+    """Raises FloatingPointError naming the terms of `metrics` that are not finite.
+
+    A float16 step whose gradients overflowed was skipped: only its loss must be finite.
+    """
+    skipped = bool(metrics.get("skipped_step", False))
+    bad = [
+        name
+        for name, value in metrics.items()
+        if not np.isfinite(value) and not (skipped and name.startswith("grad_norm"))
+    ]
+    if bad:
+        saved = (
+            f"the last good checkpoint is that of step {newest_checkpoint}"
+            if newest_checkpoint is not None
+            else "no checkpoint was written before it"
+        )
+        raise FloatingPointError(f"step {step}: {', '.join(bad)} not finite; {saved}.")
+
+
+class Preemption:
+    """While entered, SIGTERM sets `requested` instead of ending the process."""
+
+    def __enter__(self) -> "Preemption":
+        self.requested = False
+        self._previous = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def _note(self, *_) -> None:
+        self.requested = True
+
+    def __exit__(self, *_) -> None:
+        signal.signal(signal.SIGTERM, self._previous)

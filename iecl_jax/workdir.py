@@ -1,0 +1,229 @@
+"""What a run leaves in its WORKDIR as JSON: `config.json`, `provenance.json` and `results.json`.
+
+Every file is written to a temporary name and then renamed, so nobody meets half of one after a
+kill. Process 0 alone writes.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+_PACKAGES = (
+    "jax jaxlib flax optax orbax-checkpoint grain tensorflow-datasets clu numpy".split()  # noqa: SIM905
+)
+_DIFFERENCES_SHOWN = 5
+
+
+def prepare(
+    workdir: str | os.PathLike,
+    config: ml_collections.ConfigDict,
+    *,
+    command: list[str],
+    allow_change: bool,
+) -> None:
+    """Makes WORKDIR, writes `config.json`, and appends this start to `provenance.json`.
+
+    `provenance.json` is a list of starts, oldest first, each with "time" (UTC, ISO 8601),
+    "command", "git" ({"revision", "dirty"} of the repository that tracks this package, or null),
+    "python", "versions", "device", and "config_changes" (["key: old -> new", ...] of a replaced
+    config).
+
+    Args:
+      workdir: the directory; made if absent, parents too.
+      config: the whole config of the run.
+      command: the command line, as `sys.argv`.
+      allow_change: True replaces a `config.json` that differs.
+
+    Raises:
+      ValueError: WORKDIR belongs to a run with another config, or one of its two files is not JSON.
+    """
+    workdir = pathlib.Path(workdir)
+    new = json.loads(config_to_json(config))
+    old = _read_json(workdir / "config.json", default=new)
+    changes = _differences(old, new)
+    if changes and not allow_change:
+        more = len(changes) - _DIFFERENCES_SHOWN
+        shown = ", ".join(changes[:_DIFFERENCES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        raise ValueError(
+            f"{workdir} belongs to a run with another config ({shown}): "
+            "use another --workdir, or --allow_config_change to go on with the new values."
+        )
+    if jax.process_index() != 0:
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    starts = _read_json(workdir / "provenance.json", default=[])
+    starts.append(
+        {
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": list(command),
+            "git": _git_state(),
+            "python": platform.python_version(),
+            "versions": versions(),
+            "device": device_description(),
+            "config_changes": changes,
+        }
+    )
+    _write_atomically(workdir / "provenance.json", json.dumps(starts, indent=2))
+    _write_atomically(workdir / "config.json", config_to_json(config))
+
+
+def write_results(
+    workdir: str | os.PathLike,
+    *,
+    job: str,
+    metrics: Mapping[str, Any],
+    steps: int,
+    seconds: float,
+    images_per_second: float,
+    seed: int,
+    params_digest: str,
+) -> dict[str, Any]:
+    """Writes WORKDIR/results.json, replacing an earlier one, and returns what was written.
+
+    Args:
+      workdir: an existing directory.
+      job: `config.job`.
+      metrics: names to numbers, or nested mappings and sequences of them; arrays become lists.
+      steps: optimiser steps done.
+      seconds: wall time of the job.
+      images_per_second: training images per second of wall time, over all devices.
+      seed: `config.seed`.
+      params_digest: `checkpoint.digest(state.params)`.
+
+    Returns:
+      The arguments under their names, "device" (`device_description()`) and "versions"
+      (`versions()`). A number that is not finite is None (JSON null).
+    """
+    results = _plain(
+        {
+            "job": job,
+            "metrics": metrics,
+            "steps": steps,
+            "seconds": seconds,
+            "images_per_second": images_per_second,
+            "seed": seed,
+            "params_digest": params_digest,
+            "device": device_description(),
+            "versions": versions(),
+        }
+    )
+    if jax.process_index() == 0:
+        _write_atomically(pathlib.Path(workdir) / "results.json", json.dumps(results, indent=2))
+    return results
+
+
+def config_to_json(config: ml_collections.ConfigDict) -> str:
+    """Sorted, indented JSON of a config; tuples become lists and floats keep all their digits.
+
+    Raises:
+      ValueError: a value is not a number, string, bool, None, sequence or ConfigDict.
+    """
+    try:
+        return json.dumps(config.to_dict(), sort_keys=True, indent=2)
+    except TypeError as error:
+        raise ValueError(f"the config cannot be written as JSON: {error}.") from error
+
+
+def config_from_json(text: str) -> ml_collections.ConfigDict:
+    """The inverse of `config_to_json`; every JSON list comes back as a tuple."""
+    return ml_collections.ConfigDict(_tuples(json.loads(text)))
+
+
+def versions() -> dict[str, str | None]:
+    """Installed version of each package that could change a result; None if not installed."""
+    found: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def device_description() -> str:
+    """Count and kind of the devices over all processes: "1 x cpu", "8 x NVIDIA H100 80GB HBM3"."""
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+
+
+def _git_state() -> dict[str, Any] | None:
+    """{"revision": hash, "dirty": bool} of the repository that tracks this file, or None."""
+
+    def git(*arguments: str) -> str:
+        here = pathlib.Path(__file__)
+        run = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", pathlib.Path(__file__).name)
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Sorted "dotted.key: old -> new" of the leaves in which two JSON objects differ."""
+    before, after = _leaves(old), _leaves(new)
+    return [
+        f"{key}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """JSON text of every leaf by dotted key; an empty object is a leaf."""
+    leaves: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            leaves |= _leaves(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = json.dumps(value)
+    return leaves
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+    """JSON types of scalars and arrays of NumPy and JAX; floats that are not finite become None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return _plain(np.asarray(value).tolist())
+
+
+def _read_json(path: pathlib.Path, default: Any) -> Any:
+    if not path.exists():
+        return default
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): repair or remove it.") from error
+
+
+def _write_atomically(path: pathlib.Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    with open(temporary, "w") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,148 @@
+"""The host's crops against Pillow on the full image, and how the boxes are drawn."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from configs import imagenet_r50
+from iecl_jax.data import crops, images
+
+
+def smooth_image(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A photograph's kind of content: random values on a coarse grid, enlarged."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 40, width // 40, 3), np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def encode(pixels: np.ndarray, form: str, **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, form, **options)
+    return file.getvalue()
+
+
+def reference(source, box, size, resample) -> np.ndarray:
+    """torchvision's resized_crop of a PIL image: crop at full size, then resize."""
+    left, top, width, height = box
+    image = images.to_rgb(images.open_image(source))
+    return np.asarray(
+        image.crop((left, top, left + width, top + height)).resize((size, size), resample)
+    )
+
+
+@pytest.mark.parametrize("name", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_small_boxes_are_exactly_the_full_decode(form, name):
+    source = encode(smooth_image(150, 201), form)
+    boxes = [(3, 5, 64, 90), (11, 0, 190, 63)]  # below twice the size somewhere: never reduced
+    views = images.crop_views(images.open_image(source), boxes, 32, [name, name])
+    assert views.shape == (2, 32, 32, 3)
+    for view, box in zip(views, boxes):
+        expected = reference(source, box, 32, images.INTERPOLATIONS[name])
+        np.testing.assert_array_equal(view, expected)
+
+
+@pytest.mark.parametrize("reduction, width", [(2, 150), (4, 300), (8, 513)])
+def test_reduced_jpeg_is_close_to_the_full_decode(reduction, width):
+    source = encode(smooth_image(601, 803), "JPEG", quality=92)
+    image = images.open_image(source)
+    boxes = [(101, 37, width, width + 31), (201, 11, width + 5, width)]
+    views = images.crop_views(image, boxes, 64, ["bilinear", "bilinear"])
+    assert image.size == (math.ceil(803 / reduction), math.ceil(601 / reduction))
+    for view, box in zip(views, boxes):
+        expected = reference(source, box, 64, Image.Resampling.BILINEAR).astype(int)
+        difference = np.abs(view.astype(int) - expected)
+        assert 0 < difference.mean() < 1.5
+        assert difference.max() <= 20
+        shifted = (box[0] + 2 * reduction, *box[1:])  # The tolerance would notice a displaced box.
+        far = reference(source, shifted, 64, Image.Resampling.BILINEAR).astype(int)
+        assert np.abs(view - far).mean() > 3 * difference.mean()
+
+
+def test_reduction_follows_the_smaller_box():
+    image = images.open_image(encode(smooth_image(600, 800), "JPEG"))
+    images.crop_views(image, [(0, 0, 700, 590), (10, 10, 100, 300)], 64, ["bilinear"] * 2)
+    assert image.size == (800, 600)
+
+
+def draw(width, height, scale, ratio, count=2000) -> np.ndarray:
+    generators = (crops.view_generator(7, step, step * 3, 1) for step in range(count))
+    return np.array([crops.sample_box(g, width, height, scale, ratio) for g in generators])
+
+
+def test_boxes_have_the_distribution_of_random_resized_crop():
+    side, scale, ratio = 20000, (0.1, 0.5), (3 / 4, 4 / 3)  # every first try fits
+    left, top, width, height = draw(side, side, scale, ratio).T
+    share = width * height / side**2
+    assert stats.kstest(share, stats.uniform(0.1, 0.4).cdf).pvalue > 1e-3
+    low, high = np.log(ratio)
+    aspect = np.log(width / height)
+    assert stats.kstest(aspect, stats.uniform(low, high - low).cdf).pvalue > 1e-3
+    assert stats.kstest(left / (side - width), "uniform").pvalue > 1e-3
+    assert stats.kstest(top / (side - height), "uniform").pvalue > 1e-3
+    pairs = np.corrcoef([share, aspect, left / (side - width), top / (side - height)])
+    assert np.abs(pairs - np.eye(4)).max() < 0.1
+
+
+def test_boxes_stay_inside_and_fall_back_to_the_centre():
+    left, top, width, height = draw(50, 31, (0.08, 1.0), (3 / 4, 4 / 3), 500).T
+    assert min(left.min(), top.min()) >= 0
+    assert (left + width).max() <= 50
+    assert (top + height).max() <= 31
+    assert draw(1000, 30, (1.0, 1.0), (3 / 4, 4 / 3), 1).tolist() == [[480, 0, 40, 30]]
+    assert draw(30, 1000, (1.0, 1.0), (3 / 4, 4 / 3), 1).tolist() == [[0, 480, 30, 40]]
+    assert draw(30, 30, (1.0, 1.0), (1.0, 1.0), 1).tolist() == [[0, 0, 30, 30]]
+
+
+def test_every_view_has_its_own_random_numbers():
+    keys = [(1, 2, 3, 0), (1, 2, 3, 1), (1, 2, 4, 0), (1, 3, 3, 0), (2, 2, 3, 0)]
+    first = {crops.view_generator(*key).random() for key in keys}
+    assert len(first) == len(keys)
+    assert crops.view_generator(1, 2, 3, 0).random() in first
+
+
+def test_views_use_their_own_settings():
+    config = imagenet_r50.get_config()
+    config.data.image_size = 16
+    config.augment.anchor.update({"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0)})
+    config.augment.query.crop_interpolation = "bicubic"
+    pixels = smooth_image(80, 80)
+    anchor, query = crops.random_views(pixels, config, step=5, place=9)
+    whole = (0, 0, 80, 80)
+    np.testing.assert_array_equal(anchor, reference(pixels, whole, 16, Image.Resampling.BILINEAR))
+    ops = config.augment.query
+    generator = crops.view_generator(config.seed, 5, 9, 1)
+    box = crops.sample_box(generator, 80, 80, ops.crop_scale, ops.crop_ratio)
+    np.testing.assert_array_equal(query, reference(pixels, box, 16, Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("height, width", [(300, 451), (451, 300), (40, 33)])
+def test_center_crop_is_resize_256_then_crop_224(height, width):
+    source = encode(smooth_image(height, width), "PNG")
+    shorter = 64
+    if width < height:
+        resized = (shorter, int(shorter * height / width))
+    else:
+        resized = (int(shorter * width / height), shorter)
+    image = Image.open(io.BytesIO(source)).resize(resized, Image.Resampling.BILINEAR)
+    left, top = round((image.width - 56) / 2), round((image.height - 56) / 2)
+    expected = np.asarray(image.crop((left, top, left + 56, top + 56)))
+    np.testing.assert_array_equal(images.center_crop(source, 56), expected)
+
+
+def test_colour_modes_become_rgb():
+    rgb = Image.fromarray(smooth_image(80, 80))
+    clear = rgb.convert("RGBA")
+    clear.putalpha(0)
+    half = Image.new("RGBA", (4, 4), (255, 0, 0, 128))
+    deep = Image.fromarray(np.full((4, 4), 0x8042, np.uint16))
+    for image in (rgb, rgb.convert("L"), rgb.convert("CMYK"), rgb.convert("P"), clear, half, deep):
+        assert images.to_rgb(image).mode == "RGB"
+    assert np.asarray(images.to_rgb(clear)).min() == 255
+    assert images.to_rgb(half).getpixel((0, 0)) == (255, 127, 127)
+    assert images.to_rgb(deep).getpixel((0, 0)) == (0x80,) * 3
+    gray = np.asarray(images.to_rgb(rgb.convert("L")))
+    assert (gray == gray[..., :1]).all()

@@ -58,8 +58,8 @@ def mocov2_augment() -> ml_collections.ConfigDict:
 
 
 def simclr_small_augment(mean, std) -> ml_collections.ConfigDict:
-    """SimCLR's recipe for 32-pixel images: strong jitter, no blur."""
-    return same_for_both(view(jitter=(0.8, 0.8, 0.8, 0.2), blur_prob=0.0), mean=mean, std=std)
+    """SimCLR's recipe for CIFAR: crops of .08 to 1, jitter of strength one half, no blur."""
+    return same_for_both(view(blur_prob=0.0), mean=mean, std=std)
 
 
 def crop_and_flip() -> ml_collections.ConfigDict:

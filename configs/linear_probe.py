@@ -2,8 +2,8 @@
 
     python -m iecl_jax.main --config=configs/linear_probe.py --config.checkpoint=WORKDIR
 
-With --config.probe.cached=True features are computed once and a grid of learning rates is trained on
-them at once: minutes instead of hours, without augmentation.
+With --config.probe.cached=True features are computed once and a grid of learning rates is trained
+on them at once: minutes instead of hours, without augmentation.
 """
 
 import ml_collections

@@ -1,15 +1,13 @@
 """Checkpoints: all that a run needs to go on, together in WORKDIR/checkpoints/STEP, or nothing.
 
 A checkpoint is one Orbax directory of five items: `state` (the arrays), `data` (position in the
-data stream), `config`, `metrics`, and `seal`: shape, dtype and SHA-256 of what the others hold.
+data stream), `config`, `metrics`, and `seal`, which proves the others whole (see `seal.py`).
 Orbax writes to a temporary name and renames, so a kill leaves a checkpoint whole or absent; the
 seal finds what happens to the files later. Which ones are kept is decided here rather than by
 Orbax's CheckpointManager, which fails at the start when one metrics file is damaged.
 """
 
-import concurrent.futures
 import contextlib
-import hashlib
 import json
 import logging as std_logging
 import math
@@ -25,10 +23,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 from absl import logging
-from etils import epath
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
+from iecl_jax import seal
 from iecl_jax import workdir as workdir_lib
 
 BEST_METRIC = "knn_top1"
@@ -118,7 +116,7 @@ class Checkpointer:
         self._finish()
         if (self._directory / str(step)).exists():
             return
-        leaves = _host_leaves(state)
+        leaves = seal.host_leaves(state)
         records = {
             "data": {"step": step, "position": position},
             "config": self._config,
@@ -129,7 +127,7 @@ class Checkpointer:
             self._directory / str(step),
             args=ocp.args.Composite(
                 state=ocp.args.PyTreeSave(traverse_util.unflatten_dict(arrays)),
-                seal=ocp.args.JsonSave(_seal(leaves, records)),
+                seal=ocp.args.JsonSave(seal.make(leaves, records)),
                 **{name: ocp.args.JsonSave(record) for name, record in records.items()},
             ),
         )
@@ -152,14 +150,14 @@ class Checkpointer:
           ValueError: there are checkpoints, and none of them is whole and fits `template`.
         """
         self._orbax.wait_until_finished()
-        wanted = _types(_paths_and_leaves(template))
+        wanted = seal.types(seal.paths_and_leaves(template))
         refused: dict[pathlib.Path, str] = {}
         for path in _newest_first(self._directory):
             leaves, data, reason = {}, {}, ""
             try:
-                seal, records = _read_records(path)
-                _check_fits(seal["leaves"], wanted)
-                leaves, data = _read_leaves(path, seal), records["data"]
+                sealed, records = _read_records(path)
+                seal.check_fits(sealed, wanted)
+                leaves, data = _read_leaves(path, sealed), records["data"]
             except Exception as error:
                 reason = _one_line(error)
             if _true_everywhere(not reason):
@@ -229,8 +227,8 @@ def load_for_evaluation(
     refused: dict[pathlib.Path, str] = {}
     for candidate in found:
         try:
-            seal, records = _read_records(candidate)
-            leaves = _read_leaves(candidate, seal, fields=_EVALUATION_FIELDS)
+            sealed, records = _read_records(candidate)
+            leaves = _read_leaves(candidate, sealed, fields=_EVALUATION_FIELDS)
         except Exception as error:
             refused[candidate] = _one_line(error)
             continue
@@ -247,97 +245,34 @@ def load_for_evaluation(
     )
 
 
-def digest(tree: Any) -> str:
-    """SHA-256 (hex) of a pytree of arrays: path, dtype, shape and bytes of each leaf, by path.
-
-    A path is the keys joined by "/". So it is the same for JAX and NumPy arrays, on any number of
-    devices, and for dicts, dataclasses and named tuples of the same names.
-    """
-    return _digest(_host_leaves(tree))
-
-
-def _digest(leaves: Mapping[str, np.ndarray]) -> str:
-    sha = hashlib.sha256()
-    for path in sorted(leaves):
-        leaf = leaves[path]
-        sha.update(f"{path} {leaf.dtype} {leaf.shape}\n".encode())
-        sha.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
-    return sha.hexdigest()
-
-
-def _digest_fields(leaves: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Digest of each field of the state: an evaluation checks only the fields that it reads."""
-    fields: dict[str, dict[str, np.ndarray]] = {}
-    for path, leaf in leaves.items():
-        fields.setdefault(path.split("/")[0], {})[path] = leaf
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        return dict(zip(fields, pool.map(_digest, fields.values()), strict=True))
-
-
-def _paths_and_leaves(tree: Any) -> list[tuple[str, Any]]:
-    return [
-        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    ]
-
-
-def _host_leaves(tree: Any) -> dict[str, np.ndarray]:
-    """NumPy copy of every leaf by path; the copies from the devices overlap."""
-    named = _paths_and_leaves(tree)
-    for _, leaf in named:
-        if isinstance(leaf, jax.Array):
-            leaf.copy_to_host_async()
-    leaves = {path: np.asarray(leaf) for path, leaf in named}
-    if len(leaves) < len(named):
-        raise ValueError("two leaves of the state have the same path: no key may contain '/'.")
-    return leaves
-
-
-def _types(named: Iterable[tuple[str, Any]]) -> dict[str, list]:
-    """[dtype, shape] of every leaf by path, as JSON keeps it."""
-    return {path: [np.dtype(leaf.dtype).name, list(leaf.shape)] for path, leaf in named}
-
-
-def _seal(leaves: Mapping[str, np.ndarray], records: Mapping[str, Any]) -> dict[str, Any]:
-    """What proves a checkpoint whole; its digest "records" covers the JSON items and the seal."""
-    seal = {"leaves": _types(leaves.items()), "fields": _digest_fields(leaves)}
-    return seal | {"records": _digest_json({**seal, **records})}
-
-
-def _digest_json(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
 def _read_records(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """(seal, {"data", "config", "metrics"}); raises if one is missing or differs from the seal."""
     read = {}
     for name in ("seal", "data", "config", "metrics"):
         try:
-            read[name] = ocp.JsonCheckpointHandler().restore(epath.Path(path / name))
+            read[name] = ocp.JsonCheckpointHandler().restore(path / name)
         except ValueError as error:
             raise ValueError(f"its {name} is not JSON") from error
-    seal = read.pop("seal")
-    checked = {"leaves": seal["leaves"], "fields": seal["fields"], **read}
-    if _digest_json(checked) != seal["records"]:
-        raise ValueError("its JSON records do not match their SHA-256")
+    sealed = read.pop("seal")
+    seal.check_records(sealed, read)
     if str(read["data"]["step"]) != path.name:
         raise ValueError(f"it was saved as step {read['data']['step']}")
-    return seal, read
+    return sealed, read
 
 
 def _read_leaves(
-    path: pathlib.Path, seal: Mapping[str, Any], fields: Iterable[str] | None = None
+    path: pathlib.Path, sealed: Mapping[str, Any], fields: Iterable[str] | None = None
 ) -> dict[str, np.ndarray]:
     """Arrays by path, of the named fields or of all; raises if one differs from the seal.
 
     The arrays are read as Orbax stores them, Zarr arrays in one OCDBT database, because its own
     restore leaves a traceback on the console for every array after the first damaged one.
     """
-    fields = [field for field in seal["fields"] if fields is None or field in fields]
+    fields = [field for field in sealed["fields"] if fields is None or field in fields]
     database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path / 'state'}/"}}
     # Opening all before reading any lets TensorStore read them side by side.
     arrays, leaves = {}, {}
-    for name, (dtype, shape) in seal["leaves"].items():
+    for name, (dtype, shape) in sealed["leaves"].items():
         if name.split("/")[0] in fields and math.prod(shape):
             kvstore = {**database, "path": name.replace("/", ".") + "/"}
             arrays[name] = tensorstore.open({"driver": "zarr", "kvstore": kvstore}, open=True)
@@ -345,10 +280,7 @@ def _read_leaves(
             leaves[name] = np.zeros(shape, np.dtype(dtype))
     opened = {name: _result(name, array).read() for name, array in arrays.items()}
     leaves |= {name: _result(name, values) for name, values in opened.items()}
-    found = _digest_fields(leaves)
-    for field in fields:
-        if found[field] != seal["fields"][field]:
-            raise ValueError(f"the arrays of its {field} do not match their SHA-256")
+    seal.check_leaves(sealed, leaves)
     return leaves
 
 
@@ -358,18 +290,6 @@ def _result(name: str, future: tensorstore.Future) -> Any:
     except ValueError as error:
         code = str(error).split(":")[0]
         raise ValueError(f"its array {name} cannot be read ({code})") from error
-
-
-def _check_fits(saved: Mapping[str, list], wanted: Mapping[str, list]) -> None:
-    """Raises a ValueError that names the first leaf in which two results of `_types` differ."""
-
-    def describe(kind: list | None) -> str:
-        return f"{kind[0]}[{','.join(map(str, kind[1]))}]" if kind else "absent"
-
-    for path in sorted(saved.keys() | wanted.keys()):
-        old, new = saved.get(path), wanted.get(path)
-        if old != new:
-            raise ValueError(f"its {path} is {describe(old)}, and that of this run {describe(new)}")
 
 
 def _place(leaves: Mapping[str, np.ndarray], template: Any) -> Any:
@@ -382,7 +302,7 @@ def _place(leaves: Mapping[str, np.ndarray], template: Any) -> Any:
             return jax.device_put(value)
         return jax.make_array_from_callback(value.shape, like.sharding, lambda index: value[index])
 
-    named = _paths_and_leaves(template)
+    named = seal.paths_and_leaves(template)
     placed = [place(like, leaves[path]) for path, like in named]
     return jax.tree.unflatten(jax.tree.structure(template), placed)
 

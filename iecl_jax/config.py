@@ -1,20 +1,24 @@
 """Checks of a config before anything compiles; every mistake is one sentence (ValueError)."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+import pkgutil
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import ml_collections
 
-from iecl_jax import augment, data, objective, optim, precision
+from iecl_jax import augment, data, methods, objective, optim, precision
 from iecl_jax.methods import ema
 from iecl_jax.models import resnet
 
 JOBS = ("pretrain", "linear_probe", "knn")
+METHODS = tuple(m.name for m in pkgutil.iter_modules(methods.__path__) if m.name != "ema")
 
 
 def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
     """Raises ValueError for the first impossible value of a config of any job."""
     _one_of("job", config.job, JOBS)
+    _require(config, ["seed"], lambda seed: 0 <= seed < 2**32, "from 0 to 2**32 - 1")
     if config.job == "pretrain":
         check_pretrain(config, num_devices)
         return
@@ -26,7 +30,15 @@ def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
     if config.job == "linear_probe":
         _one_of("probe.feature_norm", config.probe.feature_norm, ("layer_norm", "none"))
         _positive(config, "probe.batch_size", "probe.num_epochs", "probe.learning_rate")
-        _divides("the devices", num_devices, "probe.batch_size", config.probe.batch_size)
+        augment.check_view(config.probe.augment, "probe.augment")
+        _not_negative(config, "probe.weight_decay")
+        _require(config, ["probe.momentum"], lambda m: 0 <= m < 1, "at least 0 and less than 1")
+        if config.probe.cached:
+            _require(config, ["probe.holdout"], lambda s: 0 < s < 1, "between 0 and 1")
+            _require(config, ["probe.learning_rates"], len, "one rate or more")
+        _multiple("probe.batch_size", config.probe.batch_size, num_devices, "devices")
+    else:
+        _not_negative(config, "knn.k", "knn.temperature")
 
 
 def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
@@ -36,6 +48,7 @@ def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
     _one_of("train.precision", config.train.precision, precision.DTYPES)
     _one_of("encoder.name", config.encoder.name, resnet.ARCHITECTURES)
     _one_of("encoder.stem", config.encoder.stem, resnet.STEMS)
+    _one_of("method.name", config.method.name, METHODS)
     _one_of("method.running_stats", config.method.running_stats, ("anchor", "both"))
     _one_of("method.ema.schedule", config.method.ema.schedule, ema.SCHEDULES)
     _one_of("optimizer.name", config.optimizer.name, optim.OPTIMIZERS)
@@ -54,16 +67,41 @@ def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
         "projector.output_dim",
         "objective.temperature",
         "objective.entropy.epsilon",
+        "objective.entropy.neighbors",
+        "objective.entropy.kernel_scale",
+        "optimizer.learning_rate",
+        "optimizer.trust_coefficient",
         "eval.batch_size",
         "eval.knn_k",
         "eval.knn_temperature",
         "checkpoint.every_steps",
         "checkpoint.keep",
     )
+    _not_negative(
+        config,
+        "method.queue_size",
+        "encoder.feature_dim",
+        "encoder.bn_group",
+        "objective.kl.weight",
+        "objective.entropy.weight",
+        "objective.saib_decay",
+        "optimizer.weight_decay",
+        "optimizer.probe_learning_rate",
+        "schedule.warmup_epochs",
+        "eval.every_epochs",
+        "eval.labels_per_class",
+        "checkpoint.keep_best",
+    )
+    _require(config, ["method.ema.start", "method.ema.end"], lambda m: 0 <= m <= 1, "from 0 to 1")
+    _require(config, ["optimizer.momentum"], lambda m: 0 <= m < 1, "at least 0 and less than 1")
 
     batch = config.train.batch_size
-    _divides("the devices", num_devices, "train.batch_size", batch)
-    _divides("the devices", num_devices, "eval.batch_size", config.eval.batch_size)
+    _multiple("train.batch_size", batch, num_devices, "devices")
+    if settings.entropy.estimator == "kozachenko_leonenko" and settings.entropy.neighbors >= batch:
+        raise ValueError(
+            f"objective.entropy.neighbors={settings.entropy.neighbors} must be less than "
+            f"train.batch_size={batch}: an embedding has no more neighbours."
+        )
     per_device = batch // num_devices
     if config.saib.enabled:
         _positive(config, "saib.group_size", "saib.patch_size", "saib.num_blocks")
@@ -78,9 +116,7 @@ def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
                 f"encoder.bn_group={group} neither divides nor is a multiple of the {per_device} "
                 "images of a device: choose one that does."
             )
-    queue = config.method.queue_size
-    if queue:
-        _divides("train.batch_size", batch, "method.queue_size", queue)
+    _multiple("method.queue_size", config.method.queue_size, batch, "images of a step")
     if config.train.num_steps <= 0 and config.train.num_epochs <= 0:
         raise ValueError("set train.num_epochs or train.num_steps to more than 0.")
 
@@ -89,6 +125,11 @@ def check_length(
     config: ml_collections.ConfigDict, *, num_images: int, steps_per_epoch: int, total_steps: int
 ) -> None:
     """Raises ValueError if the run does not fit the data set it was given."""
+    if config.train.batch_size > num_images:
+        raise ValueError(
+            f"train.batch_size={config.train.batch_size} is more than the {num_images} images of "
+            f"{config.data.name}: lower it."
+        )
     if config.method.queue_size > num_images:
         raise ValueError(
             f"method.queue_size={config.method.queue_size} is more than the {num_images} images of "
@@ -103,10 +144,13 @@ def check_length(
 
 
 def unknown_override(config: ml_collections.ConfigDict, argv: Iterable[str]) -> str | None:
-    """The sentence for the first `--config.KEY` in argv that `config` lacks, with near keys."""
+    """The sentence for the first `--config.KEY` in argv that `config` lacks, with near keys.
+
+    `--noconfig.KEY` is meant too. None if `config` has them all.
+    """
     leaves = leaf_names(config)
     for argument in argv:
-        name = argument.split("=")[0].lstrip("-")
+        name = argument.split("=")[0].lstrip("-").removeprefix("no")
         key = name.removeprefix("config.")
         inner = any(leaf.startswith(f"{key}.") for leaf in leaves)
         if not name.startswith("config.") or key in leaves or inner:
@@ -138,20 +182,42 @@ def _one_of(name: str, value: str, choices: Iterable[str]) -> None:
         raise ValueError(f"{name}={value!r} is unknown: {hint}use one of {', '.join(choices)}.")
 
 
-def _positive(config: ml_collections.ConfigDict, *names: str) -> None:
+def _require(
+    config: ml_collections.ConfigDict,
+    names: Iterable[str],
+    holds: Callable[[Any], Any],
+    wanted: str,
+) -> None:
+    """Raises ValueError for the first value of the dotted names for which `holds` is false."""
     for name in names:
-        value = config
+        value: Any = config
         for part in name.split("."):
             value = value[part]
-        if value <= 0:
-            raise ValueError(f"{name}={value} must be more than 0.")
+        if not holds(value):
+            raise ValueError(f"{name}={value} must be {wanted}.")
+
+
+def _positive(config: ml_collections.ConfigDict, *names: str) -> None:
+    _require(config, names, lambda value: value > 0, "more than 0")
+
+
+def _not_negative(config: ml_collections.ConfigDict, *names: str) -> None:
+    _require(config, names, lambda value: value >= 0, "at least 0")
+
+
+def _multiple(name: str, value: int, of: int, what: str) -> None:
+    if value % of:
+        lower = value - value % of
+        near = f"{lower} or {lower + of}" if lower else f"{of}"
+        raise ValueError(f"{name}={value} must be a multiple of the {of} {what}: {near} would be.")
 
 
 def _divides(name: str, divisor: int, whole_name: str, whole: int) -> None:
+    """Raises ValueError with the nearest divisors of `whole` if `divisor` is none of them."""
     if whole % divisor:
-        options: Sequence[int] = [n for n in range(1, whole + 1) if whole % n == 0]
-        near = sorted(options, key=lambda n: abs(n - divisor))[:3]
+        options = [n for n in range(1, whole + 1) if whole % n == 0]
+        near = sorted(sorted(options, key=lambda n: abs(n - divisor))[:3])
         raise ValueError(
-            f"{name} ({divisor}) must divide {whole_name} ({whole}): "
-            f"{' or '.join(map(str, sorted(near)))} would."
+            f"{name}={divisor} must divide {whole_name} ({whole}): "
+            f"{' or '.join(map(str, near))} would."
         )

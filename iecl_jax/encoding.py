@@ -42,6 +42,7 @@ class SplitEncoder:
 
     @property
     def num_classes(self) -> int:
+        """Classes of the labels; only where nothing is `missing`."""
         return self.splits["train"].num_classes
 
     def bind(self, params: Any, method_state: Any) -> Encode:
@@ -57,5 +58,7 @@ class SplitEncoder:
     def extract(self, encode: Encode, split: str) -> tuple[np.ndarray, np.ndarray]:
         """(encode of every image float32 [N, F], labels int32 [N]) of "train" or "test"."""
         opened = self.splits[split]
-        batches = data.eval_batches(self._config.data, opened, self._config.eval.batch_size)
+        devices = len(self._devices)
+        batch_size = -(-self._config.eval.batch_size // devices) * devices  # rounded up
+        batches = data.eval_batches(self._config.data, opened, batch_size)
         return features.extract(encode, batches, num_examples=len(opened))

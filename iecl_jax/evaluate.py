@@ -1,10 +1,8 @@
-"""Evaluations: during pretraining, and the jobs `knn` and `linear_probe` on a checkpoint."""
+"""The jobs `knn` and `linear_probe` on a checkpoint."""
 
 import functools
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,118 +13,13 @@ from absl import logging
 
 from iecl_jax import augment, collectives, data, methods, optim, summaries, train_state, workdir
 from iecl_jax import config as config_lib
-from iecl_jax.checkpoint import Checkpointer, digest, load_for_evaluation
+from iecl_jax.checkpoint import Checkpointer, load_for_evaluation
 from iecl_jax.encoding import SplitEncoder
-from iecl_jax.evals import comparison, knn, linear_probe
-from iecl_jax.figures import gallery
+from iecl_jax.evals import knn, linear_probe, probe_grid
 from iecl_jax.methods import Method
-from iecl_jax.train_state import TrainState
+from iecl_jax.seal import digest
 
-_GALLERY_COLUMNS = 8
 AXIS = "devices"
-
-
-class OnlineEvaluation:
-    """What pretraining measures at intervals: kNN and the online probe on the test split."""
-
-    def __init__(self, config: ml_collections.ConfigDict, method: Method, run_dir: str):
-        self._config, self._method, self._run_dir = config, method, run_dir
-        self._encoder = SplitEncoder(config, method)
-        if self._encoder.missing:
-            logging.info("No kNN and no probe accuracy: %s", self._encoder.missing)
-        self._transform = jax.jit(method.transform)
-
-    def __call__(self, state: TrainState) -> dict[str, float]:
-        """{"knn_top1", "online_probe_top1"} in [0, 1]; empty where the data set has no test labels."""
-        if self._encoder.missing:
-            return {}
-        encode = self._encoder.bind(state.params, state.method_state)
-        train, train_labels = self._encoder.extract(encode, "train")
-        test, test_labels = self._encoder.extract(encode, "test")
-        probe = jax.tree.map(lambda leaf: leaf[None], jax.device_get(state.params["online_probe"]))
-        normalized = linear_probe.normalize_features(test, "layer_norm")
-        return {
-            "knn_top1": self._knn(train, train_labels, test, test_labels),
-            "online_probe_top1": float(
-                linear_probe.grid_accuracy(probe, normalized, test_labels)[0]
-            ),
-        }
-
-    def _knn(self, train, train_labels, test, test_labels) -> float:
-        settings = self._config.eval
-        return knn.knn_accuracy(
-            train,
-            train_labels,
-            test,
-            test_labels,
-            k=settings.knn_k,
-            temperature=settings.knn_temperature,
-            num_classes=self._encoder.num_classes,
-        )
-
-    def gallery(
-        self, step: int, state: TrainState, views: Callable[[int, Any], jax.Array]
-    ) -> np.ndarray:
-        """Draws the first pretraining images as `views` and SAIB see them at `step`.
-
-        Written to RUN_DIR/gallery/STEP.png by process 0. Returns the picture, uint8 [h, w, 3].
-        """
-        config = self._config
-        count = _GALLERY_COLUMNS
-        if config.saib.enabled:
-            count = config.saib.group_size * -(-count // config.saib.group_size)
-        split = data.open_split(config.data, "pretrain")
-        indices = np.arange(count) % len(split)
-        batch = next(data.eval_batches(config.data, split, count, indices))
-        seen = views(step, {"image": batch["image"], "label": batch["label"]})
-        params, method_state = jax.device_get((state.params, state.method_state))
-        transformed = self._transform(params, method_state, seen[1])
-        shown = slice(None, _GALLERY_COLUMNS)
-        picture = gallery.draw(
-            batch["image"][shown] / 255, np.asarray(seen[:, shown]), np.asarray(transformed[shown])
-        )
-        if jax.process_index() == 0:
-            gallery.save(picture, Path(self._run_dir) / "gallery" / f"{step:08d}.png")
-        return picture
-
-    def compare(
-        self, create_state: Callable[[], TrainState], state: TrainState
-    ) -> dict[str, dict[str, float]]:
-        """The final table, printed: raw pixels, the untrained encoder and the trained one.
-
-        Linear accuracy with `eval.labels_per_class` labels of each class, and kNN with all. Returns
-        {"comparison": {representation: scores}}; {} where labels_per_class is 0 or labels miss.
-        """
-        settings = self._config.eval
-        if not settings.labels_per_class or self._encoder.missing:
-            return {}
-        untrained = create_state()
-        encodes = {
-            "raw pixels": comparison.raw_pixels,
-            "untrained encoder": self._encoder.bind(untrained.params, untrained.method_state),
-            "trained encoder": self._encoder.bind(state.params, state.method_state),
-        }
-        representations = {}
-        for name, encode in encodes.items():
-            train, train_labels = self._encoder.extract(encode, "train")
-            test, test_labels = self._encoder.extract(encode, "test")
-            representations[name] = (train, test)
-        scores = comparison.compare(
-            representations,
-            train_labels,
-            test_labels,
-            labels_per_class=settings.labels_per_class,
-            seed=self._config.seed,
-            knn_k=settings.knn_k,
-            knn_temperature=settings.knn_temperature,
-            num_classes=self._encoder.num_classes,
-        )
-        title = (
-            f"{self._config.data.name}, seed {self._config.seed}: test accuracy with "
-            f"{settings.labels_per_class} labels a class (mean ± deviation over draws of them)"
-        )
-        print(f"\n{comparison.format_table(scores, title)}\n", flush=True)
-        return {"comparison": scores}
 
 
 def load_encoder(
@@ -134,8 +27,8 @@ def load_encoder(
 ) -> tuple[ml_collections.ConfigDict, Method, Any, Any]:
     """(pretraining config, method, params, method_state) that an evaluation config asks for.
 
-    They come from the checkpoint `config.checkpoint`, a workdir or one of its checkpoints; where that
-    is empty, `config.pretrain` is initialised and not trained. `config.data.dir`, if set, says
+    They come from the checkpoint `config.checkpoint`, a workdir or one of its checkpoints; where
+    that is empty, `config.pretrain` is initialised and not trained. `config.data.dir`, if set, says
     where the data lie on this machine.
     """
     if config.checkpoint:
@@ -146,7 +39,7 @@ def load_encoder(
     with pretrain.unlocked():
         pretrain.data.dir = config.data.dir or pretrain.data.dir
         pretrain.data.cache = config.data.cache
-    config_lib.check_pretrain(pretrain, 1)
+    config_lib.check_pretrain(pretrain, num_devices=1)
     method = methods.make(pretrain, total_steps=1)
     if not config.checkpoint:
         size = pretrain.data.image_size
@@ -218,7 +111,7 @@ def run_linear_probe(
     normalize = functools.partial(linear_probe.normalize_features, how=config.probe.feature_norm)
     if config.probe.cached:
         train, train_labels = encoder.extract(encode, "train")
-        scores = linear_probe.choose_and_test(
+        scores = probe_grid.choose_and_test(
             np.asarray(normalize(train)),
             train_labels,
             np.asarray(normalize(test)),
@@ -232,7 +125,9 @@ def run_linear_probe(
             seed=config.seed,
             holdout=config.probe.holdout,
         )
-        metrics = {name.replace("test_top", "linear_top"): value for name, value in scores.items()}
+        metrics: dict[str, Any] = {
+            name.replace("test_top", "linear_top"): value for name, value in scores.items()
+        }
         steps = config.probe.num_epochs * (len(train) // config.probe.batch_size)
         final: Any = params
     else:
@@ -272,7 +167,13 @@ def _stream_probe(config, pretrain, method, weights, encoder, run_dir):
     stream = ml_collections.ConfigDict(pretrain.to_dict())
     stream.seed, stream.train.batch_size = config.seed, config.probe.batch_size
     stream.augment.update({"anchor": config.probe.augment, "query": config.probe.augment})
-    steps_per_epoch = len(encoder.splits["train"]) // config.probe.batch_size
+    num_images = len(encoder.splits["train"])
+    steps_per_epoch = num_images // config.probe.batch_size
+    if not steps_per_epoch:
+        raise ValueError(
+            f"probe.batch_size={config.probe.batch_size} is larger than the {num_images} training "
+            f"images of {pretrain.data.name}: lower it."
+        )
     total_steps = config.probe.num_epochs * steps_per_epoch
     tx = linear_probe.probe_optimizer(
         config.probe.learning_rate,
@@ -280,12 +181,12 @@ def _stream_probe(config, pretrain, method, weights, encoder, run_dir):
         weight_decay=config.probe.weight_decay,
         total_steps=total_steps,
     )
-    init_key, image_key = jax.random.split(jax.random.key(config.seed))
     make_views = augment.make_augment(stream.augment, stream.data.image_size)
 
     def step(probe, weights, batch):
         places = collectives.places(len(batch["label"]), AXIS)
-        views = make_views(augment.image_keys(image_key, probe.step, places), batch["image"])
+        key = jax.random.key(config.seed)
+        views = make_views(augment.image_keys(key, probe.step, places), batch["image"])
         features = method.encode(*weights, views[0])["pooled"]
         features = linear_probe.normalize_features(features, config.probe.feature_norm)
         return linear_probe.probe_step(probe, features, batch["label"], tx=tx, axis_name=AXIS)
@@ -296,7 +197,9 @@ def _stream_probe(config, pretrain, method, weights, encoder, run_dir):
     feature_dim = jax.eval_shape(
         method.encode, *weights, jnp.zeros((1, stream.data.image_size, stream.data.image_size, 3))
     )["pooled"].shape[-1]
-    probe = linear_probe.init_probe(init_key, feature_dim, encoder.num_classes, tx)
+    probe = linear_probe.init_probe(
+        jax.random.key(config.seed), feature_dim, encoder.num_classes, tx
+    )
     checkpointer = Checkpointer(run_dir, keep=1, keep_best=0, config=config)
     restored = checkpointer.restore(probe)
     first_step = position = 0
@@ -304,11 +207,10 @@ def _stream_probe(config, pretrain, method, weights, encoder, run_dir):
         first_step, probe, position = restored
         logging.info("Resuming the probe from step %d of %d.", first_step, total_steps)
     writer = summaries.create_writer(run_dir)
-    every = max(1, steps_per_epoch)
     with data.TrainBatches(stream, encoder.splits["train"], start=position) as batches:
         for number in range(first_step + 1, total_steps + 1):
             probe, loss = p_step(probe, weights, next(batches))
-            if number % every == 0 or number == total_steps:
+            if number % steps_per_epoch == 0:
                 writer.write_scalars(number, {"probe_loss": float(loss)})
                 checkpointer.save(number, probe, position=batches.position)
     checkpointer.close()

@@ -1,10 +1,16 @@
-"""python -m iecl_jax.main --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.KEY=VALUE ...]"""
+"""python -m iecl_jax.main --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.KEY=X]"""
 
+import logging as std_logging
+import os
+import runpy
 import sys
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else TensorFlow greets with a page of text
+std_logging.getLogger("jax").setLevel(std_logging.WARNING)
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; KEY=VALUE override it.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default runs/NAME-OF-CONFIG.")
@@ -20,6 +26,7 @@ def default_workdir(config_flag: str) -> str:
 
 
 def main(argv: list[str]) -> None:
+    """Runs the job of the config that the flags name."""
     if len(argv) > 1:
         raise ValueError(f"argument {argv[1]!r} is not a flag: flags look like --config=FILE.")
     from iecl_jax import evaluate, train  # after the flags: a mistake there is told at once
@@ -40,22 +47,29 @@ def main(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Parses flags; an override of a key that the config lacks becomes one sentence."""
-    try:
-        remaining = app.parse_flags_with_usage(argv)
-    except (KeyError, AttributeError):
-        from iecl_jax import config as config_lib
+    """Parses flags; a wrong variant or an override that the config lacks becomes one sentence."""
+    from iecl_jax import config as config_lib
 
-        flags.FLAGS.unparse_flags()
-        flags.FLAGS([argv[0], *(a for a in argv if not a.lstrip("-").startswith("config."))])
-        sentence = config_lib.unknown_override(_CONFIG.value, argv[1:])
-        sys.exit(f"error: {sentence}")
+    for argument in argv[1:]:
+        if argument.lstrip("-").startswith("config="):
+            path, _, variant = argument.partition("=")[2].partition(":")
+            if not Path(path).is_file():
+                sys.exit(f"error: there is no config file {path!r}: see configs/.")
+            try:
+                config = runpy.run_path(path)["get_config"](*filter(None, [variant]))
+            except ValueError as error:
+                sys.exit(f"error: {error}")
+            sentence = config_lib.unknown_override(config, argv[1:])
+            if sentence:
+                sys.exit(f"error: {sentence}")
+    remaining = app.parse_flags_with_usage(argv)
     if _CONFIG.value is None:
         sys.exit("error: name a config, for example --config=configs/quickstart.py.")
     return remaining
 
 
 def run(argv: list[str]) -> None:
+    """`main`, with a user's mistake told in one sentence and exit code 1."""
     logging.set_verbosity(logging.INFO)
     try:
         main(argv)

@@ -47,10 +47,10 @@ def kernel_decay(params: Any) -> jax.Array:
 def make(config: ml_collections.ConfigDict, *, axis_name: str | None = None) -> Objective:
     """Builds (outputs, params) -> (loss, terms) from `config.objective`.
 
-    `outputs` are a method's (see OUTPUTS); the terms are over the global batch: InfoNCE is the mean
-    over this device's anchors against all keys, KL and H are of the gathered embeddings. Embeddings
-    are l2-normalised, except for the softmax KL, which takes them raw. Terms: info_nce,
-    info_nce_top1, and, where their weight is positive, kl, entropy (nats per dimension), saib_decay.
+    `outputs` are a method's (see OUTPUTS). InfoNCE is the mean over this device's anchors against
+    all keys; KL and H are of the embeddings of all devices. Embeddings are l2-normalised, except
+    for the softmax KL, which takes them raw. Terms: info_nce, info_nce_top1, and where their weight
+    is positive kl, entropy (nats per dimension) and saib_decay.
     """
     settings = config.objective
     estimate = estimators(settings.entropy)[settings.entropy.estimator]
@@ -66,6 +66,10 @@ def make(config: ml_collections.ConfigDict, *, axis_name: str | None = None) -> 
         )
 
     def objective(outputs, params):
+        with jax.default_matmul_precision("highest"):  # float32 on GPUs too, not TF32
+            return in_float32(outputs, params)
+
+    def in_float32(outputs, params):
         anchor, key = outputs["projection"], outputs["target_projection"]
         negatives = outputs.get("negatives")
         info, top1 = info_nce(anchor, key, negatives)

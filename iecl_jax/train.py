@@ -15,9 +15,10 @@ from clu import metric_writers, periodic_actions
 
 from iecl_jax import augment, data, methods, objective, optim, summaries, train_state, workdir
 from iecl_jax import config as config_lib
-from iecl_jax.checkpoint import Checkpointer, digest
-from iecl_jax.evaluate import OnlineEvaluation
+from iecl_jax.checkpoint import Checkpointer
 from iecl_jax.methods import Method
+from iecl_jax.online_evaluation import OnlineEvaluation
+from iecl_jax.seal import digest
 from iecl_jax.train_state import TrainState
 from iecl_jax.train_step import AXIS, train_step
 
@@ -29,12 +30,14 @@ class Experiment(NamedTuple):
 
     Attributes:
       method: see `methods.Method`.
-      step: pmapped (state, batch [D, b, ...]) -> (state, metrics); donates the state.
+      pure_step: (state, batch of one device) -> (state, metrics), under an axis named AXIS.
+      step: it pmapped, (state, batch [D, b, ...]) -> (state, metrics); donates the state.
       views: (step, batch of one device) -> views [2, b, S, S, 3], as the step makes them.
       create_state: () -> the initial TrainState of `config.seed`.
     """
 
     method: Method
+    pure_step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
     step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
     views: Callable[[int, Any], jax.Array]
     create_state: Callable[[], TrainState]
@@ -47,8 +50,13 @@ def build(
     method = methods.make(config, total_steps=total_steps, axis_name=AXIS)
     schedule = optim.learning_rate(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     tx = optim.make(config, schedule)
-    init_key, image_key = jax.random.split(jax.random.key(config.seed))
-    image_keys = functools.partial(augment.image_keys, image_key)
+
+    def keys():  # made anew in each trace: a typed key that a pmapped function closes over fails
+        return jax.random.split(jax.random.key(config.seed))
+
+    def image_keys(step, places):
+        return augment.image_keys(keys()[1], step, places)
+
     make_views = augment.make_augment(config.augment, config.data.image_size)
     step = functools.partial(
         train_step,
@@ -68,7 +76,7 @@ def build(
     images = config.saib.group_size if config.saib.enabled else 2
     create_state = functools.partial(
         train_state.create,
-        init_key,
+        keys()[0],
         method=method,
         tx=tx,
         view_shape=(images, size, size, 3),
@@ -79,7 +87,7 @@ def build(
     pmapped = jax.pmap(
         step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0
     )
-    return Experiment(method, pmapped, jax.jit(views), create_state)
+    return Experiment(method, step, pmapped, jax.jit(views), create_state)
 
 
 def pretrain(
@@ -120,6 +128,10 @@ def pretrain(
         first_step, state, position = restored
         saved = first_step
         logging.info("Resuming from step %d of %d.", first_step, total_steps)
+    finished = workdir.read_results(run_dir)
+    if first_step == total_steps and finished is not None:
+        logging.info("This run is finished; nothing is left to do.")
+        return finished
     writer = summaries.create_writer(run_dir)
     evaluation = OnlineEvaluation(config, experiment.method, run_dir)
     log = MetricLog(writer, steps_per_epoch, config.train.batch_size)
@@ -186,16 +198,18 @@ class MetricLog:
         self._writer, self._steps_per_epoch = writer, steps_per_epoch
         self._batch_size = batch_size
         self._pending: list[tuple[int, dict[str, jax.Array]]] = []
-        self._clock: float | None = None  # None until the first, compiling step is done
-        self._timed_steps = 0
+        self._clock, self._timed_steps = 0.0, 0
+        self._compiled = False
         self.last: dict[str, float] = {}
         self.images_per_second = 0.0
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes a step's metrics without waiting for the device, but for the very first."""
         self._pending.append((step, metrics))
         self._timed_steps += 1
-        if self._clock is None:
+        if not self._compiled:  # the first step's compilation is left out of the speed
             jax.block_until_ready(metrics)
+            self._compiled = True
             self.restart_clock()
 
     def restart_clock(self) -> None:

@@ -1,5 +1,6 @@
 """One training step: augment, SAIB, forwards, loss, gradients, update, momentum encoder."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -55,7 +56,7 @@ def train_step(
             loss = loss + probe["probe_loss"]
         return loss, (method_state, metrics)
 
-    scale, finite = state.dynamic_scale, None
+    scale, finite = state.dynamic_scale, jnp.bool(True)
     if scale is None:
         (_, (method_state, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params
@@ -67,20 +68,16 @@ def train_step(
 
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    method_state = method.post_update(params, method_state, state.step)
     metrics = collectives.mean(metrics, axis_name)
     metrics |= {f"grad_norm_{name}": optax.tree.norm(tree) for name, tree in grads.items()}
     metrics |= {name: fn(state.step) for name, fn in schedules.items()}
-    if finite is not None:  # float16: an overflowing step moves nothing but the loss scale
-
-        def keep(new, old):
-            return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-
-        params, opt_state = keep(params, state.params), keep(opt_state, state.opt_state)
-        method_state = keep(method_state, state.method_state)
-        skipped = jnp.float32(1) - finite.astype(jnp.float32)
-        metrics |= {"loss_scale": scale.scale, "skipped_step": skipped}
-    method_state = method.post_update(params, method_state, state.step)
-    return TrainState(state.step + 1, params, method_state, opt_state, scale), metrics
+    new = TrainState(state.step + 1, params, method_state, opt_state, scale)
+    if scale is not None:  # float16: an overflowing step moves nothing but step and loss scale
+        kept = dataclasses.replace(state, step=new.step, dynamic_scale=scale)
+        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, kept)
+        metrics |= {"loss_scale": scale.scale, "skipped_step": 1 - finite.astype(jnp.float32)}
+    return new, metrics
 
 
 def probe_metrics(

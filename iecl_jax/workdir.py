@@ -99,7 +99,7 @@ def write_results(
       seconds: wall time of the job.
       images_per_second: training images per second of wall time, over all devices.
       seed: `config.seed`.
-      params_digest: `checkpoint.digest(state.params)`.
+      params_digest: `seal.digest(state.params)`.
 
     Returns:
       The arguments under their names, "device" (`device_description()`) and "versions"
@@ -121,6 +121,11 @@ def write_results(
     if jax.process_index() == 0:
         _write_atomically(pathlib.Path(workdir) / "results.json", json.dumps(results, indent=2))
     return results
+
+
+def read_results(workdir: str | os.PathLike) -> dict[str, Any] | None:
+    """What `write_results` left in WORKDIR, or None."""
+    return _read_json(pathlib.Path(workdir) / "results.json", default=None)
 
 
 def config_to_json(config: ml_collections.ConfigDict) -> str:

@@ -81,11 +81,11 @@ def test_imagenet_preparation_says_where_the_files_go(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_data_dir(monkeypatch):
+def test_data_dir(monkeypatch, tmp_path):
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
-    monkeypatch.setenv("HOME", "/home/me")
-    assert records.data_dir("") == pathlib.Path("/home/me/tensorflow_datasets")
-    assert records.data_dir("~/sets") == pathlib.Path("/home/me/sets")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert records.data_dir("") == tmp_path / "tensorflow_datasets"
+    assert records.data_dir("~/sets") == tmp_path / "sets"
     monkeypatch.setenv("TFDS_DATA_DIR", "/data")
     assert records.data_dir("") == pathlib.Path("/data")
 

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iecl_jax.evals import comparison, knn, linear_probe
+from iecl_jax.evals import comparison, few_labels, knn
 
 SETTINGS: dict[str, Any] = {
     "labels_per_class": 4,
@@ -29,7 +29,7 @@ def test_compare():
     )
     assert list(result) == ["noise", "good"]
     for name, train, test in (("noise", noise, test_noise), ("good", good, test_good)):
-        mean, std = linear_probe.few_label_accuracy(
+        mean, std = few_labels.few_label_accuracy(
             train, labels, test, test_labels, labels_per_class=4, seed=0
         )
         top1 = knn.knn_accuracy(

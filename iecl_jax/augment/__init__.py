@@ -4,7 +4,7 @@ An operator is a pure function of one image, float32 [H, W, 3] in [0, 1]. Its `r
 the image's own key first, draws the parameters and calls it. `pipeline` maps them over a batch.
 """
 
-from iecl_jax.augment.checks import check
+from iecl_jax.augment.checks import check, check_view
 from iecl_jax.augment.color import (
     adjust_brightness,
     adjust_contrast,
@@ -49,6 +49,7 @@ __all__ = [
     "adjust_saturation",
     "blur_radius",
     "check",
+    "check_view",
     "color_jitter",
     "denormalize",
     "flip",

@@ -22,10 +22,11 @@ def check(augment: ml_collections.ConfigDict) -> None:
         _require(len(augment[name]) == 3, f"augment.{name}", augment[name], "three numbers")
     _require(min(augment.std) > 0, "augment.std", augment.std, "above 0")
     for view in ("anchor", "query"):
-        _check_view(augment[view], f"augment.{view}")
+        check_view(augment[view], f"augment.{view}")
 
 
-def _check_view(ops: ml_collections.ConfigDict, path: str) -> None:
+def check_view(ops: ml_collections.ConfigDict, path: str) -> None:
+    """Raises ValueError for an operator's setting out of range, naming it as `path`.NAME."""
     for name in (name for name in ops if name.endswith("_prob")):
         _require(0 <= ops[name] <= 1, f"{path}.{name}", ops[name], "a probability in [0, 1]")
     for name, high, wanted in (

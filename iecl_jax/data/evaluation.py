@@ -39,10 +39,7 @@ def eval_batches(
         if data.cache != "none":
             pixels, labels = split.pixels
             return _pad(pixels[batch], labels[batch], batch_size)
-        chunks = [c for c in np.array_split(batch, data.num_threads) if len(c)]
-        parts = list(pool.map(lambda chunk: split.decode(chunk, view), chunks))
-        decoded = np.stack([image for part, _ in parts for image in part])
-        return _pad(decoded, np.concatenate([labels for _, labels in parts]), batch_size)
+        return _pad(*split.decode_in(pool, batch, view), batch_size)
 
     with ThreadPoolExecutor(data.num_threads, thread_name_prefix="decode") as pool:
         numbers = grain.MapDataset.range(len(batches)).map(load)

@@ -5,11 +5,10 @@ import math
 
 import numpy as np
 
-from iecl_jax.data.split import Indices, Record, Split
+from iecl_jax.data.split import MAX_NATIVE_SIZE, Indices, Record, Split
 
 NUM_CLASSES = 10
 NUM_TRAIN, NUM_TEST = 256, 64
-MAX_NATIVE_SIZE = 96
 
 
 def draw(index: int, size: int) -> np.ndarray:

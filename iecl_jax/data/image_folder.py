@@ -9,10 +9,16 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from iecl_jax.data.split import DECODE_ERRORS, BrokenFiles, Indices, Record, Split
+from iecl_jax.data.split import (
+    DECODE_ERRORS,
+    MAX_NATIVE_SIZE,
+    BrokenFiles,
+    Indices,
+    Record,
+    Split,
+)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-MAX_NATIVE_SIZE = 96
 
 
 def open_folder(directory: str, split: str, num_threads: int) -> Split:

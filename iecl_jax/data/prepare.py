@@ -37,6 +37,7 @@ def prepare(name: str, directory: Path) -> None:
 
 
 def main() -> None:
+    """Prepares the data set that the command line names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

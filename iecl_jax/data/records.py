@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from iecl_jax.data.split import Indices, Record, Split
+from iecl_jax.data.split import MAX_NATIVE_SIZE, Indices, Record, Split
 
-MAX_NATIVE_SIZE = 96
 _CHUNK = 1024
 
 

@@ -18,6 +18,7 @@ from iecl_jax.data import images
 T = TypeVar("T")
 Indices = Sequence[int] | np.ndarray
 
+MAX_NATIVE_SIZE = 96  # pixels: larger images are cropped on the host
 MAX_BROKEN_SHARE = 0.01
 # What Pillow raises on files that are cut off, damaged, no image at all or unreasonably large.
 DECODE_ERRORS = (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
@@ -103,6 +104,26 @@ class Split:
             results.append(result)
             labels.append(label)
         return results, np.array(labels, np.int32)
+
+    def decode_in(
+        self,
+        pool: ThreadPoolExecutor,
+        indices: np.ndarray,
+        function: Callable[[int, images.Source], np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`decode` in the threads of `pool`, with the results, arrays of one shape, stacked."""
+
+        def decode(chunk: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+            return self.decode(
+                indices[chunk], lambda position, image: function(int(chunk[position]), image)
+            )
+
+        chunks = np.array_split(np.arange(len(indices)), min(self.num_threads, len(indices)))
+        parts = list(pool.map(decode, chunks))
+        return (
+            np.stack([result for results, _ in parts for result in results]),
+            np.concatenate([labels for _, labels in parts]),
+        )
 
     def _decode_one(self, index, record, position, function):
         while True:

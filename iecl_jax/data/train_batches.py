@@ -45,20 +45,13 @@ def host_batches(
         return {"image": pixels[batch[places]], "label": labels[batch[places]]}
 
     def decoded(step: int, batch: np.ndarray) -> Batch:
-        def load(chunk: np.ndarray):
-            def view(position: int, image: images.Source) -> np.ndarray:
-                if split.image_shape is not None:
-                    return images.decode(image)
-                return crops.random_views(image, config, step, int(chunk[position]))
+        def view(position: int, image: images.Source) -> np.ndarray:
+            if split.image_shape is not None:
+                return images.decode(image)
+            return crops.random_views(image, config, step, places.start + position)
 
-            return split.decode(batch[chunk], view)
-
-        chunks = np.array_split(np.arange(batch_size)[places], config.data.num_threads)
-        parts = list(pool.map(load, [chunk for chunk in chunks if len(chunk)]))
-        return {
-            "image": np.stack([view for part, _ in parts for view in part]),
-            "label": np.concatenate([labels for _, labels in parts]),
-        }
+        pixels, labels = split.decode_in(pool, batch[places], view)
+        return {"image": pixels, "label": labels}
 
     function = {"none": decoded, "host": gathered, "device": indices}[config.data.cache]
     return order.map_with_index(function)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from iecl_jax.evals import knn, linear_probe
+from iecl_jax.evals import few_labels, knn
 
 Array = jax.Array | np.ndarray
 
@@ -33,7 +33,7 @@ def compare(
         differ between names, the images and their order may not.
       train_labels, test_labels: int [N] and [M], -1 where unknown; kNN's bank is all of the
         labelled training set.
-      labels_per_class, seed: of `linear_probe.few_label_accuracy`.
+      labels_per_class, seed: of `few_labels.few_label_accuracy`.
       knn_k, knn_temperature, num_classes: of `knn.knn_accuracy`.
 
     Returns:
@@ -49,7 +49,7 @@ def compare(
                 f"{name!r} has {len(train)} training and {len(test)} test features for "
                 f"{len(train_labels)} and {len(test_labels)} labels: encode the same images."
             )
-        mean, std = linear_probe.few_label_accuracy(
+        mean, std = few_labels.few_label_accuracy(
             train, train_labels, test, test_labels, labels_per_class=labels_per_class, seed=seed
         )
         top1 = knn.knn_accuracy(

@@ -2,11 +2,10 @@
 
 import pathlib
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")  # no display
-from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
 
 ROWS = ("source", "anchor view", "query view", "SAIB(query)", "added by SAIB")
 
@@ -22,13 +21,13 @@ def draw(sources: np.ndarray, views: np.ndarray, transformed: np.ndarray) -> np.
     Returns:
       uint8 [height, width, 3].
 
-    The views are shown on one common scale. SAIB's output is rescaled image by image to the mean and
-    deviation of its view, because its skip connections alone double it; the last row is what remains
-    of it after the best multiple of the view is taken away, on a scale of its own.
+    The views are shown on one common scale. SAIB's output is rescaled image by image to the mean
+    and deviation of its view, because its skip connections alone double it; the last row is what
+    remains of it after the best multiple of the view is taken away, on a scale of its own.
     """
     axes = (1, 2, 3)
     low, high = views.min(), views.max()
-    scale = lambda x: (x - low) / (high - low)
+    shown = (views - low) / (high - low)
     query = views[1]
     centred = query - query.mean(axes, keepdims=True)
     deviation = transformed - transformed.mean(axes, keepdims=True)
@@ -38,15 +37,15 @@ def draw(sources: np.ndarray, views: np.ndarray, transformed: np.ndarray) -> np.
     spread = 3 * added.std() + 1e-6
     rows = (
         sources,
-        scale(views[0]),
-        scale(query),
-        scale(deviation * ratio + query.mean(axes, keepdims=True)),
+        shown[0],
+        shown[1],
+        (deviation * ratio + query.mean(axes, keepdims=True) - low) / (high - low),
         0.5 + added / (2 * spread),
     )
     count = len(sources)
-    figure, grid = plt.subplots(
-        len(rows), count, figsize=(1.1 * count + 1.2, 1.15 * len(rows)), squeeze=False, dpi=100
-    )
+    figure = Figure(figsize=(1.1 * count + 1.2, 1.15 * len(rows)), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    grid = figure.subplots(len(rows), count, squeeze=False)
     for title, images, cells in zip(ROWS, rows, grid, strict=True):
         for image, cell in zip(images, cells, strict=True):
             cell.imshow(np.clip(image, 0, 1), interpolation="nearest")
@@ -60,15 +59,13 @@ def draw(sources: np.ndarray, views: np.ndarray, transformed: np.ndarray) -> np.
         wspace=0.05,
         hspace=0.05,
     )
-    figure.canvas.draw()
-    picture = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
-    plt.close(figure)
-    return picture
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def save(picture: np.ndarray, path: pathlib.Path) -> None:
     """Writes uint8 [h, w, 3] as PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    plt.imsave(partial, picture, format="png")
+    Image.fromarray(picture).save(partial, format="PNG")
     partial.replace(path)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 
 def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
-    """Scales the last axis to unit length in float32; an all-zero vector stays 0 (finite gradient)."""
+    """Scales the last axis to unit length, in float32; a zero vector stays 0 (finite gradient)."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), epsilon))
 

@@ -24,7 +24,7 @@ def closed(p: jax.Array, q: jax.Array) -> jax.Array:
 
 
 def eq16(p: jax.Array, q: jax.Array) -> jax.Array:
-    """Eq. 16 as printed, per dimension: +H(p)/d + |mu_p - mu_q|^2 / (2 d s0^2) + 1/2 log(2 pi s0^2).
+    """Eq. 16 as printed: +H(p)/d + |mu_p - mu_q|^2 / (2 d s0^2) + 1/2 log(2 pi s0^2).
 
     Not a divergence: the entropy has the wrong sign and the trace term is missing.
     """

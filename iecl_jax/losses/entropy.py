@@ -14,7 +14,7 @@ _FLOOR = 1e-10  # of variances and squared distances
 
 
 def coding_rate(z: jax.Array, *, epsilon: float) -> jax.Array:
-    """1/2 logdet(I + d/(n eps^2) Zc' Zc) / d with centred Zc, on the smaller of the two Gram matrices.
+    """1/2 logdet(I + d/(n eps^2) Zc' Zc) / d, Zc centred, on the smaller of the Gram matrices.
 
     Nats needed per dimension to code the rows up to distortion `epsilon` (0 at collapse).
     Reference: Ma et al. 2007; Yu et al. 2020 (MCR^2), Eq. 1.
@@ -50,19 +50,21 @@ def kozachenko_leonenko(z: jax.Array, *, neighbors: int) -> jax.Array:
     Reference: Kozachenko & Leonenko 1987; Kraskov et al. 2004, Eq. 20.
     """
     n, d = z.shape
-    kth = -jax.lax.top_k(-_squared_distances(z), neighbors)[0][:, -1]
+    z = z.astype(jnp.float32)
+    kth = jax.lax.top_k(-_squared_distances(z), neighbors)[1][:, -1]
+    squared = jnp.square(z - z[kth]).sum(1)  # anew: the Gram matrix rounds small distances off
     log_ball = 0.5 * d * math.log(math.pi) - math.lgamma(d / 2 + 1)
     digammas = jax.scipy.special.digamma(jnp.float32(n)) - jax.scipy.special.digamma(
         jnp.float32(neighbors)
     )
-    return (digammas + log_ball) / d + 0.5 * jnp.log(kth + _FLOOR).mean()
+    return (digammas + log_ball) / d + 0.5 * jnp.log(squared + _FLOOR).mean()
 
 
 def renyi2(z: jax.Array, *, kernel_scale: float) -> jax.Array:
     """-log mean_{i != j} exp(-t |z_i - z_j|^2) / d with t = `kernel_scale`.
 
-    Up to a constant the quadratic Renyi entropy of a Gaussian kernel estimate; with t = 2 on the unit
-    sphere it is minus the uniformity loss of Wang & Isola 2020, divided by d.
+    Up to a constant the quadratic Renyi entropy of a Gaussian kernel estimate; with t = 2 on the
+    unit sphere it is minus the uniformity loss of Wang & Isola 2020, divided by d.
     """
     n, d = z.shape
     total = jax.nn.logsumexp(-kernel_scale * _squared_distances(z))

@@ -20,8 +20,8 @@ class Method(NamedTuple):
 
     Attributes:
       init: (key, views) -> (params, method_state); runs outside the pmapped step.
-      forward: (params, method_state, views) -> (outputs, method_state); training mode. `outputs` maps
-        names of `objective.OUTPUTS` to float32 arrays of this device's images.
+      forward: (params, method_state, views) -> (outputs, method_state); training mode. `outputs`
+        maps names of `objective.OUTPUTS` to float32 arrays of this device's images.
       post_update: (params, method_state, step) -> method_state after the optimizer's update of
         `step` (0-based): the momentum encoder.
       encode: (params, method_state, images [B, S, S, 3]) -> {"stage1", ..., "stage4", "pooled"};
@@ -42,6 +42,6 @@ class Method(NamedTuple):
 def make(
     config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
 ) -> Method:
-    """The method of `config.method.name`, a module of this package with a `make` of this signature."""
+    """The method of `config.method.name`, a module of this package with a `make` like this one."""
     module = importlib.import_module(f"iecl_jax.methods.{config.method.name}")
     return module.make(config, total_steps=total_steps, axis_name=axis_name)

@@ -24,7 +24,7 @@ from iecl_jax.models.saib import SAIB
 
 
 class Network(nn.Module):
-    """Encoder and projector: images -> the encoder's outputs and "projection" float32 [V * b, d]."""
+    """Encoder and projector: images -> the encoder's outputs, "projection" float32 [V * b, d]."""
 
     encoder: nn.Module
     projector: nn.Module
@@ -37,7 +37,7 @@ class Network(nn.Module):
 def make(
     config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
 ) -> Method:
-    """See `methods.Method`. Reads config.{method,encoder,projector,saib,objective,train.precision}."""
+    """See `methods.Method`. Reads config.{method, encoder, projector, saib, objective, train}."""
     dtype = precision.compute_dtype(config)
     network = _network(config, dtype, axis_name)
     saib = _saib(config, dtype, axis_name) if config.saib.enabled else None
@@ -185,7 +185,10 @@ def _apply(network, params, batch_stats, inputs, *, running_views):
 
 
 def _enqueue(queue, keys, axis_name):
-    """Overwrites the oldest rows with the keys of all devices, in global order, unit length."""
+    """Overwrites the oldest rows with the keys of all devices, in global order, unit length.
+
+    The queue's length is a multiple of the batch (`config.check`), so that no slice wraps around.
+    """
     keys = collectives.gather(l2_normalize(keys), axis_name)
     rows = jax.lax.dynamic_update_slice_in_dim(queue["keys"], keys, queue["next"], axis=0)
     return {"keys": rows, "next": (queue["next"] + len(keys)) % len(rows)}

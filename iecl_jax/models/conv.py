@@ -1,4 +1,4 @@
-"""Convolution whose kernel can be divided by its largest singular value (spectral normalisation)."""
+"""Convolution whose kernel can be divided by its largest singular value (spectral norm)."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _INIT_ITERATIONS = 15
 def power_iteration(
     matrix: jax.Array, u: jax.Array, num_iterations: int = 1
 ) -> tuple[jax.Array, jax.Array]:
-    """Moves u towards the leading right singular vector of `matrix` and estimates its singular value.
+    """Moves u towards the leading right singular vector of `matrix`; estimates its singular value.
 
     Args:
       matrix: float32 [m, n].
@@ -28,10 +28,11 @@ def power_iteration(
     Reference: Miyato et al. 2018, Algorithm 1.
     """
     constant = jax.lax.stop_gradient(matrix)
-    u = jax.lax.fori_loop(1, num_iterations, lambda _, u: _unit((constant @ u) @ constant), u)
-    v = _unit(constant @ u)
-    u = _unit(v @ constant)
-    return v @ (matrix @ u), u
+    with jax.default_matmul_precision("highest"):  # float32 on GPUs too, not TF32
+        u = jax.lax.fori_loop(1, num_iterations, lambda _, u: _unit((constant @ u) @ constant), u)
+        v = _unit(constant @ u)
+        u = _unit(v @ constant)
+        return v @ (matrix @ u), u
 
 
 def _unit(x: jax.Array) -> jax.Array:
@@ -42,9 +43,9 @@ class Conv(nn.Module):
     """Convolution of x [B, H, W, C] without bias, zero-padded by (kernel - 1) // 2 (torchvision's).
 
     With `spectral_norm` the kernel, seen as a [kh * kw * in, out] matrix in float32, is divided by
-    its largest singular value sigma (eta = 1 of Eq. 17). `batch_stats` keeps u and sigma; a training
-    call moves them by one power-iteration step, an evaluation call uses the same step and keeps
-    nothing.
+    its largest singular value sigma (eta = 1 of Eq. 17). `batch_stats` keeps u and sigma; a
+    training call moves them by one power-iteration step, an evaluation call uses the same step and
+    keeps nothing.
     """
 
     features: int

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def he_fan_out(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """N(0, 2 / fan_out) for a kernel [kh, kw, in, out], as torchvision's ResNet (He et al. 2015)."""
+    """N(0, 2 / fan_out) for a kernel [kh, kw, in, out] as torchvision's ResNet (He et al. 2015)."""
     return _normal(key, shape, dtype, math.sqrt(2 / (math.prod(shape[:-2]) * shape[-1])))
 
 

@@ -1,4 +1,4 @@
-"""ResNet v1.5 (He et al. 2016; stride in the 3x3 of a bottleneck) with torchvision's module names."""
+"""ResNet v1.5 (He et al. 2016; stride in the 3x3 of a bottleneck), torchvision's module names."""
 
 import functools
 from typing import Any
@@ -22,7 +22,7 @@ STEMS = ("imagenet", "cifar")
 
 
 class Block(nn.Module):
-    """Basic block (3x3, 3x3) or bottleneck (1x1, 3x3, 1x1 to 4 x width), each convolution with BN."""
+    """Basic block (3x3, 3x3) or bottleneck (1x1, 3x3, 1x1 to 4 x width), each conv with BN."""
 
     width: int
     stride: int
@@ -51,7 +51,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """x [V * b, H, W, 3] -> {"stage1" ... "stage4": [V * b, h, w, D], "pooled": float32 [V * b, F]}.
+    """x [V * b, H, W, 3] -> {"stage1" ... "stage4": [V * b, h, w, D], "pooled": f32 [V * b, F]}.
 
     See `BatchNorm` for views and groups. `feature_dim` > 0 puts a linear layer after pooling.
     """

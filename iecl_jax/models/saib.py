@@ -33,10 +33,11 @@ def unpatchify(patches: jax.Array, shape: tuple[int, ...], patch_size: int) -> j
 class SAIBBlock(nn.Module):
     """One block: X [B, H, W, C] -> X' of the same shape and dtype.
 
-    P = patchify(X) + positional encoding; a = swish(BN(W1 P)); f = BN(W4 s(BN(W3 s(BN(W2 a))))) with
+    P = patchify(X) + positional encoding; a = s(BN(W1 P)); f = BN(W4 s(BN(W3 s(BN(W2 a))))) with
     s = swish, W2 a 3x3 convolution over (rows, pixels) from g to 2g channels, the others 1x1;
     P' = P + a + f (`inner_skip`) or P + f; X' = X + unpatchify(P'). The scale of the last BN starts
-    at `residual_scale`. BN statistics are over all groups of all devices. The parameters depend on group and image size alone.
+    at `residual_scale`. BN statistics are over all groups of all devices. The parameters depend on
+    group and image size alone.
     """
 
     group_size: int

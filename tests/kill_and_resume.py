@@ -1,0 +1,110 @@
+"""Kills a run again and again, and checks that it ends as if it had never been killed.
+
+    PYTHONPATH=. python tests/kill_and_resume.py --kills=3
+
+Trains a tiny IE-CL on generated images, once left alone and once stopped by signals at random
+moments and started again by the same command. The final states must be equal bit for bit.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from iecl_jax.checkpoint import load_for_evaluation
+from iecl_jax.seal import digest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PREEMPTED = 75
+
+
+def command(workdir: pathlib.Path, steps: int) -> list[str]:
+    return [
+        *(sys.executable, "-m", "iecl_jax.main", "--config=configs/imagenet_r50.py:100,smoke"),
+        f"--workdir={workdir}",
+        f"--config.train.num_steps={steps}",
+        "--config.train.log_every_steps=10",
+        "--config.checkpoint.every_steps=7",
+        "--config.eval.every_epochs=0",
+    ]
+
+
+def start(workdir: pathlib.Path, steps: int) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command(workdir, steps), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(workdir: pathlib.Path, steps: int) -> dict:
+    process = start(workdir, steps)
+    errors = process.communicate()[1]
+    if process.returncode:
+        raise RuntimeError(f"the run failed with code {process.returncode}:\n{errors[-2000:]}")
+    return json.loads((workdir / "results.json").read_text())
+
+
+def newest_checkpoint(workdir: pathlib.Path) -> int:
+    names = [path.name for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
+    return max(map(int, names), default=0)
+
+
+def interrupt(workdir: pathlib.Path, steps: int, number: int, wait: float) -> int | None:
+    """Starts the run and sends it the signal `wait` seconds after it has saved something new.
+
+    Returns the newest checkpoint's step, or None if the run ended before the signal.
+    """
+    before = newest_checkpoint(workdir)
+    process = start(workdir, steps)
+    while newest_checkpoint(workdir) == before and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(wait)
+    process.send_signal(number)
+    process.communicate()
+    if process.returncode == 0:
+        return None
+    expected = PREEMPTED if number == signal.SIGTERM else -number
+    if process.returncode != expected:
+        raise RuntimeError(f"expected exit code {expected}, got {process.returncode}")
+    return newest_checkpoint(workdir)
+
+
+def check(folder: pathlib.Path, *, signals: list[int], steps: int, seed: int) -> list[str]:
+    """Raises if the runs differ; returns a line for each thing that happened."""
+    rng = random.Random(seed)
+    alone = finish(folder / "alone", steps)
+    lines = [f"left alone: {alone['params_digest']}"]
+    workdir = folder / "interrupted"
+    for number in signals:
+        reached = interrupt(workdir, steps, number, wait=rng.uniform(0, 0.5))
+        name = signal.Signals(number).name
+        lines.append(f"{name}: " + (f"saved up to {reached}" if reached else "came too late"))
+    resumed = finish(workdir, steps)
+    lines.append(f"interrupted: {resumed['params_digest']}")
+    states = [load_for_evaluation(folder / name)[1] for name in ("alone", "interrupted")]
+    if resumed["params_digest"] != alone["params_digest"] or digest(states[0]) != digest(states[1]):
+        raise RuntimeError("the runs differ:\n" + "\n".join(lines))
+    return lines
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        for line in check(
+            pathlib.Path(directory),
+            signals=[signal.SIGKILL] * arguments.kills,
+            steps=arguments.steps,
+            seed=arguments.seed,
+        ):
+            print(line)
+    print("equal, bit for bit")

@@ -1,0 +1,130 @@
+"""The jobs end to end, in process, on the tiny config: what they write, refuse and resume."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import imagenet_r50, knn, linear_probe
+from iecl_jax import evaluate, train
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's and TFDS's own
+
+
+def tiny_config():
+    config = imagenet_r50.get_config("100,smoke")
+    config.data.image_size = 16
+    config.encoder.width = 4
+    config.eval.labels_per_class = 2
+    return config
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pretrain")
+    train.pretrain(tiny_config(), str(path))
+    return path
+
+
+def test_pretraining_leaves_its_results(workdir):
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["job"] == "pretrain"
+    assert results["steps"] == 4
+    assert results["seed"] == 42
+    assert len(results["params_digest"]) == 64
+    assert results["images_per_second"] > 0
+    for name in ("loss", "info_nce", "kl", "entropy", "knn_top1", "online_probe_top1"):
+        assert np.isfinite(results["metrics"][name]), name
+    assert set(results["metrics"]["comparison"]) == {
+        "raw pixels",
+        "untrained encoder",
+        "trained encoder",
+    }
+
+
+def test_pretraining_leaves_config_provenance_events_and_gallery(workdir):
+    assert json.loads((workdir / "config.json").read_text())["train"]["num_steps"] == 4
+    (start, *_) = json.loads((workdir / "provenance.json").read_text())
+    assert start["versions"]["jax"] == jax.__version__
+    assert list(workdir.glob("events.out.tfevents.*"))
+    with Image.open(workdir / "gallery" / "00000004.png") as picture:
+        assert min(picture.size) > 200
+
+
+def test_event_files_hold_the_curves(workdir):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(workdir), size_guidance={"tensors": 0})
+    events.Reload()
+    tags = set(events.Tags()["tensors"])
+    wanted = {"loss", "info_nce", "kl", "entropy", "saib_decay", "learning_rate", "ema", "epoch"}
+    wanted |= {"grad_norm_online", "grad_norm_saib", "info_nce_top1", "images_per_second"}
+    wanted |= {"knn_top1", "online_probe_top1", "gallery"}
+    assert wanted <= tags
+    assert [event.step for event in events.Tensors("loss")] == [2, 4]
+
+
+def test_a_finished_run_is_not_trained_again(workdir, monkeypatch):
+    before = json.loads((workdir / "results.json").read_text())
+    monkeypatch.setattr(train, "train_step", lambda *_, **__: pytest.fail("trained a step"))
+    assert train.pretrain(tiny_config(), str(workdir)) == before
+    (workdir / "results.json").unlink()  # as if killed between the last save and the results
+    after = train.pretrain(tiny_config(), str(workdir))
+    assert after["params_digest"] == before["params_digest"]
+    for name in ("knn_top1", "online_probe_top1", "comparison"):
+        assert after["metrics"][name] == before["metrics"][name]
+    (workdir / "results.json").write_text(json.dumps(before))
+
+
+def test_another_config_is_refused(workdir):
+    config = tiny_config()
+    config.optimizer.learning_rate = 0.1
+    with pytest.raises(ValueError, match=r"optimizer\.learning_rate: 0\.3 -> 0\.1"):
+        train.pretrain(config, str(workdir))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_by_name(tmp_path):
+    config = tiny_config()
+    config.optimizer.learning_rate = 1e30
+    with pytest.raises(FloatingPointError, match=r"step 2: .*loss.* not finite; no checkpoint"):
+        train.pretrain(config, str(tmp_path))
+
+
+def test_a_metric_that_is_not_finite_names_step_and_checkpoint():
+    metrics = {"loss": np.float32(1), "kl": np.float32(np.nan)}
+    with pytest.raises(FloatingPointError, match=r"step 7: kl not finite; .* step 5"):
+        train.check_finite(7, metrics, 5)
+    skipped = {"loss": np.float32(1), "grad_norm_online": np.float32(np.inf), "skipped_step": 1.0}
+    train.check_finite(7, skipped, None)
+
+
+def test_knn_reads_its_config_from_the_checkpoint(workdir, tmp_path):
+    config = knn.get_config()
+    config.checkpoint = str(workdir)
+    results = evaluate.run_knn(config, str(tmp_path))
+    pretrained = json.loads((workdir / "results.json").read_text())
+    assert results["metrics"]["knn_top1"] == pretrained["metrics"]["knn_top1"]
+    assert (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_linear_probe(workdir, tmp_path, cached):
+    config = linear_probe.get_config()
+    config.checkpoint = str(workdir)
+    config.probe.update({"cached": cached, "batch_size": 32, "num_epochs": 3})
+    config.probe.learning_rates = (0.1, 1.0)
+    results = evaluate.run_linear_probe(config, str(tmp_path))
+    assert results["metrics"]["linear_top1"] > 0.1  # ten classes
+    assert results["steps"] == 3 * (256 // 32)
+    if not cached:  # resumed from its end: nothing is trained again, and the result is the same
+        again = evaluate.run_linear_probe(config, str(tmp_path))
+        assert again["params_digest"] == results["params_digest"]
+
+
+def test_a_missing_checkpoint_is_one_sentence(tmp_path):
+    config = knn.get_config()
+    config.checkpoint = str(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"nowhere"):
+        evaluate.run_knn(config, str(tmp_path))

@@ -1,0 +1,241 @@
+"""Batch normalisation over views, groups and devices, and the projector, against float64 NumPy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from iecl_jax.models.batch_norm import BatchNorm
+from iecl_jax.models.projector import Projector
+
+EPSILON, MOMENTUM = 1e-5, 0.9
+
+
+def _normalise(x):
+    """One set of statistics over all axes but the last: (normalised, mean, biased variance)."""
+    flat = x.reshape(-1, x.shape[-1])
+    mean = flat.sum(0) / len(flat)
+    variance = ((flat - mean) ** 2).sum(0) / len(flat)
+    return (x - mean) / np.sqrt(variance + EPSILON), mean, variance
+
+
+def _reference(views, group, scale=1.0, bias=0.0):
+    """views [V, B, ..., C] -> (y of that shape, means [V, G, C], variances [V, G, C])."""
+    y, means, variances = np.empty_like(views), [], []
+    for v, view in enumerate(views):
+        for start in range(0, len(view), group):
+            block = slice(start, start + group)
+            normalised, mean, variance = _normalise(view[block])
+            y[v, block] = normalised * scale + bias
+            means.append(mean)
+            variances.append(variance)
+    shape = (len(views), -1, views.shape[-1])
+    return y, np.reshape(means, shape), np.reshape(variances, shape)
+
+
+def _to_devices(views, devices):
+    """[V, B, ...] -> [D, V * B / D, ...], the layout of the batch on each device."""
+    v, b = views.shape[:2]
+    split = views.reshape(v, devices, b // devices, *views.shape[2:]).swapaxes(0, 1)
+    return split.reshape(devices, -1, *views.shape[2:])
+
+
+def _from_devices(x, num_views):
+    """Inverse of `_to_devices`."""
+    split = x.reshape(len(x), num_views, -1, *x.shape[2:]).swapaxes(0, 1)
+    return split.reshape(num_views, -1, *x.shape[2:])
+
+
+@functools.cache
+def _compiled(devices, num_views, running_views, group):
+    """(variables, x, cotangent) [D, ...] -> (y, statistics, gradients), training mode."""
+    norm = BatchNorm(
+        use_running_average=False,
+        num_views=num_views,
+        running_views=running_views,
+        group_size=group,
+        axis_name="devices",
+    )
+
+    def fn(variables, x, cotangent):
+        def loss(params, x):
+            y, new = norm.apply(variables | {"params": params}, x, mutable=["batch_stats"])
+            return (y * cotangent).sum(), (y, new["batch_stats"])
+
+        (_, aux), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(variables["params"], x)
+        return *aux, jax.lax.psum(gradients[0], "devices"), gradients[1]
+
+    return jax.pmap(fn, axis_name="devices", in_axes=(None, 0, 0), devices=jax.devices()[:devices])
+
+
+def _inputs(num_views, images=8, channels=2, seed=0):
+    rng = np.random.default_rng(seed)
+    views = rng.normal(size=(num_views, images, 3, channels)) * [1.0, 3.0] + [2.0, -1.0]
+    views += rng.normal(size=(num_views, images, 1, 1))  # groups and views differ
+    variables = {
+        "params": {"scale": rng.uniform(0.5, 2, channels), "bias": rng.normal(size=channels)},
+        "batch_stats": {"mean": rng.normal(size=channels), "var": rng.uniform(1, 2, channels)},
+    }
+    return views, variables, rng.normal(size=views.shape)
+
+
+def _run(devices, views, variables, cotangent, running_views, group):
+    fn = _compiled(devices, len(views), running_views, group)
+    arrays = [np.float32(_to_devices(a, devices)) for a in (views, cotangent)]
+    variables = jax.tree.map(np.float32, variables)
+    y, stats, param_gradients, x_gradient = fn(variables, *arrays)
+    for leaf in jax.tree.leaves((stats, param_gradients)):  # the same on every device
+        np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
+    replicated = jax.tree.map(lambda leaf: np.asarray(leaf[0]), (stats, param_gradients))
+    y, x_gradient = (_from_devices(np.asarray(a), len(views)) for a in (y, x_gradient))
+    return y, *replicated, x_gradient
+
+
+def _numeric_gradients(views, variables, cotangent, group, step=1e-5):
+    arrays = [variables["params"]["scale"], variables["params"]["bias"], views]
+    gradients = []
+    for array in arrays:
+        gradient = np.zeros_like(array)
+        for i in np.ndindex(array.shape):
+            values, original = [], array[i]
+            for sign in (1, -1):
+                array[i] = original + sign * step
+                y = _reference(arrays[2], group, *arrays[:2])[0]
+                values.append((y * cotangent).sum())
+            array[i] = original
+            gradient[i] = (values[0] - values[1]) / (2 * step)
+        gradients.append(gradient)
+    return gradients
+
+
+@pytest.mark.parametrize(
+    "num_views, running_views, group", [(1, 1, 0), (2, 1, 0), (2, 2, 2), (2, 1, 4), (3, 2, 8)]
+)
+def test_training_on_one_and_two_devices(num_views, running_views, group):
+    views, variables, cotangent = _inputs(num_views, seed=group + num_views)
+    params, running = variables["params"], variables["batch_stats"]
+    y, means, variances = _reference(views, group or 8, params["scale"], params["bias"])
+    moved = {
+        "mean": MOMENTUM * running["mean"] + (1 - MOMENTUM) * means[:running_views].mean((0, 1)),
+        "var": MOMENTUM * running["var"] + (1 - MOMENTUM) * variances[:running_views].mean((0, 1)),
+    }
+    scale, bias, x = _numeric_gradients(views, variables, cotangent, group or 8)
+    for devices in (1, 2):
+        got_y, stats, gradients, x_gradient = _run(
+            devices, views, variables, cotangent, running_views, group
+        )
+        np.testing.assert_allclose(got_y, y, rtol=1e-4, atol=2e-5)
+        assert set(stats) == {"mean", "var"}
+        for name, value in moved.items():
+            np.testing.assert_allclose(stats[name], value, rtol=1e-5)
+        np.testing.assert_allclose(gradients["scale"], scale, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(gradients["bias"], bias, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(x_gradient, x, rtol=1e-3, atol=1e-4)
+
+
+def test_views_are_separate_calls():
+    views, variables, cotangent = _inputs(2)
+    together = _run(1, views, variables, cotangent, 1, 0)[0]
+    for v in range(2):
+        alone = _run(1, views[v : v + 1], variables, cotangent[v : v + 1], 1, 0)[0]
+        np.testing.assert_allclose(together[v], alone[0], rtol=1e-5, atol=1e-6)
+
+
+def test_evaluation_uses_and_keeps_the_running_statistics():
+    views, variables, _ = _inputs(1)
+    variables = jax.tree.map(np.float32, variables)
+    norm = BatchNorm(use_running_average=True, group_size=5, axis_name="unbound")
+    apply = jax.jit(functools.partial(norm.apply, mutable=["batch_stats"]))
+    y, new = apply(variables, np.float32(views[0]))
+    running, params = variables["batch_stats"], variables["params"]
+    expected = (views[0] - running["mean"]) / np.sqrt(np.float64(running["var"]) + EPSILON)
+    np.testing.assert_allclose(y, expected * params["scale"] + params["bias"], rtol=1e-4, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, new["batch_stats"], running)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.bfloat16, 2e-2), (jnp.float16, 2e-3)])
+def test_half_precision_input_has_float32_statistics(dtype, tolerance):
+    x = np.random.default_rng(1).normal(size=(64, 5, 2)) * [1, 20] + [5, 0]
+    rounded = jnp.asarray(x, dtype)
+    norm = BatchNorm(use_running_average=False, momentum=0.0, affine=False, dtype=dtype)
+    variables = jax.jit(norm.init)(jax.random.key(0), rounded)
+    assert set(variables) == {"batch_stats"}  # affine=False has no parameters
+    y, new = jax.jit(functools.partial(norm.apply, mutable=["batch_stats"]))(variables, rounded)
+    expected, mean, variance = _normalise(np.asarray(rounded, np.float64))
+    assert y.dtype == dtype
+    np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=tolerance, atol=tolerance)
+    assert new["batch_stats"]["mean"].dtype == jnp.float32
+    np.testing.assert_allclose(new["batch_stats"]["mean"], mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(new["batch_stats"]["var"], variance, rtol=1e-4)
+
+
+def test_constant_channel_is_finite():
+    norm = BatchNorm(use_running_average=False, affine=False)
+    x = np.full((4, 3, 2), 300.7, np.float32)
+    y = jax.jit(lambda x: norm.apply({}, x, mutable=["batch_stats"])[0])(x)
+    np.testing.assert_allclose(y, 0, atol=0.05)
+
+
+def test_initialising_keeps_the_running_statistics():
+    half = jax.nn.initializers.constant(0.5)
+    norm = BatchNorm(use_running_average=False, axis_name="unbound", scale_init=half)
+    variables = jax.jit(norm.init)(jax.random.key(0), np.full((4, 2), 7, np.float32))
+    np.testing.assert_array_equal(variables["batch_stats"]["mean"], [0, 0])
+    np.testing.assert_array_equal(variables["batch_stats"]["var"], [1, 1])
+    np.testing.assert_array_equal(variables["params"]["scale"], [0.5, 0.5])
+
+
+@pytest.mark.parametrize("group", [3, 6])
+def test_group_that_does_not_fit_raises(group):
+    norm = BatchNorm(use_running_average=False, num_views=2, group_size=group)
+    with pytest.raises(ValueError, match=f"bn_group={group} neither divides .* the 4 images"):
+        jax.eval_shape(norm.init, jax.random.key(0), jnp.zeros((8, 2)))
+
+
+# ---------------------------------------------------------------- projector
+
+
+def _projector_reference(params, views, group):
+    """Row 18: hidden layers Dense-BN-ReLU, the output Dense-BN without scale and bias."""
+    x, means = views, []
+    for i in range(1, 4):
+        x = x @ np.float64(params[f"dense{i}"]["kernel"])
+        if i < 3:
+            affine = (np.float64(params[f"bn{i}"][name]) for name in ("scale", "bias"))
+            x, mean, _ = _reference(x, group, *affine)
+            x = np.maximum(x, 0)
+        else:
+            x, mean, _ = _reference(x, group)
+        means.append(mean)
+    return x, means
+
+
+@pytest.mark.parametrize("group", [0, 4])
+def test_projector(group):
+    projector = Projector(num_layers=3, hidden_dim=6, output_dim=5, bn_group=group)
+    rng = np.random.default_rng(2)
+    views = rng.normal(size=(2, 8, 4)) + rng.normal(size=(2, 1, 1))
+    x = np.float32(views.reshape(16, 4))
+    shapes = jax.eval_shape(
+        functools.partial(projector.init, train=True), jax.random.key(0), jnp.asarray(x)
+    )
+    assert set(shapes["params"]) == {"dense1", "dense2", "dense3", "bn1", "bn2"}
+    assert all(set(shapes["params"][f"dense{i}"]) == {"kernel"} for i in (1, 2, 3))
+    variables = {
+        "params": jax.tree.map(lambda s: np.float32(rng.normal(size=s.shape)), shapes["params"]),
+        "batch_stats": jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes["batch_stats"]),
+    }
+    apply = jax.jit(
+        functools.partial(
+            projector.apply, train=True, num_views=2, running_views=1, mutable=["batch_stats"]
+        )
+    )
+    got, new = apply(variables, x)
+    expected, means = _projector_reference(variables["params"], views, group or 8)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, expected.reshape(16, 5), rtol=1e-3, atol=1e-4)
+    for i, mean in enumerate(means, 1):
+        running = new["batch_stats"][f"bn{i}"]["mean"]
+        np.testing.assert_allclose(running, 0.1 * mean[0].mean(0), rtol=1e-3, atol=1e-5)

@@ -1,0 +1,295 @@
+"""The objective: a weighted sum of terms, the same on two devices, and who gets a gradient."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import imagenet_r50
+from iecl_jax import methods, objective
+from iecl_jax.losses import divergence, entropy
+from iecl_jax.models.resnet import ARCHITECTURES
+
+FORMS = {"closed": divergence.closed, "eq16": divergence.eq16, "softmax": divergence.softmax}
+PAIRS = [
+    ("closed", "coding_rate", functools.partial(entropy.coding_rate, epsilon=0.4)),
+    ("eq16", "gaussian_diagonal", entropy.gaussian_diagonal),
+    ("softmax", "renyi2", functools.partial(entropy.renyi2, kernel_scale=1.5)),
+    (
+        "closed",
+        "kozachenko_leonenko",
+        functools.partial(entropy.kozachenko_leonenko, neighbors=2),
+    ),
+]
+
+
+def _config(**settings):
+    config = imagenet_r50.get_config("100,smoke")
+    config.data.image_size = 8
+    config.encoder.update({"width": 4, "spectral_norm": False})
+    config.projector.update({"num_layers": 2, "hidden_dim": 8, "output_dim": 6})
+    config.saib.group_size = 2
+    config.objective.update({"temperature": 0.3, "saib_decay": 0.02})
+    config.objective.kl.weight = 0.7
+    config.objective.entropy.update(
+        {"weight": 0.4, "epsilon": 0.4, "neighbors": 2, "kernel_scale": 1.5}
+    )
+    for name, value in settings.items():
+        config.update_from_flattened_dict({name: value})
+    return config
+
+
+def _inputs(batch=8, queue=0, symmetric=False, seed=0):
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    outputs = {
+        name: draw(batch, 6) for name in ("projection", "query_projection", "target_projection")
+    }
+    if symmetric:
+        outputs["anchor_target_projection"] = draw(batch, 6)
+    if queue:
+        outputs["negatives"] = draw(queue, 6)
+    block = {"conv1": draw(1, 1, 2, 2), "bn1": {"scale": draw(2)}, "positions": draw(1, 3, 4, 1)}
+    params = {
+        "online": {"encoder": {"conv1": {"kernel": draw(3, 3, 3, 4)}}},
+        "saib": {"block1": block, "block2": {"conv1": draw(1, 1, 2, 2), "conv2": draw(3, 3, 2, 4)}},
+    }
+    return outputs, params
+
+
+def _unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def _info_nce(anchors, keys, temperature, negatives=None):
+    """Mean of -log softmax at the own key, over the other keys or the queue, in float64."""
+    anchors, keys = _unit(np.float64(anchors)), _unit(np.float64(keys))
+    losses = []
+    for i, anchor in enumerate(anchors):
+        logits = keys @ anchor / temperature
+        others = (
+            logits if negatives is None else [logits[i], *(_unit(negatives) @ anchor / temperature)]
+        )
+        losses.append(np.log(np.exp(others).sum()) - logits[i])
+    return np.mean(losses)
+
+
+def _decay(params):
+    """Half the squares of SAIB's kernels alone."""
+    blocks = params["saib"]
+    leaves = [blocks["block1"]["conv1"], blocks["block2"]["conv1"], blocks["block2"]["conv2"]]
+    return 0.5 * sum((np.float64(leaf) ** 2).sum() for leaf in leaves)
+
+
+@pytest.mark.parametrize("form, estimator, estimate", PAIRS)
+def test_loss_is_the_weighted_sum_of_its_terms(form, estimator, estimate):
+    config = _config(**{"objective.kl.form": form, "objective.entropy.estimator": estimator})
+    outputs, params = _inputs()
+    loss, terms = jax.jit(objective.make(config))(outputs, params)
+    p, q = outputs["query_projection"], outputs["projection"]
+    if form == "softmax":
+        kl = jax.jit(FORMS[form])(p, q)
+    else:
+        kl = jax.jit(FORMS[form])(_unit(p), _unit(q))
+    expected = {
+        "info_nce": _info_nce(q, outputs["target_projection"], 0.3),
+        "kl": float(kl),
+        "entropy": float(jax.jit(estimate)(_unit(p))),
+        "saib_decay": _decay(params),
+    }
+    assert set(terms) == {*expected, "info_nce_top1"}
+    for name, value in expected.items():
+        assert float(terms[name]) == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    weights = {"info_nce": 1, "kl": 0.7, "entropy": -0.4, "saib_decay": 0.02}
+    total = sum(weight * expected[name] for name, weight in weights.items())
+    assert float(loss) == pytest.approx(total, rel=1e-4, abs=1e-5)
+    assert loss.dtype == jnp.float32
+
+
+def test_weight_zero_removes_the_term():
+    outputs, params = _inputs()
+    full_loss, full = jax.jit(objective.make(_config()))(outputs, params)
+    for weight, term, scale in [
+        ("kl.weight", "kl", 0.7),
+        ("entropy.weight", "entropy", -0.4),
+        ("saib_decay", "saib_decay", 0.02),
+    ]:
+        without = objective.make(_config(**{f"objective.{weight}": 0.0}))
+        loss, terms = jax.jit(without)(outputs, params)
+        assert set(full) - set(terms) == {term}
+        expected = float(full_loss) - scale * float(full[term])
+        assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_info_nce_alone_needs_no_query_projection_and_no_saib():
+    outputs, params = _inputs()
+    del outputs["query_projection"], params["saib"]
+    config = _config(**{"objective.kl.weight": 0.0, "objective.entropy.weight": 0.0})
+    loss, terms = jax.jit(objective.make(config))(outputs, params)
+    assert set(terms) == {"info_nce", "info_nce_top1"}
+    assert float(loss) == float(terms["info_nce"])
+
+
+@pytest.mark.parametrize("queue", [0, 5])
+def test_symmetric_adds_the_other_direction(queue):
+    outputs, params = _inputs(queue=queue, symmetric=True)
+    _, terms = jax.jit(objective.make(_config()))(outputs, params)
+    negatives = outputs.get("negatives")
+    expected = _info_nce(outputs["projection"], outputs["target_projection"], 0.3, negatives)
+    expected += _info_nce(
+        outputs["query_projection"], outputs["anchor_target_projection"], 0.3, negatives
+    )
+    assert float(terms["info_nce"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_names_are_those_of_the_switches():
+    assert set(objective.KL_FORMS) == set(FORMS)
+    assert set(objective.estimators(_config().objective.entropy)) == {name for _, name, _ in PAIRS}
+
+
+@pytest.mark.parametrize("queue", [0, 5])
+def test_two_devices_are_one(queue):
+    """Mean over devices of loss, terms and parameter gradients: the single-device values."""
+    outputs, params = _inputs(queue=queue, symmetric=True)
+    rng = np.random.default_rng(1)
+    mixer = rng.normal(size=(6, 6)).astype(np.float32)  # stands for the network's parameters
+
+    def step(axis_name):
+        fn = objective.make(_config(**{"objective.kl.stop_gradient": "none"}), axis_name=axis_name)
+
+        def loss(mixer, outputs, params):
+            moved = {
+                name: value @ mixer if name in ("projection", "query_projection") else value
+                for name, value in outputs.items()
+            }
+            return fn(moved, params)
+
+        return jax.value_and_grad(loss, has_aux=True)
+
+    (loss, terms), gradient = jax.jit(step(None))(mixer, outputs, params)
+    split = {
+        name: value if name == "negatives" else value.reshape(2, 4, 6)
+        for name, value in outputs.items()
+    }
+    axes = {name: None if name == "negatives" else 0 for name in outputs}
+    on_two = jax.pmap(
+        step("devices"), "devices", in_axes=(None, axes, None), devices=jax.devices()[:2]
+    )
+    (losses, split_terms), gradients = jax.device_get(on_two(mixer, split, params))
+    np.testing.assert_allclose(losses.mean(0), loss, rtol=1e-5)
+    np.testing.assert_allclose(gradients.mean(0), gradient, rtol=1e-3, atol=1e-5)
+    for name, value in terms.items():
+        np.testing.assert_allclose(split_terms[name].mean(0), value, rtol=1e-5, atol=1e-7)
+    for name in ("kl", "entropy", "saib_decay"):  # of all embeddings, on every device
+        np.testing.assert_allclose(split_terms[name][0], split_terms[name][1], rtol=1e-6)
+
+
+# ---------------------------------------------------------------- who gets a gradient (row 7)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """(outputs, params, pullback): the real method's outputs and their compiled transposed map.
+
+    The symmetric method computes all that the objective can ask for.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ARCHITECTURES, "tiny", ((1, 1), False))
+        config = _config(**{"method.symmetric": True, "encoder.name": "tiny"})
+        method = methods.make(config, total_steps=10)
+        drawn = np.random.default_rng(2).normal(size=(2, 4, 8, 8, 3))
+        views = jnp.asarray(drawn, jnp.float32)
+        rng = np.random.default_rng(3)
+
+        def draw(path, leaf):
+            positive = path[-1].key in ("var", "scale")
+            value = rng.uniform(0.5, 2, leaf.shape) if positive else rng.normal(size=leaf.shape)
+            return np.float32(value)
+
+        shapes = jax.eval_shape(method.init, jax.random.key(0), views)
+        params, state = jax.tree_util.tree_map_with_path(draw, shapes)
+
+        @jax.jit
+        def run(params, cotangents):
+            outputs, pull = jax.vjp(lambda p: method.forward(p, state, views)[0], params)
+            return outputs, pull(cotangents)[0]
+
+        shapes = jax.eval_shape(lambda p: method.forward(p, state, views)[0], params)
+        zeros = {name: np.zeros(s.shape, np.float32) for name, s in shapes.items()}
+        outputs, _ = run(params, zeros)
+        yield outputs, params, lambda cotangents: run(params, zeros | cotangents)[1]
+
+
+def _norms(gradients):
+    """Sum of magnitudes of each subtree; exactly 0 means that nothing reaches it."""
+    return {
+        name: sum(float(abs(np.asarray(leaf)).sum()) for leaf in jax.tree.leaves(tree))
+        for name, tree in gradients.items()
+    }
+
+
+def _gradients(network, term, symmetric=False, stop_gradient="query"):
+    """Gradients of one unweighted term: (wrt the outputs, wrt the parameters)."""
+    outputs, params, pull = network
+    if not symmetric:
+        outputs = {k: v for k, v in outputs.items() if k != "anchor_target_projection"}
+    fn = objective.make(_config(**{"objective.kl.stop_gradient": stop_gradient}))
+    to_outputs = jax.jit(jax.grad(lambda outputs: fn(outputs, params)[1][term]))(outputs)
+    return _norms(to_outputs), _norms(pull(to_outputs))
+
+
+@pytest.mark.parametrize(
+    "term, settings, query, anchor, saib",
+    [
+        ("kl", {"stop_gradient": "query"}, False, True, False),
+        ("kl", {"stop_gradient": "anchor"}, True, False, True),
+        ("kl", {"stop_gradient": "none"}, True, True, True),
+        ("entropy", {}, True, False, True),
+        ("info_nce", {"symmetric": False}, False, True, False),
+        ("info_nce", {"symmetric": True}, True, True, True),
+    ],
+)
+def test_who_gets_a_gradient(network, term, settings, query, anchor, saib):
+    outputs, params = _gradients(network, term, **settings)
+    assert (outputs["query_projection"] > 0) == query
+    assert (outputs["projection"] > 0) == anchor
+    assert (params["saib"] > 0) == saib
+    assert params["online"] > 0
+    assert set(params) == {"online", "saib"}  # no optimizer moves the momentum encoder
+    assert all(np.isfinite(value) for value in params.values())
+
+
+def test_nothing_reaches_the_parameters_through_the_keys(network):
+    outputs, _, pull = network
+    ones = {
+        name: np.ones_like(outputs[name])
+        for name in ("target_projection", "anchor_target_projection")
+    }
+    assert _norms(pull(ones)) == {"online": 0, "saib": 0}
+
+
+def test_algorithm_1_trains_saib_by_entropy_and_decay_alone(network):
+    outputs, params, pull = network
+    outputs = {k: v for k, v in outputs.items() if k != "anchor_target_projection"}
+    fn = objective.make(_config())
+    (to_outputs, to_params), entropy_alone = jax.jit(
+        lambda outputs, params: (
+            jax.grad(lambda *args: fn(*args)[0], (0, 1))(outputs, params),
+            jax.grad(lambda outputs: -0.4 * fn(outputs, params)[1]["entropy"])(outputs),
+        )
+    )(outputs, params)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6),
+        pull(to_outputs)["saib"],
+        pull(entropy_alone)["saib"],
+    )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(to_params["saib"]):
+        name = path[-1].key
+        expected = 0.02 * params["saib"][path[0].key][name] if name.startswith("conv") else 0 * leaf
+        np.testing.assert_allclose(leaf, expected, rtol=1e-6)
+    assert _norms(to_params)["online"] == 0

@@ -1,0 +1,198 @@
+"""Optimizers against their definitions in float64 NumPy, schedule values and masks."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import imagenet_r50
+from iecl_jax import optim
+
+LEARNING_RATE = 0.05
+DECAYED = {
+    ("online", "encoder", "conv1", "kernel"),
+    ("online", "encoder", "feature", "kernel"),
+    ("online", "projector", "dense1", "kernel"),
+}
+
+
+def _tree(seed):
+    """Parameters with the nesting and numbers of axes of the real ones."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    return {
+        "online": {
+            "encoder": {
+                "conv1": {"kernel": draw(3, 3, 2, 4)},
+                "bn1": {"scale": draw(4), "bias": draw(4)},
+                "feature": {"kernel": draw(4, 3), "bias": draw(3)},
+            },
+            "projector": {"dense1": {"kernel": draw(3, 2)}},
+        },
+        "saib": {"block1": {"conv1": draw(1, 1, 2, 2), "positions": draw(1, 3, 4, 1)}},
+        "online_probe": {"kernel": draw(4, 5), "bias": draw(5)},
+    }
+
+
+def _leaves(tree):
+    return {
+        tuple(k.key for k in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _config(**settings):
+    config = imagenet_r50.get_config("100,smoke")
+    config.optimizer.update({"weight_decay": 0.3, "momentum": 0.8, "probe_learning_rate": 0.2})
+    config.optimizer.update(settings)
+    return config
+
+
+def _run(config, num_steps=3, schedule=lambda step: LEARNING_RATE):
+    """Parameters after each step with the gradients `_tree(1)`, `_tree(2)`, ..."""
+    tx = optim.make(config, schedule)
+
+    @jax.jit
+    def step(params, state, gradients):
+        updates, state = tx.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = _tree(0)
+    state, history = tx.init(params), []
+    for i in range(1, num_steps + 1):
+        params, state = step(params, state, _tree(i))
+        history.append(_leaves(params))
+    return history
+
+
+def _reference(rule, num_steps=3):
+    """`rule(name, parameter, gradient, memory, step)` -> new parameter, for every leaf."""
+    memory: dict[tuple[str, ...], dict[str, Any]] = {}
+    params = {name: np.float64(value) for name, value in _leaves(_tree(0)).items()}
+    for i in range(1, num_steps + 1):
+        gradients = _leaves(_tree(i))
+        for name, value in params.items():
+            slots = memory.setdefault(name, {})
+            params[name] = rule(name, value, np.float64(gradients[name]), slots, i)
+    return params
+
+
+def _momentum(slots, gradient):
+    """PyTorch's buffer: the first gradient, then momentum * buffer + gradient (no dampening)."""
+    slots["buffer"] = 0.8 * slots["buffer"] + gradient if "buffer" in slots else gradient
+    return slots["buffer"]
+
+
+def _probe(value, gradient, slots):
+    return value - 0.2 * _momentum(slots, gradient)
+
+
+def _sgd(name, value, gradient, slots, step):
+    if name[0] == "online_probe":
+        return _probe(value, gradient, slots)
+    gradient = gradient + 0.3 * value if name in DECAYED else gradient
+    return value - LEARNING_RATE * _momentum(slots, gradient)
+
+
+def _adamw(name, value, gradient, slots, step):
+    if name[0] == "online_probe":
+        return _probe(value, gradient, slots)
+    slots["m"] = 0.8 * slots.get("m", 0) + 0.2 * gradient
+    slots["v"] = 0.999 * slots.get("v", 0) + 0.001 * gradient**2
+    m, v = slots["m"] / (1 - 0.8**step), slots["v"] / (1 - 0.999**step)
+    decay = 0.3 * value if name in DECAYED else 0
+    return value - LEARNING_RATE * (m / (np.sqrt(v) + 1e-8) + decay)
+
+
+def _lars(name, value, gradient, slots, step):
+    """You et al. 2017: v = momentum v + lr * eta |w| / |g + wd w| (g + wd w); w = w - v."""
+    if name[0] == "online_probe":
+        return _probe(value, gradient, slots)
+    gradient = gradient + 0.3 * value if name in DECAYED else gradient
+    ratio = 0.02 * np.linalg.norm(value) / np.linalg.norm(gradient) if value.ndim > 1 else 1
+    return value - _momentum(slots, LEARNING_RATE * ratio * gradient)
+
+
+@pytest.mark.parametrize("name, rule", [("sgd", _sgd), ("adamw", _adamw), ("lars", _lars)])
+def test_three_steps_against_the_definition(name, rule):
+    promotion = "standard" if name == "adamw" else "strict"  # optax's adamw promotes
+    with jax.numpy_dtype_promotion(promotion):
+        got = _run(_config(name=name, trust_coefficient=0.02))[-1]
+    expected = _reference(rule)
+    assert set(got) == set(expected)
+    for leaf, value in expected.items():
+        np.testing.assert_allclose(got[leaf], value, rtol=1e-4, atol=1e-5, err_msg=str(leaf))
+
+
+def test_masks():
+    masks = _leaves(optim.decayed(_tree(0)))
+    assert {name for name, on in masks.items() if on} == DECAYED
+    scaled = {name for name, on in _leaves(optim.kernels(_tree(0))).items() if on}
+    assert scaled == {name for name, leaf in _leaves(_tree(0)).items() if leaf.ndim > 1}
+
+
+def test_the_probe_does_not_depend_on_the_main_optimizer():
+    runs = [
+        _run(_config(), schedule=lambda step: 0.0),
+        _run(
+            _config(name="lars", weight_decay=0.0, trust_coefficient=0.5), schedule=lambda step: 1.0
+        ),
+    ]
+    for leaf in (("online_probe", "kernel"), ("online_probe", "bias")):
+        np.testing.assert_array_equal(runs[0][-1][leaf], runs[1][-1][leaf])
+    kernel = ("online", "encoder", "conv1", "kernel")
+    np.testing.assert_array_equal(runs[0][-1][kernel], _leaves(_tree(0))[kernel])
+    assert abs(runs[1][-1][kernel] - runs[0][-1][kernel]).max() > 0.1
+
+
+def test_the_schedule_counts_steps_from_zero():
+    history = _run(_config(weight_decay=0.0, momentum=0.0), 2, lambda step: jnp.float32(step))
+    kernel = ("saib", "block1", "conv1")
+    np.testing.assert_array_equal(history[0][kernel], _leaves(_tree(0))[kernel])
+    expected = history[0][kernel] - _leaves(_tree(2))[kernel]
+    np.testing.assert_allclose(history[1][kernel], expected, rtol=1e-6)
+
+
+def test_saib_and_probe_may_be_absent():
+    params = {"online": _tree(0)["online"]}
+    tx = optim.make(_config(), lambda step: LEARNING_RATE)
+    updates, _ = jax.jit(lambda p: tx.update(p, tx.init(p), p))(params)
+    kernel = ("online", "encoder", "conv1", "kernel")
+    expected = -LEARNING_RATE * 1.3 * _leaves(params)[kernel]
+    np.testing.assert_allclose(_leaves(updates)[kernel], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("warmup_epochs, warmup", [(2.0, 10), (0.5, 2), (0.0, 0)])
+def test_warmup_then_cosine(warmup_epochs, warmup):
+    config = _config(learning_rate=0.3)
+    config.train.batch_size = 512
+    config.schedule.warmup_epochs = warmup_epochs
+    schedule = jax.jit(optim.learning_rate(config, total_steps=40, steps_per_epoch=5))
+    peak = 0.3 * 512 / 256
+    for step in (0, 1, 2, 9, 10, 11, 25, 39, 40, 45):
+        if step < warmup:
+            expected = peak * step / warmup
+        else:
+            progress = min((step - warmup) / (40 - warmup), 1)
+            expected = peak * (1 + math.cos(math.pi * progress)) / 2
+        got = float(schedule(jnp.int32(step)))
+        assert got == pytest.approx(expected, rel=1e-5, abs=1e-7), step
+
+
+def test_schedule_rates_reach_the_optimizer():
+    config = _config(momentum=0.0, weight_decay=0.0)
+    config.schedule.warmup_epochs = 1.0
+    schedule = optim.learning_rate(config, total_steps=8, steps_per_epoch=2)
+    history = _run(config, 2, schedule)
+    kernel = ("saib", "block1", "positions")
+    gradient = _leaves(_tree(2))[kernel]
+    rate = 0.3 * 16 / 256 / 2  # half way through the warm-up
+    np.testing.assert_allclose(
+        history[1][kernel], history[0][kernel] - rate * gradient, rtol=1e-4, atol=1e-6
+    )

@@ -37,6 +37,7 @@ def command(workdir: pathlib.Path, steps: int) -> list[str]:
 
 def start(workdir: pathlib.Path, steps: int) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(workdir.parent / "compiled"))
     return subprocess.Popen(
         command(workdir, steps), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )

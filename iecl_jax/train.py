@@ -156,7 +156,7 @@ def pretrain(
                 log.write(saved)
             if due_eval:
                 scores = evaluation(state)
-                writer.write_scalars(step, scores)
+                write_scalars(writer, "eval", step, scores)
                 picture = evaluation.gallery(step, state, experiment.views)
                 writer.write_images(step, {"gallery": picture[None]})
                 log.restart_clock()
@@ -227,14 +227,16 @@ class MetricLog:
         self._pending.clear()
         for step, row in zip(steps, rows, strict=True):
             check_finite(step, row, newest_checkpoint)
-        self.last = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        self.last = {
+            name: float(np.mean([row[name] for row in rows], dtype=np.float64)) for name in rows[0]
+        }
         if self._timed_steps:
             elapsed = time.monotonic() - self._clock
             self.images_per_second = self._timed_steps * self._batch_size / elapsed
             self.last["images_per_second"] = self.images_per_second
         self.restart_clock()
         epoch = steps[-1] / self._steps_per_epoch
-        self._writer.write_scalars(steps[-1], self.last | {"epoch": epoch})
+        write_scalars(self._writer, "train", steps[-1], self.last | {"epoch": epoch})
 
 
 def check_finite(step: int, metrics: dict[str, Any], newest_checkpoint: int | None) -> None:
@@ -255,6 +257,13 @@ def check_finite(step: int, metrics: dict[str, Any], newest_checkpoint: int | No
             else "no checkpoint was written before it"
         )
         raise FloatingPointError(f"step {step}: {', '.join(bad)} not finite; {saved}.")
+
+
+def write_scalars(
+    writer: metric_writers.MetricWriter, group: str, step: int, values: dict[str, float]
+) -> None:
+    """Writes values as GROUP/NAME, which TensorBoard shows a group at a time."""
+    writer.write_scalars(step, {f"{group}/{name}": value for name, value in values.items()})
 
 
 class Preemption:

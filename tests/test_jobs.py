@@ -61,9 +61,10 @@ def test_event_files_hold_the_curves(workdir):
     tags = set(events.Tags()["tensors"])
     wanted = {"loss", "info_nce", "kl", "entropy", "saib_decay", "learning_rate", "ema", "epoch"}
     wanted |= {"grad_norm_online", "grad_norm_saib", "info_nce_top1", "images_per_second"}
-    wanted |= {"knn_top1", "online_probe_top1", "gallery"}
+    wanted = {f"train/{name}" for name in wanted}
+    wanted |= {"eval/knn_top1", "eval/online_probe_top1", "gallery"}
     assert wanted <= tags
-    assert [event.step for event in events.Tensors("loss")] == [2, 4]
+    assert [event.step for event in events.Tensors("train/loss")] == [2, 4]
 
 
 def test_a_finished_run_is_not_trained_again(workdir, monkeypatch):

@@ -28,7 +28,7 @@ def get_config(arg: str = "100") -> ml_collections.ConfigDict:
     data.image_size = 224  # pixels, side of each view
     data.cache = "none"  # none | host | device: where decoded uint8 images are kept
     data.num_threads = 16  # decoding threads of each process
-    data.prefetch = 2  # batches decoded ahead by each thread pool and put on the device ahead
+    data.prefetch = 2  # batches decoded, and batches put on the device, ahead of the step
 
     config.train = train = ml_collections.ConfigDict()
     train.batch_size = 256  # images of a step, over all devices
@@ -48,7 +48,7 @@ def get_config(arg: str = "100") -> ml_collections.ConfigDict:
     ema.end = 1.0
 
     config.encoder = encoder = ml_collections.ConfigDict()
-    encoder.name = "resnet50"  # resnet18 | resnet34 | resnet50 | resnet101
+    encoder.name = "resnet50"  # resnet10 | resnet18 | resnet34 | resnet50 | resnet101
     encoder.stem = "imagenet"  # imagenet: 7x7 stride 2 and max-pool | cifar: 3x3 stride 1
     encoder.width = 64  # channels of the first stage
     encoder.feature_dim = 0  # 256 puts a linear layer after pooling; 0 = native width
@@ -77,7 +77,7 @@ def get_config(arg: str = "100") -> ml_collections.ConfigDict:
     kl.stop_gradient = "query"  # query (Algorithm 1) | anchor (trains SAIB) | none
     objective.entropy = entropy = ml_collections.ConfigDict()
     entropy.weight = 0.2  # lambda of Eq. 17
-    entropy.estimator = "coding_rate"  # gaussian_diagonal | kozachenko_leonenko | renyi2
+    entropy.estimator = "coding_rate"  # also gaussian_diagonal, kozachenko_leonenko, renyi2
     entropy.epsilon = 0.5  # distortion of coding_rate
     entropy.neighbors = 1  # k of kozachenko_leonenko
     entropy.kernel_scale = 2.0  # t of renyi2

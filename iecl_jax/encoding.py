@@ -7,12 +7,19 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from iecl_jax import augment, data
 from iecl_jax.evals import features
 from iecl_jax.methods import Method
 
 Encode = Callable[[np.ndarray], np.ndarray]
+
+
+def replicate(tree: Any) -> Any:
+    """Puts a tree, of host arrays or of arrays equal on all devices, on each local device."""
+    mesh = Mesh(np.array(jax.local_devices()), ("local",))
+    return jax.device_put(jax.device_get(tree), NamedSharding(mesh, PartitionSpec()))
 
 
 class SplitEncoder:
@@ -22,7 +29,10 @@ class SplitEncoder:
     data set cannot be evaluated on (no test images, no labels), or is None.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, method: Method):
+    def __init__(
+        self, config: ml_collections.ConfigDict, method: Method, train: data.Split | None = None
+    ):
+        """`train`: the train split, if it is open already."""
         self._config = config
         self._devices = jax.local_devices()
         transform = augment.make_eval_transform(config.augment, config.data.image_size)
@@ -33,12 +43,16 @@ class SplitEncoder:
         self._encode = jax.pmap(pooled, in_axes=(None, None, 0), devices=self._devices)
         self.missing: str | None = None
         try:
-            self.splits = {name: data.open_split(config.data, name) for name in ("train", "test")}
+            self.splits = {
+                "train": train or data.open_split(config.data, "train"),
+                "test": data.open_split(config.data, "test"),
+            }
         except ValueError as error:
             self.missing = str(error)
         else:
-            if not self.splits["train"].num_classes:
-                self.missing = f"{config.data.name} has no labels."
+            for name, split in self.splits.items():
+                if not (split.num_classes and (split.labels >= 0).any()):
+                    self.missing = f"the {name} images of {config.data.name} have no labels."
 
     @property
     def num_classes(self) -> int:
@@ -47,8 +61,8 @@ class SplitEncoder:
 
     def bind(self, params: Any, method_state: Any) -> Encode:
         """images uint8 [b, H, W, 3] -> features float32 [b, F], b a multiple of the devices."""
-        weights = jax.device_get(({"online": params["online"]}, method_state))
-        return functools.partial(self._run, *jax.device_put(weights, self._devices[0]))
+        weights = ({"online": params["online"]}, {"online": method_state["online"]})
+        return functools.partial(self._run, *replicate(weights))
 
     def _run(self, params, method_state, images: np.ndarray):
         parts = images.reshape(len(self._devices), -1, *images.shape[1:])

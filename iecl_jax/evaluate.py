@@ -3,6 +3,7 @@
 import functools
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,12 +15,12 @@ from absl import logging
 from iecl_jax import augment, collectives, data, methods, optim, summaries, train_state, workdir
 from iecl_jax import config as config_lib
 from iecl_jax.checkpoint import Checkpointer, load_for_evaluation
-from iecl_jax.encoding import SplitEncoder
+from iecl_jax.encoding import SplitEncoder, replicate
 from iecl_jax.evals import knn, linear_probe, probe_grid
 from iecl_jax.methods import Method
+from iecl_jax.preemption import EXIT_CODE, Preemption
 from iecl_jax.seal import digest
-
-AXIS = "devices"
+from iecl_jax.train_step import AXIS
 
 
 def load_encoder(
@@ -131,9 +132,8 @@ def run_linear_probe(
         steps = config.probe.num_epochs * (len(train) // config.probe.batch_size)
         final: Any = params
     else:
-        final, steps = _stream_probe(
-            config, pretrain, method, (params, method_state), encoder, run_dir
-        )
+        weights = ({"online": params["online"]}, {"online": method_state["online"]})
+        final, steps = _stream_probe(config, pretrain, method, weights, encoder, run_dir)
         stacked = jax.tree.map(lambda leaf: leaf[None], final)
         accuracy = functools.partial(
             linear_probe.grid_accuracy, stacked, np.asarray(normalize(test)), test_labels
@@ -200,19 +200,31 @@ def _stream_probe(config, pretrain, method, weights, encoder, run_dir):
     probe = linear_probe.init_probe(
         jax.random.key(config.seed), feature_dim, encoder.num_classes, tx
     )
-    checkpointer = Checkpointer(run_dir, keep=1, keep_best=0, config=config)
+    # A probe belongs to one encoder: that of another checkpoint starts anew beside it.
+    probe_dir = Path(run_dir) / f"probe-{digest(weights)[:12]}"
+    checkpointer = Checkpointer(probe_dir, keep=1, keep_best=0, config=config)
     restored = checkpointer.restore(probe)
     first_step = position = 0
     if restored is not None:
         first_step, probe, position = restored
         logging.info("Resuming the probe from step %d of %d.", first_step, total_steps)
     writer = summaries.create_writer(run_dir)
-    with data.TrainBatches(stream, encoder.splits["train"], start=position) as batches:
+    weights, train = replicate(weights), encoder.splits["train"]
+    with data.TrainBatches(stream, train, start=position) as batches, Preemption() as preemption:
         for number in range(first_step + 1, total_steps + 1):
             probe, loss = p_step(probe, weights, next(batches))
-            if number % steps_per_epoch == 0:
-                writer.write_scalars(number, {"probe_loss": float(loss)})
+            stop = preemption.requested
+            if stop or number % steps_per_epoch == 0:
+                if not np.isfinite(loss):
+                    raise FloatingPointError(
+                        f"step {number}: the probe's loss is not finite; lower probe.learning_rate="
+                        f"{config.probe.learning_rate}."
+                    )
+                writer.write_scalars(number, {"probe/loss": float(loss)})
                 checkpointer.save(number, probe, position=batches.position)
+            if stop and number < total_steps:
+                checkpointer.close()
+                raise SystemExit(EXIT_CODE)
     checkpointer.close()
     writer.flush()
     return jax.device_get(probe.params), total_steps

@@ -50,7 +50,10 @@ def _parse(argv: list[str]) -> list[str]:
     """Parses flags; a wrong variant or an override that the config lacks becomes one sentence."""
     from iecl_jax import config as config_lib
 
-    for argument in argv[1:]:
+    joined = [
+        f"{a}={b}" if a in ("-config", "--config") else a for a, b in zip(argv, [*argv[1:], ""])
+    ]
+    for argument in joined[1:]:
         if argument.lstrip("-").startswith("config="):
             path, _, variant = argument.partition("=")[2].partition(":")
             if not Path(path).is_file():
@@ -70,7 +73,8 @@ def _parse(argv: list[str]) -> list[str]:
 
 def run(argv: list[str]) -> None:
     """`main`, with a user's mistake told in one sentence and exit code 1."""
-    logging.set_verbosity(logging.INFO)
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.INFO)
     try:
         main(argv)
     except (ValueError, FloatingPointError) as error:

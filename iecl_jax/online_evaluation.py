@@ -22,12 +22,37 @@ _GALLERY_COLUMNS = 8
 class OnlineEvaluation:
     """What pretraining measures at intervals: kNN and the online probe on the test split."""
 
-    def __init__(self, config: ml_collections.ConfigDict, method: Method, run_dir: str):
-        self._config, self._method, self._run_dir = config, method, run_dir
-        self._encoder = SplitEncoder(config, method)
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        method: Method,
+        pretrain_split: data.Split,
+        run_dir: str,
+    ):
+        """Raises ValueError where the settings of `eval` ask for more labels than there are."""
+        self._config, self._run_dir, self._split = config, run_dir, pretrain_split
+        # Only stl10 pretrains on other images than it evaluates on.
+        train = pretrain_split if config.data.name != "stl10" else None
+        self._encoder = SplitEncoder(config, method, train)
         if self._encoder.missing:
-            logging.info("No kNN and no probe accuracy: %s", self._encoder.missing)
+            logging.warning("No kNN and no probe accuracy: %s", self._encoder.missing)
+        else:
+            self._check_labels(self._encoder.splits["train"].labels)
         self._transform = jax.jit(method.transform)
+
+    def _check_labels(self, labels: np.ndarray) -> None:
+        counts = np.bincount(labels[labels >= 0], minlength=self._encoder.num_classes)
+        settings = self._config.eval
+        if settings.knn_k > counts.sum():
+            raise ValueError(
+                f"eval.knn_k={settings.knn_k} is more than the {counts.sum()} labelled training "
+                f"images of {self._config.data.name}: lower it."
+            )
+        if settings.labels_per_class > counts.min():
+            raise ValueError(
+                f"eval.labels_per_class={settings.labels_per_class} is more than the smallest "
+                f"class of {self._config.data.name}, {counts.min()}: lower it."
+            )
 
     def __call__(self, state: TrainState) -> dict[str, float]:
         """{"knn_top1", "online_probe_top1"} in [0, 1]; {} where the data have no test labels."""
@@ -68,9 +93,8 @@ class OnlineEvaluation:
         count = _GALLERY_COLUMNS
         if config.saib.enabled:
             count = config.saib.group_size * -(-count // config.saib.group_size)
-        split = data.open_split(config.data, "pretrain")
-        indices = np.arange(count) % len(split)
-        batch = next(data.eval_batches(config.data, split, count, indices))
+        indices = np.arange(count) % len(self._split)
+        batch = next(data.eval_batches(config.data, self._split, count, indices))
         seen = views(step, {"image": batch["image"], "label": batch["label"]})
         params, method_state = jax.device_get((state.params, state.method_state))
         transformed = self._transform(params, method_state, seen[1])

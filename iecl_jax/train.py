@@ -1,7 +1,6 @@
 """Pretraining: data -> step -> writer -> evaluations -> checkpoints."""
 
 import functools
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -18,11 +17,10 @@ from iecl_jax import config as config_lib
 from iecl_jax.checkpoint import Checkpointer
 from iecl_jax.methods import Method
 from iecl_jax.online_evaluation import OnlineEvaluation
+from iecl_jax.preemption import EXIT_CODE, Preemption
 from iecl_jax.seal import digest
 from iecl_jax.train_state import TrainState
 from iecl_jax.train_step import AXIS, train_step
-
-PREEMPTED = 75  # exit code after SIGTERM: EX_TEMPFAIL, try again
 
 
 class Experiment(NamedTuple):
@@ -108,16 +106,18 @@ def pretrain(
     split = data.open_split(config.data, "pretrain")
     steps_per_epoch = max(1, len(split) // config.train.batch_size)
     total_steps = config.train.num_steps or config.train.num_epochs * steps_per_epoch
+    data.check_batches(config, split)
     config_lib.check_length(
         config, num_images=len(split), steps_per_epoch=steps_per_epoch, total_steps=total_steps
     )
-    workdir.prepare(run_dir, config, command=sys.argv, allow_change=allow_config_change)
     experiment = build(
         config,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         num_classes=split.num_classes,
     )
+    evaluation = OnlineEvaluation(config, experiment.method, split, run_dir)
+    workdir.prepare(run_dir, config, command=sys.argv, allow_change=allow_config_change)
     checkpointer = Checkpointer(
         run_dir, keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best, config=config
     )
@@ -128,12 +128,16 @@ def pretrain(
         first_step, state, position = restored
         saved = first_step
         logging.info("Resuming from step %d of %d.", first_step, total_steps)
+        if first_step > total_steps:
+            raise ValueError(
+                f"{run_dir} has trained {first_step} steps already, more than the {total_steps} "
+                "asked for: use another --workdir, or train longer."
+            )
     finished = workdir.read_results(run_dir)
     if first_step == total_steps and finished is not None:
         logging.info("This run is finished; nothing is left to do.")
         return finished
     writer = summaries.create_writer(run_dir)
-    evaluation = OnlineEvaluation(config, experiment.method, run_dir)
     log = MetricLog(writer, steps_per_epoch, config.train.batch_size)
     progress = periodic_actions.ReportProgress(
         num_train_steps=total_steps,
@@ -150,8 +154,10 @@ def pretrain(
             log.add(step, metrics)
             progress(step)
             last = step == total_steps
-            due_eval = last or (every_eval and step % every_eval == 0)
-            due_save = last or step % save_steps == 0 or preemption.requested
+            due_eval = last or (every_eval > 0 and step % every_eval == 0)
+            stop = preemption.requested
+            due_save = last or stop or step % save_steps == 0
+            due_save |= due_eval and config.checkpoint.keep_best > 0  # so that the best is kept
             if step % log_steps == 0 or due_eval or due_save:
                 log.write(saved)
             if due_eval:
@@ -165,11 +171,11 @@ def pretrain(
                     step, state, position=batches.position, metrics=scores if due_eval else None
                 )
                 saved = step
-            if preemption.requested and not last:
+            if stop and not last:
                 checkpointer.close()
                 writer.flush()
                 logging.warning("Stopped by SIGTERM after step %d, which is saved.", step)
-                raise SystemExit(PREEMPTED)
+                raise SystemExit(EXIT_CODE)
     checkpointer.close()
     if first_step == total_steps:
         scores = evaluation(state)
@@ -227,9 +233,7 @@ class MetricLog:
         self._pending.clear()
         for step, row in zip(steps, rows, strict=True):
             check_finite(step, row, newest_checkpoint)
-        self.last = {
-            name: float(np.mean([row[name] for row in rows], dtype=np.float64)) for name in rows[0]
-        }
+        self.last = {name: _mean(name, rows) for name in rows[0]}
         if self._timed_steps:
             elapsed = time.monotonic() - self._clock
             self.images_per_second = self._timed_steps * self._batch_size / elapsed
@@ -239,17 +243,29 @@ class MetricLog:
         write_scalars(self._writer, "train", steps[-1], self.last | {"epoch": epoch})
 
 
+def _mean(name: str, rows: list[dict[str, Any]]) -> float:
+    """Mean over the steps; a gradient norm's over those that float16 did not skip."""
+    values = [row[name] for row in rows if not (name.startswith("grad_norm") and _skipped(row))]
+    return float(np.mean(values, dtype=np.float64)) if values else float("nan")
+
+
+def _skipped(metrics: dict[str, Any]) -> bool:
+    return bool(metrics.get("skipped_step", False))
+
+
 def check_finite(step: int, metrics: dict[str, Any], newest_checkpoint: int | None) -> None:
     """Raises FloatingPointError naming the terms of `metrics` that are not finite.
 
-    A float16 step whose gradients overflowed was skipped: only its loss must be finite.
+    A float16 step whose gradients overflowed was skipped: only its loss must be finite. A loss
+    scale below 1 says that they are not finite at any scale.
     """
-    skipped = bool(metrics.get("skipped_step", False))
     bad = [
         name
         for name, value in metrics.items()
-        if not np.isfinite(value) and not (skipped and name.startswith("grad_norm"))
+        if not np.isfinite(value) and not (_skipped(metrics) and name.startswith("grad_norm"))
     ]
+    if metrics.get("loss_scale", 1.0) < 1:
+        bad.append("the gradients at every loss scale")
     if bad:
         saved = (
             f"the last good checkpoint is that of step {newest_checkpoint}"
@@ -264,18 +280,3 @@ def write_scalars(
 ) -> None:
     """Writes values as GROUP/NAME, which TensorBoard shows a group at a time."""
     writer.write_scalars(step, {f"{group}/{name}": value for name, value in values.items()})
-
-
-class Preemption:
-    """While entered, SIGTERM sets `requested` instead of ending the process."""
-
-    def __enter__(self) -> "Preemption":
-        self.requested = False
-        self._previous = signal.signal(signal.SIGTERM, self._note)
-        return self
-
-    def _note(self, *_) -> None:
-        self.requested = True
-
-    def __exit__(self, *_) -> None:
-        signal.signal(signal.SIGTERM, self._previous)

@@ -64,7 +64,11 @@ def create(
             params=params,
             method_state=method_state,
             opt_state=tx.init(params),
-            dynamic_scale=DynamicScale() if dynamic_scale else None,
+            dynamic_scale=DynamicScale(
+                fin_steps=jnp.int32(0), scale=jnp.float32(2**16), minimum_scale=jnp.float32(2**-14)
+            )
+            if dynamic_scale
+            else None,
         )
 
     return init(key)

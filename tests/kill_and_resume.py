@@ -17,11 +17,9 @@ import sys
 import tempfile
 import time
 
-from iecl_jax.checkpoint import load_for_evaluation
-from iecl_jax.seal import digest
+from iecl_jax.preemption import EXIT_CODE
 
 ROOT = pathlib.Path(__file__).parent.parent
-PREEMPTED = 75
 
 
 def command(workdir: pathlib.Path, steps: int) -> list[str]:
@@ -38,16 +36,16 @@ def command(workdir: pathlib.Path, steps: int) -> list[str]:
 def start(workdir: pathlib.Path, steps: int) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(workdir.parent / "compiled"))
-    return subprocess.Popen(
-        command(workdir, steps), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-    )
+    workdir.parent.mkdir(exist_ok=True)
+    with (workdir.parent / "log.txt").open("a") as log:
+        return subprocess.Popen(command(workdir, steps), cwd=ROOT, env=environment, stderr=log)
 
 
 def finish(workdir: pathlib.Path, steps: int) -> dict:
     process = start(workdir, steps)
-    errors = process.communicate()[1]
-    if process.returncode:
-        raise RuntimeError(f"the run failed with code {process.returncode}:\n{errors[-2000:]}")
+    if process.wait():
+        log = (workdir.parent / "log.txt").read_text()
+        raise RuntimeError(f"the run failed with code {process.returncode}:\n{log[-2000:]}")
     return json.loads((workdir / "results.json").read_text())
 
 
@@ -67,13 +65,19 @@ def interrupt(workdir: pathlib.Path, steps: int, number: int, wait: float) -> in
         time.sleep(0.01)
     time.sleep(wait)
     process.send_signal(number)
-    process.communicate()
+    process.wait()
     if process.returncode == 0:
         return None
-    expected = PREEMPTED if number == signal.SIGTERM else -number
+    expected = EXIT_CODE if number == signal.SIGTERM else -number
     if process.returncode != expected:
         raise RuntimeError(f"expected exit code {expected}, got {process.returncode}")
     return newest_checkpoint(workdir)
+
+
+def state_digests(workdir: pathlib.Path, step: int) -> dict[str, str]:
+    """SHA-256 of params, method_state, opt_state and step in the last checkpoint."""
+    seal = workdir / "checkpoints" / str(step) / "seal" / "metadata"
+    return json.loads(seal.read_text())["fields"]
 
 
 def check(folder: pathlib.Path, *, signals: list[int], steps: int, seed: int) -> list[str]:
@@ -85,11 +89,13 @@ def check(folder: pathlib.Path, *, signals: list[int], steps: int, seed: int) ->
     for number in signals:
         reached = interrupt(workdir, steps, number, wait=rng.uniform(0, 0.5))
         name = signal.Signals(number).name
-        lines.append(f"{name}: " + (f"saved up to {reached}" if reached else "came too late"))
+        if reached is None:
+            raise RuntimeError(f"{name} came too late: ask for more than {steps} steps")
+        lines.append(f"{name}: saved up to step {reached}")
     resumed = finish(workdir, steps)
     lines.append(f"interrupted: {resumed['params_digest']}")
-    states = [load_for_evaluation(folder / name)[1] for name in ("alone", "interrupted")]
-    if resumed["params_digest"] != alone["params_digest"] or digest(states[0]) != digest(states[1]):
+    saved = [state_digests(folder / name, steps) for name in ("alone", "interrupted")]
+    if resumed["params_digest"] != alone["params_digest"] or saved[0] != saved[1]:
         raise RuntimeError("the runs differ:\n" + "\n".join(lines))
     return lines
 

@@ -3,6 +3,14 @@
 from iecl_jax.data.datasets import NAMES, check, open_split
 from iecl_jax.data.evaluation import eval_batches
 from iecl_jax.data.split import Split
-from iecl_jax.data.train_batches import TrainBatches
+from iecl_jax.data.train_batches import TrainBatches, check_batches
 
-__all__ = ["NAMES", "Split", "TrainBatches", "check", "eval_batches", "open_split"]
+__all__ = [
+    "NAMES",
+    "Split",
+    "TrainBatches",
+    "check",
+    "check_batches",
+    "eval_batches",
+    "open_split",
+]

@@ -21,7 +21,14 @@ Indices = Sequence[int] | np.ndarray
 MAX_NATIVE_SIZE = 96  # pixels: larger images are cropped on the host
 MAX_BROKEN_SHARE = 0.01
 # What Pillow raises on files that are cut off, damaged, no image at all or unreasonably large.
-DECODE_ERRORS = (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 
 
 class Record(NamedTuple):
@@ -42,8 +49,9 @@ class BrokenFiles:
         """Logs `name` once as a warning; ValueError when more than 1 % of the files are broken."""
         with self._lock:
             if name not in self.names:
-                logging.warning("%s is broken and is skipped: %s", name, error)
                 self.names.append(name)
+                count = f"{len(self.names)} of {self._total} so far"
+                logging.warning("%s is broken and is skipped (%s): %s", name, count, error)
             if len(self.names) > MAX_BROKEN_SHARE * self._total:
                 raise ValueError(
                     f"{len(self.names)} of the {self._total} images in {self._where} are broken, "

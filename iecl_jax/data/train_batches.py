@@ -72,7 +72,7 @@ class TrainBatches(Iterator[dict[str, jax.Array]]):
     def __init__(self, config: ml_collections.ConfigDict, split: Split, *, start: int = 0):
         """ValueError if the batch exceeds the split or is no multiple of the device count, the seed
         is not in 0 to 2**32 - 1, or the split cannot be cached as `data.cache` says."""
-        _check(config, split)
+        check_batches(config, split)
         self.steps_per_epoch = len(split) // config.train.batch_size
         self.position = start
         mesh = Mesh(np.array(jax.local_devices()), ("device",))
@@ -118,7 +118,8 @@ class TrainBatches(Iterator[dict[str, jax.Array]]):
         self.close()
 
 
-def _check(config: ml_collections.ConfigDict, split: Split) -> None:
+def check_batches(config: ml_collections.ConfigDict, split: Split) -> None:
+    """Raises ValueError if batches cannot be made of `split` as `config` says."""
     batch_size, devices = config.train.batch_size, jax.device_count()
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed={config.seed} must be in 0 to 2**32 - 1.")
@@ -127,6 +128,11 @@ def _check(config: ml_collections.ConfigDict, split: Split) -> None:
     if batch_size > len(split):
         raise ValueError(
             f"train.batch_size={batch_size} is larger than the {len(split)} images of {split.name}."
+        )
+    if config.data.cache != "none" and split.image_shape is None:
+        raise ValueError(
+            f"data.cache={config.data.cache!r} needs small images of one size, which {split.name} "
+            "does not have: use data.cache='none'."
         )
 
 

@@ -59,7 +59,7 @@ class BatchNorm(nn.Module):
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and variance, float32 [V, G, C]; G is 1 where a group holds a device's images."""
         local = x.shape[0] // self.num_views
-        group = self.group_size
+        group = 0 if self.is_initializing() else self.group_size  # init may use fewer images
         if group and local % group and group % local:
             raise ValueError(
                 f"bn_group={group} neither divides nor is a multiple of the {local} images of a "

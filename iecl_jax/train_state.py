@@ -65,7 +65,7 @@ def create(
             method_state=method_state,
             opt_state=tx.init(params),
             dynamic_scale=DynamicScale(
-                fin_steps=jnp.int32(0), scale=jnp.float32(2**16), minimum_scale=jnp.float32(2**-14)
+                fin_steps=jnp.int32(0), scale=jnp.float32(2**16), minimum_scale=2.0**-14
             )
             if dynamic_scale
             else None,

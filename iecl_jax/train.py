@@ -162,7 +162,8 @@ def pretrain(
                 log.write(saved)
             if due_eval:
                 scores = evaluation(state)
-                write_scalars(writer, "eval", step, scores)
+                if scores:
+                    write_scalars(writer, "eval", step, scores)
                 picture = evaluation.gallery(step, state, experiment.views)
                 writer.write_images(step, {"gallery": picture[None]})
                 log.restart_clock()

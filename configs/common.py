@@ -78,6 +78,7 @@ def make_smoke(config: ml_collections.ConfigDict) -> None:
     config.saib.update({"group_size": 4, "patch_size": 4})
     config.schedule.warmup_epochs = 0.0
     config.eval.update({"every_epochs": 1, "batch_size": 16, "knn_k": 5})
+    config.diagnostics.update({"every_steps": 2, "num_images": 16, "lanczos_depth": 4})
     config.checkpoint.every_steps = 2
     if config.method.queue_size:
         config.method.queue_size = 32

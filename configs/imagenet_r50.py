@@ -18,7 +18,7 @@ EPOCHS = (100, 200, 400, 800)
 def get_config(arg: str = "100") -> ml_collections.ConfigDict:
     variant, smoke = common.parse_arg(arg, default="100", choices=[str(n) for n in EPOCHS])
     config = ml_collections.ConfigDict()
-    config.job = "pretrain"  # pretrain | linear_probe | knn
+    config.job = "pretrain"  # pretrain | linear_probe | knn | jacobian
     config.seed = 42  # of the parameters, the data order and every augmentation
 
     config.data = data = ml_collections.ConfigDict()
@@ -63,11 +63,13 @@ def get_config(arg: str = "100") -> ml_collections.ConfigDict:
 
     config.saib = saib = ml_collections.ConfigDict()
     saib.enabled = True
+    # paper | expansive: tied weights, J = I + W'DW, so that log|det J| >= 0 by construction
+    saib.variant = "paper"
     saib.num_blocks = 1  # cascaded SAIBs (Table 4)
     saib.group_size = 32  # images that are mixed: the channels of SAIB's convolutions
     saib.patch_size = 16  # pixels
     saib.inner_skip = True  # P' = P + (a + f(a)); False: P' = P + f(a)
-    saib.residual_scale = 1.0  # initial scale of the last BN, the one of f
+    saib.residual_scale = 1.0  # initial scale of f's last BN; expansive: of E[W'W]
 
     config.objective = objective = ml_collections.ConfigDict()
     objective.temperature = 0.2
@@ -101,12 +103,25 @@ def get_config(arg: str = "100") -> ml_collections.ConfigDict:
     evaluation.batch_size = 256
     evaluation.knn_k = 20  # neighbours
     evaluation.knn_temperature = 0.07  # weights are exp(cosine / temperature)
+    # epochs of a linear classifier on the features of the last step (linear_top1); 0 = none
+    evaluation.linear_epochs = 0
     # labels a class of the final comparison with raw pixels and an untrained encoder; 0 = none
     evaluation.labels_per_class = 0
+
+    config.diagnostics = diagnostics = ml_collections.ConfigDict()
+    diagnostics.every_steps = 100  # 0 = never
+    diagnostics.num_images = 256  # whose embeddings are measured, always the same ones
+    diagnostics.lanczos_depth = 16  # Lanczos steps for log|det J| of SAIB on a group of images
+    diagnostics.lanczos_probes = 4  # random vectors it is averaged over
+    # Collapse is reported below these lines; 0 = no line.
+    diagnostics.min_rank = 2.0  # RankMe of the pooled features, from 1
+    diagnostics.min_feature_std = 0.05  # of the pooled features, 0 to 1
+    diagnostics.stop_on_collapse = False  # save and stop instead of a warning
 
     config.checkpoint = checkpoint = ml_collections.ConfigDict()
     checkpoint.every_steps = 1000
     checkpoint.keep = 2  # newest kept
+    checkpoint.keep_every_steps = 0  # those of multiples of this are kept too; 0 = none
     checkpoint.keep_best = 1  # best by kNN top-1 kept besides; 0 = none
 
     if smoke:

@@ -49,6 +49,7 @@ class Checkpointer:
       workdir: directory of the run, seen by all processes; unfinished saves in it are removed.
       keep: newest checkpoints kept, at least 1.
       keep_best: checkpoints of highest `knn_top1` kept besides; 0 = none.
+      keep_every_steps: checkpoints whose step is a multiple of this are kept too; 0 = none.
       config: written into every checkpoint.
 
     Others are removed when the next save starts or at `close`, never before a newer one is whole.
@@ -63,6 +64,7 @@ class Checkpointer:
         *,
         keep: int,
         keep_best: int,
+        keep_every_steps: int = 0,
         config: ml_collections.ConfigDict,
     ):
         if keep < 1 or keep_best < 0:
@@ -72,7 +74,7 @@ class Checkpointer:
             )
         _quieten_orbax()
         self._directory = pathlib.Path(workdir).absolute() / "checkpoints"
-        self._keep, self._keep_best = keep, keep_best
+        self._keep, self._keep_best, self._keep_every = keep, keep_best, keep_every_steps
         self._config = json.loads(workdir_lib.config_to_json(config))
         if jax.process_index() == 0:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -174,12 +176,14 @@ class Checkpointer:
         self._orbax.close()
 
     def _finish(self) -> None:
-        """Waits for the save under way, then removes what `keep` and `keep_best` do not keep."""
+        """Waits for the save under way, then removes what no `keep` setting keeps."""
         self._orbax.wait_until_finished()
         if jax.process_index() != 0:
             return
         paths = _newest_first(self._directory)
         kept = {*paths[: self._keep], *_best_first(paths)[: self._keep_best]}
+        if self._keep_every:
+            kept |= {path for path in paths if int(path.name) % self._keep_every == 0}
         for path in paths:
             if path not in kept:
                 doomed = path.with_name(path.name + ".deleting")

@@ -9,9 +9,9 @@ import ml_collections
 
 from iecl_jax import augment, data, methods, objective, optim, precision
 from iecl_jax.methods import ema
-from iecl_jax.models import resnet
+from iecl_jax.models import resnet, saib
 
-JOBS = ("pretrain", "linear_probe", "knn")
+JOBS = ("pretrain", "linear_probe", "knn", "jacobian")
 METHODS = tuple(m.name for m in pkgutil.iter_modules(methods.__path__) if m.name != "ema")
 
 
@@ -37,6 +37,10 @@ def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
             _require(config, ["probe.holdout"], lambda s: 0 < s < 1, "between 0 and 1")
             _require(config, ["probe.learning_rates"], len, "one rate or more")
         _multiple("probe.batch_size", config.probe.batch_size, num_devices, "devices")
+    elif config.job == "jacobian":
+        _one_of("jacobian.statistics", config.jacobian.statistics, ("running", "batch"))
+        _positive(config, *(f"jacobian.{name}" for name in ("num_groups", "depth", "num_probes")))
+        _not_negative(config, "jacobian.exact_up_to")
     else:
         _not_negative(config, "knn.k", "knn.temperature")
 
@@ -76,6 +80,9 @@ def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
         "eval.knn_temperature",
         "checkpoint.every_steps",
         "checkpoint.keep",
+        "diagnostics.num_images",
+        "diagnostics.lanczos_depth",
+        "diagnostics.lanczos_probes",
     )
     _not_negative(
         config,
@@ -90,7 +97,12 @@ def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
         "schedule.warmup_epochs",
         "eval.every_epochs",
         "eval.labels_per_class",
+        "eval.linear_epochs",
         "checkpoint.keep_best",
+        "checkpoint.keep_every_steps",
+        "diagnostics.every_steps",
+        "diagnostics.min_rank",
+        "diagnostics.min_feature_std",
     )
     _require(config, ["method.ema.start", "method.ema.end"], lambda m: 0 <= m <= 1, "from 0 to 1")
     _require(config, ["optimizer.momentum"], lambda m: 0 <= m < 1, "at least 0 and less than 1")
@@ -104,6 +116,12 @@ def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
         )
     per_device = batch // num_devices
     if config.saib.enabled:
+        _one_of("saib.variant", config.saib.variant, saib.VARIANTS)
+        if config.saib.variant == "expansive" and not config.saib.inner_skip:
+            raise ValueError(
+                "saib.inner_skip=False belongs to saib.variant='paper': the expansive block has a "
+                "single skip connection."
+            )
         _positive(config, "saib.group_size", "saib.patch_size", "saib.num_blocks")
         group, patch = config.saib.group_size, config.saib.patch_size
         _divides("saib.group_size", group, "the images of a device", per_device)
@@ -116,7 +134,20 @@ def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
                 f"encoder.bn_group={group} neither divides nor is a multiple of the {per_device} "
                 "images of a device: choose one that does."
             )
+    if config.diagnostics.every_steps:
+        measured = config.diagnostics.num_images
+        for name, group in (
+            ("saib.group_size", config.saib.group_size if config.saib.enabled else 1),
+            ("encoder.bn_group", config.encoder.bn_group or 1),
+        ):
+            _multiple("diagnostics.num_images", measured, group, f"images of a {name}")
     _multiple("method.queue_size", config.method.queue_size, batch, "images of a step")
+    _multiple(
+        "checkpoint.keep_every_steps",
+        config.checkpoint.keep_every_steps,
+        config.checkpoint.every_steps,
+        "steps between checkpoints",
+    )
     if config.train.num_steps <= 0 and config.train.num_epochs <= 0:
         raise ValueError("set train.num_epochs or train.num_steps to more than 0.")
 
@@ -134,6 +165,11 @@ def check_length(
         raise ValueError(
             f"method.queue_size={config.method.queue_size} is more than the {num_images} images of "
             f"{config.data.name}: a queue must not hold an image twice, so lower it."
+        )
+    if config.diagnostics.every_steps and config.diagnostics.num_images > num_images:
+        raise ValueError(
+            f"diagnostics.num_images={config.diagnostics.num_images} is more than the {num_images} "
+            f"images of {config.data.name}: lower it."
         )
     if config.schedule.warmup_epochs * steps_per_epoch >= total_steps:
         raise ValueError(

@@ -29,13 +29,18 @@ def main(argv: list[str]) -> None:
     """Runs the job of the config that the flags name."""
     if len(argv) > 1:
         raise ValueError(f"argument {argv[1]!r} is not a flag: flags look like --config=FILE.")
-    from iecl_jax import evaluate, train  # after the flags: a mistake there is told at once
+    from iecl_jax import (
+        evaluate,
+        evaluate_jacobian,
+        train,
+    )  # after the flags: a mistake there is told at once
 
     config = _CONFIG.value
     jobs = {
         "pretrain": train.pretrain,
         "linear_probe": evaluate.run_linear_probe,
         "knn": evaluate.run_knn,
+        "jacobian": evaluate_jacobian.run_jacobian,
     }
     if config.job not in jobs:
         raise ValueError(f"job={config.job!r} is unknown: use one of {', '.join(jobs)}.")

@@ -11,12 +11,13 @@ from absl import logging
 
 from iecl_jax import data
 from iecl_jax.encoding import SplitEncoder
-from iecl_jax.evals import comparison, knn, linear_probe
+from iecl_jax.evals import comparison, knn, linear_probe, probe_grid
 from iecl_jax.figures import gallery
 from iecl_jax.methods import Method
 from iecl_jax.train_state import TrainState
 
 _GALLERY_COLUMNS = 8
+_LINEAR_RATES, _LINEAR_BATCH = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), 512
 
 
 class OnlineEvaluation:
@@ -54,8 +55,13 @@ class OnlineEvaluation:
                 f"class of {self._config.data.name}, {counts.min()}: lower it."
             )
 
-    def __call__(self, state: TrainState) -> dict[str, float]:
-        """{"knn_top1", "online_probe_top1"} in [0, 1]; {} where the data have no test labels."""
+    def __call__(self, state: TrainState, *, last: bool) -> dict[str, float]:
+        """{"knn_top1", "online_probe_top1"} in [0, 1]; {} where the data have no test labels.
+
+        At the last step with `eval.linear_epochs` also "linear_top1" and "linear_top5", of a linear
+        classifier trained on the features of the unaugmented training images (as the job
+        `linear_probe` with `probe.cached`).
+        """
         if self._encoder.missing:
             return {}
         encode = self._encoder.bind(state.params, state.method_state)
@@ -63,12 +69,32 @@ class OnlineEvaluation:
         test, test_labels = self._encoder.extract(encode, "test")
         probe = jax.tree.map(lambda leaf: leaf[None], jax.device_get(state.params["online_probe"]))
         normalized = linear_probe.normalize_features(test, "layer_norm")
-        return {
+        scores = {
             "knn_top1": self._knn(train, train_labels, test, test_labels),
             "online_probe_top1": float(
                 linear_probe.grid_accuracy(probe, normalized, test_labels)[0]
             ),
         }
+        if last and self._config.eval.linear_epochs:
+            tested = probe_grid.choose_and_test(
+                linear_probe.normalize_features(train, "layer_norm"),
+                train_labels,
+                normalized,
+                test_labels,
+                learning_rates=_LINEAR_RATES,
+                num_classes=self._encoder.num_classes,
+                num_epochs=self._config.eval.linear_epochs,
+                batch_size=_LINEAR_BATCH,
+                momentum=0.9,
+                weight_decay=1e-5,
+                seed=self._config.seed,
+            )
+            scores |= {
+                name.replace("test_", "linear_"): float(score)
+                for name, score in tested.items()
+                if name.startswith("test_") and isinstance(score, float)
+            }
+        return scores
 
     def _knn(self, train, train_labels, test, test_labels) -> float:
         settings = self._config.eval

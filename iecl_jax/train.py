@@ -15,6 +15,8 @@ from clu import metric_writers, periodic_actions
 from iecl_jax import augment, data, methods, objective, optim, summaries, train_state, workdir
 from iecl_jax import config as config_lib
 from iecl_jax.checkpoint import Checkpointer
+from iecl_jax.diagnostics import Diagnostics, Measured
+from iecl_jax.figures import report, spectrum
 from iecl_jax.methods import Method
 from iecl_jax.online_evaluation import OnlineEvaluation
 from iecl_jax.preemption import EXIT_CODE, Preemption
@@ -28,14 +30,15 @@ class Experiment(NamedTuple):
 
     Attributes:
       method: see `methods.Method`.
-      pure_step: (state, batch of one device) -> (state, metrics), under an axis named AXIS.
+      pure_step: (state, batch of one device, seed uint32) -> (state, metrics), under an axis named
+        AXIS. The seed is an argument so that runs of other seeds share a compilation cache.
       step: it pmapped, (state, batch [D, b, ...]) -> (state, metrics); donates the state.
       views: (step, batch of one device) -> views [2, b, S, S, 3], as the step makes them.
       create_state: () -> the initial TrainState of `config.seed`.
     """
 
     method: Method
-    pure_step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
+    pure_step: Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
     step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
     views: Callable[[int, Any], jax.Array]
     create_state: Callable[[], TrainState]
@@ -49,43 +52,52 @@ def build(
     schedule = optim.learning_rate(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     tx = optim.make(config, schedule)
 
-    def keys():  # made anew in each trace: a typed key that a pmapped function closes over fails
-        return jax.random.split(jax.random.key(config.seed))
-
-    def image_keys(step, places):
-        return augment.image_keys(keys()[1], step, places)
-
     make_views = augment.make_augment(config.augment, config.data.image_size)
-    step = functools.partial(
-        train_step,
-        method=method,
-        objective=objective.make(config, axis_name=AXIS),
-        augment=make_views,
-        image_keys=image_keys,
-        tx=tx,
-        schedules={"learning_rate": schedule, **method.schedules},
+    step_objective = objective.make(config, axis_name=AXIS)
+    seed = np.uint32(config.seed)
+
+    def pure_step(state, batch, seed):
+        return train_step(
+            state,
+            batch,
+            method=method,
+            objective=step_objective,
+            augment=make_views,
+            image_keys=functools.partial(augment.image_keys, augment.run_key(seed)),
+            tx=tx,
+            schedules={"learning_rate": schedule, **method.schedules},
+        )
+
+    # Replicas are equal, so the state goes in and comes out as one tree, without a device axis.
+    pmapped = jax.pmap(
+        pure_step, axis_name=AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0
     )
 
-    def views(step, batch):
-        places = jax.numpy.arange(len(batch["label"]))
-        return make_views(image_keys(step, places), batch["image"])
+    @jax.jit
+    def views(seed, step, batch):
+        keys = augment.image_keys(
+            augment.run_key(seed), step, jax.numpy.arange(len(batch["label"]))
+        )
+        return make_views(keys, batch["image"])
 
     size = config.data.image_size
     images = config.saib.group_size if config.saib.enabled else 2
     create_state = functools.partial(
         train_state.create,
-        keys()[0],
+        jax.random.split(jax.random.key(config.seed))[0],
         method=method,
         tx=tx,
         view_shape=(images, size, size, 3),
         num_classes=num_classes,
         dynamic_scale=config.train.precision == "float16",
     )
-    # Replicas are equal, so the state goes in and comes out as one tree, without a device axis.
-    pmapped = jax.pmap(
-        step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0
+    return Experiment(
+        method,
+        pure_step,
+        lambda state, batch: pmapped(state, batch, seed),
+        functools.partial(views, seed),
+        create_state,
     )
-    return Experiment(method, step, pmapped, jax.jit(views), create_state)
 
 
 def pretrain(
@@ -94,11 +106,12 @@ def pretrain(
     """Trains to the end, resuming from the newest checkpoint in `run_dir`; returns results.json.
 
     Leaves in `run_dir`: config.json, provenance.json, event files, gallery/STEP.png, checkpoints/,
-    results.json. A run that was killed goes on bit for bit as if it had not been.
+    results.json, report.html. A run that was killed goes on bit for bit as if it had not been.
 
     Raises:
       ValueError: the config is impossible, or `run_dir` belongs to another one.
       FloatingPointError: the loss or a gradient is not finite.
+      CollapseError: with `diagnostics.stop_on_collapse`, once a checkpoint is written.
       SystemExit: with code 75 after SIGTERM, once a checkpoint is written.
     """
     started = time.monotonic()
@@ -119,7 +132,11 @@ def pretrain(
     evaluation = OnlineEvaluation(config, experiment.method, split, run_dir)
     workdir.prepare(run_dir, config, command=sys.argv, allow_change=allow_config_change)
     checkpointer = Checkpointer(
-        run_dir, keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best, config=config
+        run_dir,
+        keep=config.checkpoint.keep,
+        keep_best=config.checkpoint.keep_best,
+        keep_every_steps=config.checkpoint.keep_every_steps,
+        config=config,
     )
     state = experiment.create_state()
     restored = checkpointer.restore(state)
@@ -145,8 +162,11 @@ def pretrain(
         every_secs=None,
     )
     every_eval = config.eval.every_epochs * steps_per_epoch
+    every_diagnosis = config.diagnostics.every_steps
+    diagnose = Diagnostics(config, split) if every_diagnosis else None
     log_steps, save_steps = config.train.log_every_steps, config.checkpoint.every_steps
     scores: dict[str, float] = {}
+    diagnosis: dict[str, float] = {}
 
     with data.TrainBatches(config, split, start=position) as batches, Preemption() as preemption:
         for step in range(first_step + 1, total_steps + 1):
@@ -155,13 +175,26 @@ def pretrain(
             progress(step)
             last = step == total_steps
             due_eval = last or (every_eval > 0 and step % every_eval == 0)
+            due_diagnosis = diagnose is not None and (due_eval or step % every_diagnosis == 0)
             stop = preemption.requested
             due_save = last or stop or step % save_steps == 0
             due_save |= due_eval and config.checkpoint.keep_best > 0  # so that the best is kept
             if step % log_steps == 0 or due_eval or due_save:
                 log.write(saved)
+            alarms = []
+            if diagnose is not None and due_diagnosis:
+                measured = diagnose(state)
+                diagnosis = measured.values
+                write_diagnosis(writer, step, measured, all_of_it=due_eval)
+                alarms = diagnose.alarms(diagnosis)
+                for alarm in alarms:
+                    logging.warning("step %d: %s", step, alarm)
+                if not config.diagnostics.stop_on_collapse:
+                    alarms = []
+                due_save |= bool(alarms)
+                log.restart_clock()
             if due_eval:
-                scores = evaluation(state)
+                scores = evaluation(state, last=last)
                 if scores:
                     write_scalars(writer, "eval", step, scores)
                 picture = evaluation.gallery(step, state, experiment.views)
@@ -172,6 +205,13 @@ def pretrain(
                     step, state, position=batches.position, metrics=scores if due_eval else None
                 )
                 saved = step
+            if alarms:
+                checkpointer.close()
+                writer.flush()
+                raise CollapseError(
+                    f"step {step}, which is saved: {alarms[0]} diagnostics.stop_on_collapse=False "
+                    "goes on with a warning."
+                )
             if stop and not last:
                 checkpointer.close()
                 writer.flush()
@@ -179,18 +219,42 @@ def pretrain(
                 raise SystemExit(EXIT_CODE)
     checkpointer.close()
     if first_step == total_steps:
-        scores = evaluation(state)
+        scores = evaluation(state, last=True)
     writer.flush()
-    return workdir.write_results(
+    if diagnose is not None and not diagnosis:
+        diagnosis = diagnose(state).values
+    comparison = evaluation.compare(experiment.create_state, state)
+    results = workdir.write_results(
         run_dir,
         job="pretrain",
-        metrics=log.last | scores | evaluation.compare(experiment.create_state, state),
+        metrics=log.last | scores | comparison | ({"diagnostics": diagnosis} if diagnosis else {}),
         steps=total_steps,
         seconds=time.monotonic() - started,
         images_per_second=log.images_per_second,
         seed=config.seed,
         params_digest=digest(state.params),
     )
+    if jax.process_index() == 0:
+        logging.info("Report: %s", report.write(run_dir))
+    return results
+
+
+class CollapseError(ValueError):
+    """The representation has collapsed, and `diagnostics.stop_on_collapse` is set."""
+
+
+def write_diagnosis(
+    writer: metric_writers.MetricWriter, step: int, measured: Measured, *, all_of_it: bool
+) -> None:
+    """Writes a measurement's numbers; with `all_of_it` each layer's and the spectrum too."""
+    write_scalars(writer, "diagnostics", step, measured.values)
+    if not all_of_it:
+        return
+    for name, norms in measured.layers.items():
+        write_scalars(writer, name, step, norms)
+    if measured.spectrum is not None:
+        drawn = spectrum.draw(*measured.spectrum, f"Jacobian of SAIB, step {step}")
+        writer.write_images(step, {"jacobian_spectrum": drawn[None]})
 
 
 class MetricLog:

@@ -18,9 +18,10 @@ VARIANTS = {
     "quickstart": ("digits",),
     "knn": ("checkpoint",),
     "linear_probe": ("checkpoint",),
+    "jacobian": ("checkpoint",),
 }
 ALL = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
-PRETRAINING = [pair for pair in ALL if pair[0] not in ("knn", "linear_probe")]
+PRETRAINING = [pair for pair in ALL if pair[0] not in ("knn", "linear_probe", "jacobian")]
 
 
 def load(name: str, arg: str | None = None) -> ml_collections.ConfigDict:

@@ -19,7 +19,7 @@ LEVELS = {
     2: "methods",
     3: "objective optim train_state workdir seal checkpoint data config summaries",
     4: "train_step evals encoding",
-    5: "evaluate online_evaluation train figures",
+    5: "diagnostics evaluate evaluate_jacobian online_evaluation train figures study",
     6: "main",
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.split()}

@@ -45,7 +45,7 @@ def pmapped(devices, precision="float32"):
 
     def counted(state, batch):
         traces.append(1)
-        return experiment(precision).pure_step(state, batch)
+        return experiment(precision).pure_step(state, batch, jnp.uint32(42))
 
     step = jax.pmap(
         counted, axis_name=AXIS, in_axes=(None, 0), out_axes=0, devices=jax.devices()[:devices]

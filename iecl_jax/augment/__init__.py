@@ -39,6 +39,7 @@ from iecl_jax.augment.pipeline import (
     make_augment,
     make_eval_transform,
     normalize,
+    run_key,
 )
 
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "resize",
     "resized_crop",
     "rotate",
+    "run_key",
     "sample_box",
     "sample_color_jitter",
     "solarize",

@@ -12,6 +12,11 @@ from iecl_jax.augment import color, crop, filters, geometry
 from iecl_jax.augment.checks import check
 
 
+def run_key(seed: jax.Array | int) -> jax.Array:
+    """The key of all augmentations of a run, from its seed, uint32; not that of its parameters."""
+    return jax.random.split(jax.random.key(seed))[1]
+
+
 def image_keys(key: jax.Array, step: jax.Array | int, places: jax.Array) -> jax.Array:
     """One key per image, from the run's key, the step and the image's place in the global batch.
 

@@ -1,6 +1,7 @@
 """The gallery: sources, their two views, and what SAIB makes of the query view (Fig. 2)."""
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -25,39 +26,60 @@ def draw(sources: np.ndarray, views: np.ndarray, transformed: np.ndarray) -> np.
     and deviation of its view, because its skip connections alone double it; the last row is what
     remains of it after the best multiple of the view is taken away, on a scale of its own.
     """
-    axes = (1, 2, 3)
     low, high = views.min(), views.max()
     shown = (views - low) / (high - low)
-    query = views[1]
-    centred = query - query.mean(axes, keepdims=True)
-    deviation = transformed - transformed.mean(axes, keepdims=True)
-    ratio = query.std(axes, keepdims=True) / (deviation.std(axes, keepdims=True) + 1e-6)
-    slope = (deviation * centred).sum(axes, keepdims=True) / (centred**2).sum(axes, keepdims=True)
-    added = deviation - slope * centred
+    rescaled, added = separate(views[1], transformed)
     spread = 3 * added.std() + 1e-6
-    rows = (
+    pictures = (
         sources,
         shown[0],
         shown[1],
-        (deviation * ratio + query.mean(axes, keepdims=True) - low) / (high - low),
+        (rescaled - low) / (high - low),
         0.5 + added / (2 * spread),
     )
-    count = len(sources)
-    figure = Figure(figsize=(1.1 * count + 1.2, 1.15 * len(rows)), dpi=100)
+    return grid(list(zip(ROWS, pictures, strict=True)))
+
+
+def separate(query: np.ndarray, transformed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What SAIB's output looks like beside its input, and what in it is new.
+
+    Args:
+      query: float [n, S, S, 3], SAIB's input.
+      transformed: float [n, S, S, 3], its output.
+
+    Returns:
+      The output with the mean and deviation of the input, image by image; and the output less its
+      mean and less the best multiple of the input. Both float [n, S, S, 3].
+    """
+    axes = (1, 2, 3)
+    mean = query.mean(axes, keepdims=True)
+    centred = query - mean
+    deviation = transformed - transformed.mean(axes, keepdims=True)
+    ratio = query.std(axes, keepdims=True) / (deviation.std(axes, keepdims=True) + 1e-6)
+    power = (centred**2).sum(axes, keepdims=True) + 1e-6
+    slope = (deviation * centred).sum(axes, keepdims=True) / power
+    return deviation * ratio + mean, deviation - slope * centred
+
+
+def grid(rows: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Images in rows with a title on the left: uint8 [height, width, 3].
+
+    Args:
+      rows: (title, images float [n, H, W, 3], shown clipped to [0, 1]), the same n in each.
+    """
+    count = len(rows[0][1])
+    margin = 0.3 + 0.075 * max(len(line) for title, _ in rows for line in title.split("\n"))
+    width = 1.1 * count + margin
+    figure = Figure(figsize=(width, 1.15 * len(rows)), dpi=100)
     canvas = FigureCanvasAgg(figure)
-    grid = figure.subplots(len(rows), count, squeeze=False)
-    for title, images, cells in zip(ROWS, rows, grid, strict=True):
-        for image, cell in zip(images, cells, strict=True):
+    cells = figure.subplots(len(rows), count, squeeze=False)
+    for (title, images), row in zip(rows, cells, strict=True):
+        for image, cell in zip(images, row, strict=True):
             cell.imshow(np.clip(image, 0, 1), interpolation="nearest")
             cell.set(xticks=[], yticks=[])
-        cells[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
+        row[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
     figure.subplots_adjust(
-        left=1.2 / (1.1 * count + 1.2),
-        right=0.995,
-        top=0.995,
-        bottom=0.005,
-        wspace=0.05,
-        hspace=0.05,
+        left=margin / width, right=0.995, top=0.995, bottom=0.005, wspace=0.05, hspace=0.05
     )
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

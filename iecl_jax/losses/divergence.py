@@ -1,7 +1,9 @@
 """KL divergence of the transformed query's embeddings p from the anchor's q (Eq. 15 and 16).
 
-`closed` and `eq16` fit a diagonal Gaussian to p [n, d] and an isotropic Gaussian N(mu, s0^2 I) to
-q [n, d], with biased moments over the rows; they return float32 nats per dimension.
+Each takes float p and q [n, d] and returns a float32 scalar, computed in float32 whatever the
+input, finite with finite gradients where the rows of either are all equal too. `closed` and `eq16`
+fit a diagonal Gaussian to p and an isotropic Gaussian N(mu_q, s0^2 I) to q, by moments with divisor
+n plus a floor of 1e-10 on variances, and are in nats per dimension.
 """
 
 import math
@@ -26,7 +28,8 @@ def closed(p: jax.Array, q: jax.Array) -> jax.Array:
 def eq16(p: jax.Array, q: jax.Array) -> jax.Array:
     """Eq. 16 as printed: +H(p)/d + |mu_p - mu_q|^2 / (2 d s0^2) + 1/2 log(2 pi s0^2).
 
-    Not a divergence: the entropy has the wrong sign and the trace term is missing.
+    Not a divergence, of either sign: the entropy has the wrong sign and the trace term is missing,
+    so `closed` is this - 2 H(p)/d + tr Sigma_p / (2 d s0^2).
     """
     p, q = p.astype(jnp.float32), q.astype(jnp.float32)
     s0 = q.var(0).mean() + _FLOOR
@@ -35,8 +38,8 @@ def eq16(p: jax.Array, q: jax.Array) -> jax.Array:
 
 
 def softmax(p: jax.Array, q: jax.Array) -> jax.Array:
-    """Mean over rows of KL(softmax(p_i) || softmax(q_i)) in nats: PyTorch's `kl_div` with
-    `batchmean` on paired embeddings [n, d]."""
+    """Mean over rows of KL(softmax(p_i) || softmax(q_i)) >= 0, in nats: PyTorch's `kl_div` with
+    `batchmean` on paired embeddings, not per dimension."""
     log_p = jax.nn.log_softmax(p.astype(jnp.float32))
     log_q = jax.nn.log_softmax(q.astype(jnp.float32))
     return (jnp.exp(log_p) * (log_p - log_q)).sum(-1).mean()

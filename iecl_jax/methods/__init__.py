@@ -26,8 +26,12 @@ class Method(NamedTuple):
         `step` (0-based): the momentum encoder.
       encode: (params, method_state, images [B, S, S, 3]) -> {"stage1", ..., "stage4", "pooled"};
         evaluation mode, the anchor encoder.
-      transform: (params, method_state, images [B, S, S, 3]) -> SAIB's output, for pictures; the
-        images themselves where SAIB is off.
+      transform: (params, method_state, images [B, S, S, 3], train=False) -> SAIB's output, for
+        pictures and measures, by its running BN statistics or, with train=True, by those of the
+        images; the images themselves where SAIB is off.
+      embed: (params, method_state, views [V, b, S, S, 3]) -> {"pooled" [V, b, F], "projection"
+        [V, b, d]} of the online network in training mode, each view with BN statistics of its
+        own, as `forward` has them; for measures, so nothing moves.
       schedules: name -> function of the step, logged (the EMA coefficient).
     """
 
@@ -35,7 +39,8 @@ class Method(NamedTuple):
     forward: Callable[[Tree, Tree, jax.Array], tuple[Outputs, Tree]]
     post_update: Callable[[Tree, Tree, jax.Array], Tree]
     encode: Callable[[Tree, Tree, jax.Array], dict[str, jax.Array]]
-    transform: Callable[[Tree, Tree, jax.Array], jax.Array]
+    transform: Callable[..., jax.Array]
+    embed: Callable[[Tree, Tree, jax.Array], dict[str, jax.Array]]
     schedules: Mapping[str, Callable[[jax.Array], jax.Array]]
 
 

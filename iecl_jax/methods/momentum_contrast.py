@@ -15,12 +15,10 @@ import jax.numpy as jnp
 import ml_collections
 from flax import linen as nn
 
-from iecl_jax import collectives, precision
+from iecl_jax import collectives
 from iecl_jax.losses.contrastive import l2_normalize
 from iecl_jax.methods import Method, ema
-from iecl_jax.models.projector import Projector
-from iecl_jax.models.resnet import ResNet
-from iecl_jax.models.saib import SAIB
+from iecl_jax.models import build
 
 
 class Network(nn.Module):
@@ -38,9 +36,8 @@ def make(
     config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
 ) -> Method:
     """See `methods.Method`. Reads config.{method, encoder, projector, saib, objective, train}."""
-    dtype = precision.compute_dtype(config)
-    network = _network(config, dtype, axis_name)
-    saib = _saib(config, dtype, axis_name) if config.saib.enabled else None
+    network = Network(build.encoder(config, axis_name), build.projector(config, axis_name))
+    saib = build.saib(config, axis_name)
     symmetric, queue_size = config.method.symmetric, config.method.queue_size
     objective = config.objective
     encode_query = symmetric or objective.kl.weight > 0 or objective.entropy.weight > 0
@@ -58,23 +55,28 @@ def make(
         }
         if saib is not None:
             block = saib.init(keys[1], views[1], train=True)
-            params["saib"], state["saib"] = block["params"], block["batch_stats"]
+            params["saib"], state["saib"] = block["params"], block.get("batch_stats", {})
         if queue_size:
             rows = jax.random.normal(keys[2], (queue_size, config.projector.output_dim))
             state["queue"] = {"keys": l2_normalize(rows), "next": jnp.zeros((), jnp.int32)}
         return params, state
 
+    def apply_saib(params, state, images, *, train):
+        assert saib is not None
+        stats = state.get("saib", {})  # the expansive variant has none, so a checkpoint neither
+        images, updated = saib.apply(
+            {"params": params["saib"], "batch_stats": stats},
+            images,
+            train=train,
+            mutable=["batch_stats"],
+        )
+        return images, updated.get("batch_stats", {})
+
     def forward(params, state, views):
         state = dict(state)
         anchor, query = views
         if saib is not None:
-            query, updated = saib.apply(
-                {"params": params["saib"], "batch_stats": state["saib"]},
-                query,
-                train=True,
-                mutable=["batch_stats"],
-            )
-            state["saib"] = updated["batch_stats"]
+            query, state["saib"] = apply_saib(params, state, query, train=True)
 
         inputs = [anchor, query] if encode_query else [anchor]
         online, state["online"] = _apply(
@@ -121,50 +123,13 @@ def make(
         }
         return network.encoder.apply(variables, images, train=False)
 
-    def transform(params, state, images):
-        if saib is None:
-            return images
-        variables = {"params": params["saib"], "batch_stats": state["saib"]}
-        return saib.apply(variables, images, train=False)
+    def transform(params, state, images, *, train=False):
+        return images if saib is None else apply_saib(params, state, images, train=train)[0]
 
-    return Method(init, forward, post_update, encode, transform, {"ema": momentum})
+    def embed(params, state, views):
+        return _apply(network, params["online"], state["online"], list(views), running_views=1)[0]
 
-
-def _network(config: ml_collections.ConfigDict, dtype: Any, axis_name: str | None) -> Network:
-    encoder, projector = config.encoder, config.projector
-    return Network(
-        encoder=ResNet(
-            architecture=encoder.name,
-            stem=encoder.stem,
-            width=encoder.width,
-            feature_dim=encoder.feature_dim,
-            spectral_norm=encoder.spectral_norm,
-            zero_init_residual=encoder.zero_init_residual,
-            bn_group=encoder.bn_group,
-            axis_name=axis_name,
-            dtype=dtype,
-        ),
-        projector=Projector(
-            num_layers=projector.num_layers,
-            hidden_dim=projector.hidden_dim,
-            output_dim=projector.output_dim,
-            bn_group=encoder.bn_group,
-            axis_name=axis_name,
-            dtype=dtype,
-        ),
-    )
-
-
-def _saib(config: ml_collections.ConfigDict, dtype: Any, axis_name: str | None) -> SAIB:
-    return SAIB(
-        group_size=config.saib.group_size,
-        patch_size=config.saib.patch_size,
-        num_blocks=config.saib.num_blocks,
-        inner_skip=config.saib.inner_skip,
-        residual_scale=config.saib.residual_scale,
-        axis_name=axis_name,
-        dtype=dtype,
-    )
+    return Method(init, forward, post_update, encode, transform, embed, {"ema": momentum})
 
 
 def _apply(network, params, batch_stats, inputs, *, running_views):

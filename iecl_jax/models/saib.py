@@ -1,5 +1,6 @@
 """SAIB, the Sample Augmentation Incremental Block (section 3.3, appendix C, figure 6)."""
 
+import math
 from typing import Any
 
 import jax
@@ -8,6 +9,8 @@ from flax import linen as nn
 
 from iecl_jax.models import initializers
 from iecl_jax.models.batch_norm import BatchNorm
+
+VARIANTS = ("paper", "expansive")
 
 
 def patchify(images: jax.Array, group_size: int, patch_size: int) -> jax.Array:
@@ -65,12 +68,7 @@ class SAIBBlock(nn.Module):
                 (size, size, x.shape[-1], features),
                 jnp.float32,
             ).astype(self.dtype)
-            if size == 1:
-                x = x @ kernel[0, 0]
-            else:
-                x = jax.lax.conv_general_dilated(
-                    x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-                )
+            x = x @ kernel[0, 0] if size == 1 else _conv(x, kernel)
             return BatchNorm(
                 use_running_average=not train,
                 axis_name=self.axis_name,
@@ -87,8 +85,51 @@ class SAIBBlock(nn.Module):
         return images + unpatchify(patches, images.shape, self.patch_size).astype(images.dtype)
 
 
+class ExpansiveBlock(nn.Module):
+    """A block that cannot contract, in the place of `SAIBBlock`: X' of X's shape and dtype.
+
+    P = patchify(X) + positional encoding; X' = unpatchify(P + W^T phi(W P)), where W is a 3x3
+    convolution over (rows, pixels) from g to 2g channels, W^T its exact transpose, and phi(x) =
+    softplus(x) - log 2, whose slope D lies in (0, 1). Its Jacobian I + W^T D W is symmetric with
+    eigenvalues of 1 or more, so log|det J| >= 0 for every image and every W, which the paper claims
+    of its own block (appendix C). There is no BN inside, whose batch statistics would undo this,
+    and one identity, where the paper's block has two or, with `inner_skip`, three. W is drawn such
+    that E[W^T W] = `residual_scale` I.
+    """
+
+    group_size: int
+    patch_size: int
+    residual_scale: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        g = self.group_size
+        patches = patchify(images.astype(self.dtype), g, self.patch_size)
+        positions = self.param(
+            "positions", initializers.small, (1, *patches.shape[1:3], 1), jnp.float32
+        )
+        patches = patches + positions.astype(self.dtype)
+        deviation = math.sqrt(self.residual_scale / (9 * 2 * g))
+        kernel = self.param("conv", initializers.normal(deviation), (3, 3, g, 2 * g), jnp.float32)
+        kernel = kernel.astype(self.dtype)
+        hidden = nn.softplus(_conv(patches, kernel)) - math.log(2)
+        transposed = kernel[::-1, ::-1].swapaxes(2, 3)
+        patches = patches + _conv(hidden, transposed)
+        return unpatchify(patches, images.shape, self.patch_size).astype(images.dtype)
+
+
+def _conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Zero-padded convolution of x [n, rows, pixels, in] by a kernel [k, k, in, out], k odd."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
 class SAIB(nn.Module):
     """`num_blocks` cascaded blocks (Table 4) on images [B, H, W, C] in slots of the global batch.
+
+    The blocks are `SAIBBlock`s, or `ExpansiveBlock`s where `variant` is "expansive".
 
     Raises:
       ValueError: the batch is not divisible by `group_size`, or the image by `patch_size`.
@@ -96,6 +137,7 @@ class SAIB(nn.Module):
 
     group_size: int
     patch_size: int
+    variant: str = "paper"
     num_blocks: int = 1
     inner_skip: bool = True
     residual_scale: float = 1.0
@@ -114,14 +156,18 @@ class SAIB(nn.Module):
             raise ValueError(
                 f"saib.patch_size={self.patch_size} does not divide images of {height} x {width}."
             )
+        shared = {
+            "group_size": self.group_size,
+            "patch_size": self.patch_size,
+            "residual_scale": self.residual_scale,
+            "dtype": self.dtype,
+        }
         for i in range(1, self.num_blocks + 1):
-            images = SAIBBlock(
-                group_size=self.group_size,
-                patch_size=self.patch_size,
-                inner_skip=self.inner_skip,
-                residual_scale=self.residual_scale,
-                axis_name=self.axis_name,
-                dtype=self.dtype,
-                name=f"block{i}",
-            )(images, train=train)
+            name = f"block{i}"
+            if self.variant == "expansive":
+                images = ExpansiveBlock(**shared, name=name)(images)
+            else:
+                images = SAIBBlock(
+                    **shared, inner_skip=self.inner_skip, axis_name=self.axis_name, name=name
+                )(images, train=train)
         return images

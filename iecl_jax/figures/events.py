@@ -1,0 +1,96 @@
+"""The curves and pictures that a run wrote for TensorBoard, read back without TensorFlow."""
+
+import os
+import pathlib
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.types_pb2 import DT_FLOAT
+from tensorboard.util import tensor_util
+
+
+class Curve(NamedTuple):
+    """A scalar over training: steps int64 [n], rising, and values float64 [n], finite or not."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+class Picture(NamedTuple):
+    """An image as it was written, and the step that it belongs to."""
+
+    step: int
+    png: bytes
+
+
+class Events(NamedTuple):
+    """Everything by its tag; of each image only the newest."""
+
+    scalars: dict[str, Curve]
+    pictures: dict[str, Picture]
+
+
+def read(workdir: str | os.PathLike) -> Events:
+    """Reads all event files of a WORKDIR as one run.
+
+    A step that a resumed run did again counts once, as written last. A file whose end is broken,
+    because its run was killed or is writing it, is read up to there.
+
+    Raises:
+      ValueError: there are no event files.
+    """
+    workdir = pathlib.Path(workdir)
+    paths = sorted(workdir.glob("events.out.tfevents.*"))
+    if not paths:
+        raise ValueError(
+            f"{workdir} has no event files (events.out.tfevents.*): name the workdir of a run."
+        )
+    scalars: dict[str, dict[int, tuple[float, float]]] = {}
+    newest: dict[str, tuple[int, float, bytes]] = {}
+    for path in paths:
+        for event in _events(path):
+            for value in event.summary.value:
+                plugin = value.metadata.plugin_data.plugin_name
+                if plugin == "scalars" or value.HasField("simple_value"):
+                    at = scalars.setdefault(value.tag, {})
+                    if event.wall_time >= at.get(event.step, (0.0, 0.0))[0]:
+                        at[event.step] = event.wall_time, _number(value)
+                elif plugin == "images":
+                    when = event.step, event.wall_time
+                    if when >= newest.get(value.tag, (-1, 0.0))[:2]:
+                        png = tensor_util.make_ndarray(value.tensor)[2]  # after width and height
+                        newest[value.tag] = *when, png
+    return Events(
+        {tag: _curve(at) for tag, at in sorted(scalars.items())},
+        {tag: Picture(step, png) for tag, (step, _, png) in sorted(newest.items())},
+    )
+
+
+def _number(value: Summary.Value) -> float:
+    if value.HasField("simple_value"):
+        return value.simple_value
+    content = value.tensor.tensor_content
+    if value.tensor.dtype == DT_FLOAT and len(content) == 4:  # the usual one, without an array
+        return struct.unpack("<f", content)[0]
+    return float(tensor_util.make_ndarray(value.tensor))
+
+
+def _curve(at: dict[int, tuple[float, float]]) -> Curve:
+    steps = sorted(at)
+    return Curve(np.array(steps, np.int64), np.array([at[step][1] for step in steps], np.float64))
+
+
+def _events(path: pathlib.Path) -> Iterator[Event]:
+    """The records of a file: length uint64, its checksum, that many bytes, their checksum."""
+    with path.open("rb") as file:
+        while len(header := file.read(12)) == 12:
+            (length,) = struct.unpack_from("<Q", header)
+            try:
+                yield Event.FromString(file.read(length + 4)[:length])
+            except DecodeError:
+                return

@@ -1,0 +1,54 @@
+"""Networks from a config: what every method is made of."""
+
+import ml_collections
+
+from iecl_jax import precision
+from iecl_jax.models.projector import Projector
+from iecl_jax.models.resnet import ResNet
+from iecl_jax.models.saib import SAIB
+
+
+def encoder(config: ml_collections.ConfigDict, axis_name: str | None = None) -> ResNet:
+    """The ResNet of `config.encoder`; BN statistics are over the devices of `axis_name`."""
+    settings = config.encoder
+    return ResNet(
+        architecture=settings.name,
+        stem=settings.stem,
+        width=settings.width,
+        feature_dim=settings.feature_dim,
+        spectral_norm=settings.spectral_norm,
+        zero_init_residual=settings.zero_init_residual,
+        bn_group=settings.bn_group,
+        axis_name=axis_name,
+        dtype=precision.compute_dtype(config),
+    )
+
+
+def projector(config: ml_collections.ConfigDict, axis_name: str | None = None) -> Projector:
+    """The projector of `config.projector`, with the BN groups of the encoder."""
+    settings = config.projector
+    return Projector(
+        num_layers=settings.num_layers,
+        hidden_dim=settings.hidden_dim,
+        output_dim=settings.output_dim,
+        bn_group=config.encoder.bn_group,
+        axis_name=axis_name,
+        dtype=precision.compute_dtype(config),
+    )
+
+
+def saib(config: ml_collections.ConfigDict, axis_name: str | None = None) -> SAIB | None:
+    """The blocks of `config.saib`, None where they are not enabled."""
+    settings = config.saib
+    if not settings.enabled:
+        return None
+    return SAIB(
+        group_size=settings.group_size,
+        patch_size=settings.patch_size,
+        variant=settings.variant,
+        num_blocks=settings.num_blocks,
+        inner_skip=settings.inner_skip,
+        residual_scale=settings.residual_scale,
+        axis_name=axis_name,
+        dtype=precision.compute_dtype(config),
+    )

@@ -22,6 +22,10 @@ from iecl_jax.train_state import TrainState
 ALARMS = {"rank_me": "min_rank", "feature_std": "min_feature_std"}
 
 
+class CollapseError(ValueError):
+    """The representation has collapsed, and `diagnostics.stop_on_collapse` is set."""
+
+
 class Measured(NamedTuple):
     """One measurement.
 
@@ -60,8 +64,8 @@ class Diagnostics:
         views = fixed_views(config, split, config.diagnostics.num_images)
         self._views = jax.device_put(views, jax.local_devices()[0])
         self._group = self._views[1, : config.saib.group_size]
-        # Three programs, not one: in one, XLA runs their loops side by side, which on a CPU of few
-        # cores can wait for each other for ever (jaxlib 0.10.2).
+        # Three programs, not one: as one, whose loops XLA runs side by side, they hung on two CPU
+        # cores (jaxlib 0.10.2).
         self._embeddings = _precisely(embedding_measures, exact)
         self._norms = _precisely(conv_layers, exact)
         self._spectrum = _precisely(saib_spectrum, exact) if config.saib.enabled else None

@@ -29,11 +29,8 @@ def main(argv: list[str]) -> None:
     """Runs the job of the config that the flags name."""
     if len(argv) > 1:
         raise ValueError(f"argument {argv[1]!r} is not a flag: flags look like --config=FILE.")
-    from iecl_jax import (
-        evaluate,
-        evaluate_jacobian,
-        train,
-    )  # after the flags: a mistake there is told at once
+    # Imported after the flags were parsed, so that a mistake there is told at once.
+    from iecl_jax import evaluate, evaluate_jacobian, train
 
     config = _CONFIG.value
     jobs = {

@@ -15,7 +15,7 @@ from clu import metric_writers, periodic_actions
 from iecl_jax import augment, data, methods, objective, optim, summaries, train_state, workdir
 from iecl_jax import config as config_lib
 from iecl_jax.checkpoint import Checkpointer
-from iecl_jax.diagnostics import Diagnostics, Measured
+from iecl_jax.diagnostics import CollapseError, Diagnostics, Measured
 from iecl_jax.figures import report, spectrum
 from iecl_jax.methods import Method
 from iecl_jax.online_evaluation import OnlineEvaluation
@@ -179,7 +179,7 @@ def pretrain(
             stop = preemption.requested
             due_save = last or stop or step % save_steps == 0
             due_save |= due_eval and config.checkpoint.keep_best > 0  # so that the best is kept
-            if step % log_steps == 0 or due_eval or due_save:
+            if step % log_steps == 0 or due_eval or due_save or due_diagnosis:
                 log.write(saved)
             alarms = []
             if diagnose is not None and due_diagnosis:
@@ -237,10 +237,6 @@ def pretrain(
     if jax.process_index() == 0:
         logging.info("Report: %s", report.write(run_dir))
     return results
-
-
-class CollapseError(ValueError):
-    """The representation has collapsed, and `diagnostics.stop_on_collapse` is set."""
 
 
 def write_diagnosis(

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import imagenet_r50, knn, linear_probe
-from iecl_jax import evaluate, train
+from configs import imagenet_r50, jacobian, knn, linear_probe
+from iecl_jax import evaluate, evaluate_jacobian, train
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's and TFDS's own
 
@@ -62,9 +62,55 @@ def test_event_files_hold_the_curves(workdir):
     wanted = {"loss", "info_nce", "kl", "entropy", "saib_decay", "learning_rate", "ema", "epoch"}
     wanted |= {"grad_norm_online", "grad_norm_saib", "info_nce_top1", "images_per_second"}
     wanted = {f"train/{name}" for name in wanted}
-    wanted |= {"eval/knn_top1", "eval/online_probe_top1", "gallery"}
+    wanted |= {"eval/knn_top1", "eval/online_probe_top1", "gallery", "jacobian_spectrum"}
+    wanted |= {"diagnostics/log_det", "diagnostics/rank_me", "conv_operator_norm/conv1"}
     assert wanted <= tags
+    assert [event.step for event in events.Tensors("diagnostics/log_det")] == [2, 4]
     assert [event.step for event in events.Tensors("train/loss")] == [2, 4]
+
+
+def test_results_and_report_hold_the_last_diagnosis(workdir):
+    results = json.loads((workdir / "results.json").read_text())["metrics"]
+    assert results["diagnostics"]["rank_me"] > 1
+    assert "Jacobian" in (workdir / "report.html").read_text()
+
+
+def test_collapse_saves_and_stops_where_it_is_asked_to(tmp_path, caplog):
+    config = tiny_config()
+    config.diagnostics.min_rank = 1e6
+    config.checkpoint.every_steps = 3
+    config.diagnostics.stop_on_collapse = True
+    with pytest.raises(ValueError, match=r"step 2, which is saved: .*/rank_me is .*1e\+06: "):
+        train.pretrain(config, str(tmp_path))
+    assert (tmp_path / "checkpoints" / "2").is_dir()
+    config.diagnostics.stop_on_collapse = False
+    train.pretrain(config, str(tmp_path), allow_config_change=True)
+    assert "step 4: diagnostics/rank_me" in caplog.text
+    assert (tmp_path / "results.json").exists()
+
+
+def test_jacobian_prints_and_draws_what_it_measured(workdir, tmp_path, capsys):
+    config = jacobian.get_config()
+    config.checkpoint = str(workdir)
+    config.jacobian.update({"num_groups": 2, "depth": 8, "num_probes": 4, "exact_up_to": 0})
+    sampled = evaluate_jacobian.run_jacobian(config, str(tmp_path / "sampled"))["metrics"]
+    printed = capsys.readouterr().out
+    assert "group 4), running statistics, 3072 dimensions a group" in printed
+    assert f"| mean | {sampled['log_det']:+.4f} |" in printed
+    assert "| layer1_0/conv1 |" in printed
+    with Image.open(tmp_path / "sampled" / "jacobian.png") as picture:
+        assert min(picture.size) > 200
+    assert len(sampled["groups"]) == 2
+    assert sampled["groups"][0]["log_det"] != sampled["groups"][1]["log_det"]
+    errors = [group["log_det_stderr"] for group in sampled["groups"]]
+    assert sampled["log_det_stderr"] == pytest.approx(np.hypot(*errors) / 2)
+
+
+def test_jacobian_without_saib_is_one_sentence(tmp_path):
+    config = jacobian.get_config("smoke")
+    config.pretrain.saib.enabled = False
+    with pytest.raises(ValueError, match=r"saib\.enabled=False: it has no SAIB to measure"):
+        evaluate_jacobian.run_jacobian(config, str(tmp_path))
 
 
 def test_a_finished_run_is_not_trained_again(workdir, monkeypatch):

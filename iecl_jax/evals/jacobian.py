@@ -75,7 +75,7 @@ def exact(fn: Map, x: jax.Array) -> Spectrum:
         jacobian = jax.jit(jax.jacfwd(fn))(x).reshape(x.size, x.size)
     values = np.linalg.svd(np.asarray(jacobian, np.float64), compute_uv=False)
     weights = np.full_like(values, 1 / len(values))
-    return Spectrum(np.float32(values)[None], np.float32(weights)[None])
+    return Spectrum(values[None].astype(np.float32), weights[None].astype(np.float32))
 
 
 def log_det(spectrum: Spectrum) -> tuple[float, float]:

@@ -117,14 +117,14 @@ def test_zero_padding_can_exceed_the_norm_on_its_own_grid():
 
 
 def test_few_steps_estimate_from_below_and_the_default_is_within_a_thousandth():
-    kernel = random_kernel(3, 3, 96, 128)
+    kernel = random_kernel(3, 3, 48, 64)
     expected = reference_operator_norm(kernel, 4, 4), reference_matrix_norm(kernel)
-    for iterations, tolerance in ((2, 0.5), (5, 0.1), (conv_norms.ITERATIONS, 1e-3), (96, 1e-5)):
+    for iterations, tolerance in ((3, 0.2), (conv_norms.ITERATIONS, 1e-3), (48, 1e-5)):
         operator = operator_norm(kernel, 4, 4, iterations=iterations)
         got = np.float32([operator, matrix_norm(kernel, iterations=iterations)])
         assert np.all(got <= np.multiply(expected, 1 + 1e-5))
         np.testing.assert_allclose(got, expected, rtol=tolerance)
-        assert iterations > 5 or np.all(got < np.multiply(expected, 0.995))
+        assert iterations > 3 or np.all(got < np.multiply(expected, 0.99))
 
 
 def test_a_zero_kernel_has_norm_zero_and_one_direction_alone_is_found():

@@ -5,7 +5,6 @@ so that is the norm it bounds, by 1. How much a convolution can stretch an image
 norm, which this bounds only by sqrt(kh * kw): 3 for a 3x3 kernel, 7 for a 7x7 one.
 """
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -109,10 +108,35 @@ def _largest_eigenvalue(gram: Any, start: jax.Array, iterations: int) -> jax.Arr
     v, norm = unit(start)
     carry = v, jnp.zeros_like(v), jnp.zeros_like(norm)
     _, (alphas, betas) = jax.lax.scan(step, carry, length=iterations)
-    diagonal = jax.vmap(jnp.diag)(alphas.T)
-    beside = jax.vmap(functools.partial(jnp.diag, k=1))(betas[:-1].T)
-    tridiagonal = diagonal + beside + beside.mT
-    return jnp.maximum(jnp.linalg.eigvalsh(tridiagonal).max(), 0)
+    return _bisect(alphas, jnp.square(betas[:-1]))
+
+
+def _bisect(diagonal: jax.Array, beside: jax.Array) -> jax.Array:
+    """Largest eigenvalue of tridiagonal matrices, one for each f, from below.
+
+    x is above all eigenvalues of T exactly if each pivot of x I - T is positive. LAPACK is no
+    choice here: its batched calls wait for the threads that they run on (jaxlib 0.10.2), so that
+    several in one program can wait for ever.
+
+    Args:
+      diagonal: [n, f].
+      beside: [n - 1, f], squares of the off-diagonal.
+    """
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low + high) / 2
+        pivot = middle - diagonal[0]
+        above = pivot > 0
+        for d, b in zip(diagonal[1:], beside, strict=True):
+            pivot = middle - d - b / pivot
+            above &= pivot > 0
+        above = above.all()
+        return jnp.where(above, low, middle), jnp.where(above, middle, high)
+
+    sides = jnp.pad(jnp.sqrt(beside), ((1, 1), (0, 0)))
+    bounds = diagonal.max(), (diagonal + sides[1:] + sides[:-1]).max()  # Gershgorin's circles
+    return jax.lax.fori_loop(0, 26, halve, bounds)[0]
 
 
 def encoder_norms(

@@ -55,7 +55,7 @@ def run_jacobian(
     )
     print(f"\n{format_groups(rows, title)}\n", flush=True)
     stacked = jacobian.Spectrum(*(np.concatenate(parts) for parts in zip(*spectra)))
-    gallery.save(spectrum.draw(*stacked, title), Path(run_dir) / "jacobian.png")
+    gallery.save(spectrum.draw(stacked, title), Path(run_dir) / "jacobian.png")
 
     layers = jax.device_get(jax.jit(functools.partial(conv_layers, pretrain))(params, method_state))
     print(f"{format_layers(layers)}\n", flush=True)
@@ -104,7 +104,6 @@ def measure_groups(
             found = jax.device_get(lanczos(images, key, settings.depth))
             half = jax.device_get(lanczos(images, key, max(1, settings.depth // 2)))
         value, error = jacobian.log_det(found)
-        below = (found.weights * (found.values < 1)).sum(-1).mean()
         rows.append(
             {
                 "log_det": value,
@@ -112,7 +111,7 @@ def measure_groups(
                 "log_det_half_depth": jacobian.log_det(half)[0],
                 "sigma_min": float(found.values.min()),
                 "sigma_max": float(found.values.max()),
-                "share_below_1": float(below),
+                "share_below_1": jacobian.share_below_one(found),
             }
         )
         spectra.append(found)

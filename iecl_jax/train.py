@@ -249,7 +249,7 @@ def write_diagnosis(
     for name, norms in measured.layers.items():
         write_scalars(writer, name, step, norms)
     if measured.spectrum is not None:
-        drawn = spectrum.draw(*measured.spectrum, f"Jacobian of SAIB, step {step}")
+        drawn = spectrum.draw(measured.spectrum, f"Jacobian of SAIB, step {step}")
         writer.write_images(step, {"jacobian_spectrum": drawn[None]})
 
 

@@ -84,6 +84,21 @@ def test_standard_error_is_the_deviation_between_repetitions():
     )
 
 
+def test_log_det_and_share_are_means_over_probes():
+    rng = np.random.default_rng(4)
+    spectrum = jacobian.Spectrum(np.exp(rng.normal(size=(5, 7))), rng.dirichlet(np.ones(7), 5))
+    estimates, below = [], 0.0
+    for values, weights in zip(*spectrum):
+        estimates.append(sum(w * np.log(s) for s, w in zip(values, weights)))
+        below += sum(w for s, w in zip(values, weights) if s < 1) / 5
+    mean = sum(estimates) / 5
+    error = (sum((x - mean) ** 2 for x in estimates) / 4 / 5) ** 0.5
+    assert jacobian.log_det(spectrum) == pytest.approx((mean, error), rel=1e-12)
+    assert jacobian.share_below_one(spectrum) == pytest.approx(below, rel=1e-12)
+    zero = jacobian.Spectrum(np.array([[1.0, 0.0]]), np.array([[0.5, 0.5]]))
+    assert jacobian.log_det(zero)[0] == -np.inf
+
+
 @pytest.mark.parametrize("scale", [1.0, 2.5])
 def test_a_multiple_of_the_identity_ends_krylov_space_at_once(scale):
     x = jnp.ones((4, 3))
@@ -115,8 +130,8 @@ def test_lanczos_agrees_with_the_exact_jacobian_of_saib(variant, inner_skip, dep
     assert error < 0.02
     assert spectrum.values.max() == pytest.approx(exact.values.max(), rel=1e-3)
     assert exact.values.min() * 0.999 <= spectrum.values.min() < 1.1 * exact.values.min() + 0.05
-    below = (spectrum.weights * (spectrum.values < 1)).sum(-1).mean()
-    assert below == pytest.approx(float((exact.values < 1).mean()), abs=0.1)
+    below = jacobian.share_below_one(exact)
+    assert jacobian.share_below_one(spectrum) == pytest.approx(below, abs=0.1)
 
 
 def test_depth_beyond_the_dimensions_is_one_sentence():

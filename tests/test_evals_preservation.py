@@ -1,7 +1,5 @@
 """Measures of what an encoder preserves against float64 NumPy, closed forms and collapse."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,5 +145,5 @@ def test_measures_are_float32_scalars_whatever_the_features_and_finite_at_zero(n
 
 
 def test_products_are_full_float32():
-    jaxpr = str(jax.make_jaxpr(functools.partial(preservation.uniformity))(jnp.ones((8, 4))))
+    jaxpr = str(jax.make_jaxpr(preservation.uniformity)(jnp.ones((8, 4))))
     assert jaxpr.count("dot_general") == jaxpr.count("precision=(Precision.HIGHEST") > 0

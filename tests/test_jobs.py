@@ -9,6 +9,7 @@ from PIL import Image
 
 from configs import imagenet_r50, jacobian, knn, linear_probe
 from iecl_jax import evaluate, evaluate_jacobian, train
+from iecl_jax.figures import events
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's and TFDS's own
 
@@ -56,17 +57,17 @@ def test_pretraining_leaves_config_provenance_events_and_gallery(workdir):
 def test_event_files_hold_the_curves(workdir):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(workdir), size_guidance={"tensors": 0})
-    events.Reload()
-    tags = set(events.Tags()["tensors"])
+    found = EventAccumulator(str(workdir), size_guidance={"tensors": 0})
+    found.Reload()
+    tags = set(found.Tags()["tensors"])
     wanted = {"loss", "info_nce", "kl", "entropy", "saib_decay", "learning_rate", "ema", "epoch"}
     wanted |= {"grad_norm_online", "grad_norm_saib", "info_nce_top1", "images_per_second"}
     wanted = {f"train/{name}" for name in wanted}
     wanted |= {"eval/knn_top1", "eval/online_probe_top1", "gallery", "jacobian_spectrum"}
     wanted |= {"diagnostics/log_det", "diagnostics/rank_me", "conv_operator_norm/conv1"}
     assert wanted <= tags
-    assert [event.step for event in events.Tensors("diagnostics/log_det")] == [2, 4]
-    assert [event.step for event in events.Tensors("train/loss")] == [2, 4]
+    assert [event.step for event in found.Tensors("diagnostics/log_det")] == [2, 4]
+    assert [event.step for event in found.Tensors("train/loss")] == [2, 4]
 
 
 def test_results_and_report_hold_the_last_diagnosis(workdir):
@@ -104,6 +105,23 @@ def test_jacobian_prints_and_draws_what_it_measured(workdir, tmp_path, capsys):
     assert sampled["groups"][0]["log_det"] != sampled["groups"][1]["log_det"]
     errors = [group["log_det_stderr"] for group in sampled["groups"]]
     assert sampled["log_det_stderr"] == pytest.approx(np.hypot(*errors) / 2)
+
+
+def test_the_expansive_variant_trains_and_never_contracts(tmp_path):
+    config = tiny_config()
+    config.saib.variant = "expansive"
+    config.diagnostics.every_steps = 1
+    train.pretrain(config, str(tmp_path))
+    logged = events.read(tmp_path).scalars["diagnostics/log_det"]
+    assert logged.steps.tolist() == [1, 2, 3, 4]
+    assert (logged.values > 0).all()
+    measure = jacobian.get_config()  # of a checkpoint whose SAIB has no statistics
+    measure.checkpoint = str(tmp_path)
+    measure.jacobian.update({"num_groups": 1, "depth": 8, "num_probes": 4})
+    metrics = evaluate_jacobian.run_jacobian(measure, str(tmp_path / "jacobian"))["metrics"]
+    assert metrics["log_det"] > 0
+    assert metrics["share_below_1"] == 0
+    assert metrics["sigma_min"] > 1 - 1e-5
 
 
 def test_jacobian_without_saib_is_one_sentence(tmp_path):

@@ -91,3 +91,9 @@ def log_det(spectrum: Spectrum) -> tuple[float, float]:
         np.std(per_probe, ddof=1) / math.sqrt(len(per_probe)) if len(per_probe) > 1 else math.nan
     )
     return float(np.mean(per_probe)), float(error)
+
+
+def share_below_one(spectrum: Spectrum) -> float:
+    """Share of the singular values below 1, in which the map contracts."""
+    values, weights = (np.asarray(part, np.float64) for part in spectrum)
+    return float(weights[values < 1].sum() / weights.sum())

@@ -45,8 +45,7 @@ def uniformity(z: jax.Array, *, t: float = 2.0) -> jax.Array:
     -2t + 2t^2/d, for large d, on rows that are uniform on the sphere.
     Reference: Wang & Isola 2020, Eq. 5; minus d times the Renyi entropy of `losses.entropy`.
     """
-    with jax.default_matmul_precision("highest"):
-        return -z.shape[1] * entropy.renyi2(l2_normalize(z), kernel_scale=t)
+    return -z.shape[1] * entropy.renyi2(l2_normalize(z), kernel_scale=t)
 
 
 def feature_std(features: jax.Array) -> jax.Array:

@@ -1,39 +1,25 @@
 """The spectrum of SAIB's Jacobian: how much it stretches, and how much it shrinks."""
 
-from typing import NamedTuple
+import math
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from iecl_jax.evals import jacobian
+from iecl_jax.evals.jacobian import Spectrum
 from iecl_jax.figures import style
 
 SMALLEST = 1e-12  # a singular value below this counts as this one
 _BINS = 60
 
 
-class Summary(NamedTuple):
-    """What a spectrum says in numbers.
-
-    Attributes:
-      below_one: share of the singular values below 1, the sum of their weights.
-      log_det: log|det J| per dimension in nats, the mean over probes of sum w ln(sigma).
-      stderr: its standard error over probes; None for a single row.
-    """
-
-    below_one: float
-    log_det: float
-    stderr: float | None
-
-
-def draw(singular_values: np.ndarray, weights: np.ndarray, title: str) -> np.ndarray:
-    """A weighted histogram over log sigma, with sigma = 1 marked and `summarise` in words.
+def draw(found: Spectrum, title: str) -> np.ndarray:
+    """A weighted histogram over log sigma with sigma = 1 marked, and log|det J| in words.
 
     Args:
-      singular_values: float [..., k], at least 0: the square roots of the k nodes of Lanczos
-        quadrature of J^T J, a row a probe, each standing for the singular values around it; or the
-        k exact ones.
-      weights: float [..., k], at least 0, summing to 1 in each row; for exact values 1 / k each.
+      found: values and weights of Lanczos quadrature, each value standing for the singular values
+        around it, or all singular values.
       title: what is shown, for example the step.
 
     Returns:
@@ -43,23 +29,12 @@ def draw(singular_values: np.ndarray, weights: np.ndarray, title: str) -> np.nda
       ValueError: there is nothing to draw, or a value is negative or not finite.
     """
     with style.context():
-        return style.picture(figure(singular_values, weights, title))
+        return style.picture(figure(found, title))
 
 
-def summarise(singular_values: np.ndarray, weights: np.ndarray) -> Summary:
-    """The numbers of a spectrum; arguments and errors are those of `draw`."""
-    sigma, weights = _checked(singular_values, weights)
-    estimates = np.atleast_1d((weights * np.log(sigma)).sum(-1)).ravel()
-    error = None
-    if estimates.size > 1:
-        error = float(estimates.std(ddof=1) / np.sqrt(estimates.size))
-    below = weights[sigma < 1].sum() / weights.sum()
-    return Summary(float(below), float(estimates.mean()), error)
-
-
-def _checked(singular_values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64, the first at least SMALLEST."""
-    sigma, weights = (np.asarray(x, np.float64) for x in (singular_values, weights))
+def _checked(found: Spectrum) -> Spectrum:
+    """Both parts as float64, the values at least SMALLEST."""
+    sigma, weights = (np.asarray(part, np.float64) for part in found)
     if sigma.shape != weights.shape or not sigma.size:
         raise ValueError(
             f"singular values {list(sigma.shape)} and weights {list(weights.shape)} must have one "
@@ -68,13 +43,14 @@ def _checked(singular_values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarr
     for name, values in (("singular values", sigma), ("weights", weights)):
         if not (np.isfinite(values).all() and (values >= 0).all()):
             raise ValueError(f"the {name} of a Jacobian must be finite and at least 0.")
-    return np.maximum(sigma, SMALLEST), weights
+    return Spectrum(np.maximum(sigma, SMALLEST), weights)
 
 
-def figure(singular_values: np.ndarray, weights: np.ndarray, title: str) -> Figure:
+def figure(found: Spectrum, title: str) -> Figure:
     """The figure of `draw`, to be made within `style.context`."""
-    summary = summarise(singular_values, weights)
-    sigma, weights = _checked(singular_values, weights)
+    found = _checked(found)
+    sigma, weights = found
+    below_one, (log_det, stderr) = jacobian.share_below_one(found), jacobian.log_det(found)
     logs = np.log(sigma)
     share = weights / weights.sum()
     low, high = min(logs.min(), -0.05), max(logs.max(), 0.05)
@@ -88,8 +64,8 @@ def figure(singular_values: np.ndarray, weights: np.ndarray, title: str) -> Figu
     drawn, ((axes,),) = style.subplots(1, 1, width=6.4, height=3.6)
     below = edges[1:] < width / 2
     for side, colour, label in (
-        (below, style.RED, rf"$\sigma < 1$: {summary.below_one:.1%} of the singular values"),
-        (~below, style.BLUE, rf"$\sigma \geq 1$: {1 - summary.below_one:.1%}"),
+        (below, style.RED, rf"$\sigma < 1$: {below_one:.1%} of the singular values"),
+        (~below, style.BLUE, rf"$\sigma \geq 1$: {1 - below_one:.1%}"),
     ):
         lefts, rights = np.exp(edges[:-1][side]), np.exp(edges[1:][side])
         axes.bar(lefts, 100 * counts[side], rights - lefts, align="edge", color=colour, label=label)
@@ -101,8 +77,8 @@ def figure(singular_values: np.ndarray, weights: np.ndarray, title: str) -> Figu
         xlabel=r"singular value $\sigma$ of SAIB's Jacobian (logarithmic)",
         ylabel="share of singular values (%)",
     )
-    error = "" if summary.stderr is None else f" ± {summary.stderr:.4f}"
-    words = f"log|det J| = {summary.log_det:.4f}{error} nats per dimension"
+    error = "" if math.isnan(stderr) else f" ± {stderr:.4f}"
+    words = f"log|det J| = {log_det:.4f}{error} nats per dimension"
     drawn.suptitle(f"{title}\n{words}", x=0.01, ha="left", fontsize=10)
     drawn.legend(loc="outside lower center", ncols=2)
     return drawn

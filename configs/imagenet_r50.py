@@ -110,8 +110,8 @@ def get_config(arg: str = "100") -> ml_collections.ConfigDict:
 
     config.diagnostics = diagnostics = ml_collections.ConfigDict()
     diagnostics.every_steps = 100  # 0 = never
-    diagnostics.num_images = 256  # whose embeddings are measured, always the same ones
-    diagnostics.lanczos_depth = 16  # Lanczos steps for log|det J| of SAIB on a group of images
+    diagnostics.num_images = 256  # at most, whose embeddings are measured, always the same ones
+    diagnostics.lanczos_depth = 32  # Lanczos steps for log|det J| of SAIB on a group of images
     diagnostics.lanczos_probes = 4  # random vectors it is averaged over
     # Collapse is reported below these lines; 0 = no line.
     diagnostics.min_rank = 2.0  # RankMe of the pooled features, from 1

@@ -134,13 +134,13 @@ def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
                 f"encoder.bn_group={group} neither divides nor is a multiple of the {per_device} "
                 "images of a device: choose one that does."
             )
-    if config.diagnostics.every_steps:
-        measured = config.diagnostics.num_images
-        for name, group in (
-            ("saib.group_size", config.saib.group_size if config.saib.enabled else 1),
-            ("encoder.bn_group", config.encoder.bn_group or 1),
-        ):
-            _multiple("diagnostics.num_images", measured, group, f"images of a {name}")
+    depth, dimensions = config.diagnostics.lanczos_depth, 3 * config.data.image_size**2
+    dimensions *= config.saib.group_size
+    if config.saib.enabled and depth > dimensions:
+        raise ValueError(
+            f"diagnostics.lanczos_depth={depth} is more than the {dimensions} dimensions of a "
+            "group of images: lower it."
+        )
     _multiple("method.queue_size", config.method.queue_size, batch, "images of a step")
     _multiple(
         "checkpoint.keep_every_steps",
@@ -165,11 +165,6 @@ def check_length(
         raise ValueError(
             f"method.queue_size={config.method.queue_size} is more than the {num_images} images of "
             f"{config.data.name}: a queue must not hold an image twice, so lower it."
-        )
-    if config.diagnostics.every_steps and config.diagnostics.num_images > num_images:
-        raise ValueError(
-            f"diagnostics.num_images={config.diagnostics.num_images} is more than the {num_images} "
-            f"images of {config.data.name}: lower it."
         )
     if config.schedule.warmup_epochs * steps_per_epoch >= total_steps:
         raise ValueError(

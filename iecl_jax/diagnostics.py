@@ -4,6 +4,7 @@ Nothing here is part of the training step, and a measurement changes nothing in 
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -41,16 +42,18 @@ class Measured(NamedTuple):
 
 
 class Diagnostics:
-    """state -> Measured, on the first `diagnostics.num_images` images as step 0 sees them.
+    """state -> Measured, on the first images of a split, always with the same augmentation.
 
-    Everything is computed in float32 on one device. Embeddings are those of Q in training mode.
-    Measured.values:
+    There are `diagnostics.num_images` of them, or as many as the split and SAIB's and BN's groups
+    allow. Everything is computed in float32 on one device. Embeddings are those of Q in training
+    mode. Measured.values:
 
       entropy_anchor, entropy_query, entropy_query_saib: coding rate of l2-normalised embeddings,
         nats per dimension, whatever the objective's estimator; the last with SAIB on the query
       entropy_gain: entropy_query_saib - entropy_query, what of SAIB's increment the encoder keeps
       log_det, log_det_stderr: log|det J| of SAIB with running BN statistics on the first group of
-        query views, nats per dimension, and its standard error over probes (`evals.jacobian`)
+        query views, nats per dimension, and its standard error over probes; log_det_half_depth
+        with half as many Lanczos steps, to see how far it has converged (`evals.jacobian`)
       sigma_min, sigma_max: its extreme singular values as far as Lanczos has found them
       rank_me, feature_std: of the anchors' pooled features (`evals.preservation`)
       alignment, uniformity: of anchor and query, and of anchor embeddings
@@ -58,17 +61,18 @@ class Diagnostics:
     """
 
     def __init__(self, config: ml_collections.ConfigDict, split: data.Split):
-        self._settings = config.diagnostics
-        exact = ml_collections.ConfigDict(config.to_dict())
-        exact.train.precision = "float32"
-        views = fixed_views(config, split, config.diagnostics.num_images)
+        self._settings, self._seed = config.diagnostics, np.uint32(config.seed)
+        in_float32 = ml_collections.ConfigDict(config.to_dict())
+        in_float32.train.precision = "float32"
+        self.num_images = _count(config, split)
+        views = fixed_views(config, split, self.num_images)
         self._views = jax.device_put(views, jax.local_devices()[0])
         self._group = self._views[1, : config.saib.group_size]
-        # Three programs, not one: as one, whose loops XLA runs side by side, they hung on two CPU
-        # cores (jaxlib 0.10.2).
-        self._embeddings = _precisely(embedding_measures, exact)
-        self._norms = _precisely(conv_layers, exact)
-        self._spectrum = _precisely(saib_spectrum, exact) if config.saib.enabled else None
+        # Three programs, not one: batched LAPACK calls that XLA runs side by side in one can wait
+        # for each other for ever (jaxlib 0.10.2, CPU).
+        self._embeddings = _precisely(embedding_measures, in_float32)
+        self._norms = _precisely(conv_layers, in_float32)
+        self._spectrum = _precisely(saib_spectrum, in_float32) if config.saib.enabled else None
 
     def __call__(self, state: TrainState) -> Measured:
         """Waits for the state's step, then takes the measures."""
@@ -80,8 +84,9 @@ class Diagnostics:
         values |= {name: max(norms.values()) for name, norms in layers.items()}
         spectrum = None
         if self._spectrum is not None:
-            spectrum = jax.device_get(self._spectrum(*weights, self._group))
+            spectrum, half = jax.device_get(self._spectrum(*weights, self._group, self._seed))
             values["log_det"], values["log_det_stderr"] = jacobian.log_det(spectrum)
+            values["log_det_half_depth"], _ = jacobian.log_det(half)
             values["sigma_min"], values["sigma_max"] = spectrum.values.min(), spectrum.values.max()
         return Measured({name: float(value) for name, value in values.items()}, layers, spectrum)
 
@@ -96,7 +101,11 @@ class Diagnostics:
 
 
 def fixed_views(config: ml_collections.ConfigDict, split: data.Split, count: int) -> np.ndarray:
-    """The first `count` images of a split as step 0 sees them, float32 [2, count, S, S, 3]."""
+    """The first `count` images of a split in their two views, float32 [2, count, S, S, 3].
+
+    They are augmented on the device with the keys of step 0; images that vary in size or are large
+    are cropped out of what evaluation sees of them.
+    """
     batch = next(data.eval_batches(config.data, split, count, np.arange(count)))
     make_views = augment.make_augment(config.augment, config.data.image_size)
 
@@ -106,6 +115,12 @@ def fixed_views(config: ml_collections.ConfigDict, split: data.Split, count: int
         return make_views(keys, images)
 
     return np.asarray(views(np.uint32(config.seed), batch["image"]))
+
+
+def _count(config: ml_collections.ConfigDict, split: data.Split) -> int:
+    group = config.saib.group_size if config.saib.enabled else 1
+    unit = math.lcm(group, config.encoder.bn_group or 1)
+    return max(1, min(config.diagnostics.num_images, len(split)) // unit) * unit
 
 
 def conv_layers(
@@ -151,14 +166,18 @@ def embedding_measures(
 
 
 def saib_spectrum(
-    config: ml_collections.ConfigDict, params: Any, method_state: Any, group: jax.Array
-) -> jacobian.Spectrum:
-    """Of SAIB's Jacobian at a group [g, S, S, 3], with running statistics, by Lanczos."""
+    config: ml_collections.ConfigDict,
+    params: Any,
+    method_state: Any,
+    group: jax.Array,
+    seed: jax.Array,
+) -> tuple[jacobian.Spectrum, jacobian.Spectrum]:
+    """Of SAIB's Jacobian at a group [g, S, S, 3], with running statistics (`jacobian.lanczos`)."""
     method = methods.make(config, total_steps=1)
     return jacobian.lanczos(
         lambda images: method.transform(params, method_state, images),
         group,
-        jax.random.key(0),
+        jax.random.key(seed),
         depth=config.diagnostics.lanczos_depth,
         num_probes=config.diagnostics.lanczos_probes,
     )

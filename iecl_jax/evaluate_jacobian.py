@@ -1,7 +1,6 @@
 """The job `jacobian`: SAIB's Jacobian and the encoder's convolutions, measured on a checkpoint."""
 
 import functools
-import math
 import sys
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from iecl_jax import config as config_lib
-from iecl_jax import data, workdir
+from iecl_jax import data, methods, workdir
 from iecl_jax.diagnostics import conv_layers, fixed_views
 from iecl_jax.evals import jacobian
 from iecl_jax.evaluate import load_encoder
@@ -31,7 +30,9 @@ def run_jacobian(
     """
     started = time.monotonic()
     config_lib.check(config, 1)
-    pretrain, method, params, method_state = load_encoder(config)
+    pretrain, _, params, method_state = load_encoder(config)
+    pretrain.train.precision = "float32"  # whatever the run computed in
+    method = methods.make(pretrain, total_steps=1)
     if not pretrain.saib.enabled:
         raise ValueError(
             f"{config.checkpoint} was trained with saib.enabled=False: it has no SAIB to measure."
@@ -59,10 +60,7 @@ def run_jacobian(
 
     layers = jax.device_get(jax.jit(functools.partial(conv_layers, pretrain))(params, method_state))
     print(f"{format_layers(layers)}\n", flush=True)
-    metrics = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    metrics["log_det_stderr"] = math.sqrt(sum(row["log_det_stderr"] ** 2 for row in rows)) / len(
-        rows
-    )
+    metrics = over_groups(rows)
     seconds = time.monotonic() - started
     return workdir.write_results(
         run_dir,
@@ -91,18 +89,20 @@ def measure_groups(
     def saib(images):
         return method.transform(params, method_state, images, train=train)
 
-    @functools.partial(jax.jit, static_argnames="depth")
-    def lanczos(images, key, depth):
-        return jacobian.lanczos(saib, images, key, depth=depth, num_probes=settings.num_probes)
+    @jax.jit
+    def lanczos(images, key):
+        options = {"depth": settings.depth, "num_probes": settings.num_probes}
+        return jacobian.lanczos(saib, images, key, **options)
+
+    exact = jacobian.exact(saib)
 
     spectra, rows = [], []
     keys = jax.random.split(jax.random.key(config.seed), len(groups))
     for images, key in zip(groups, keys):
         if images.size <= settings.exact_up_to:
-            found = half = jacobian.exact(saib, images)
+            found = half = exact(images)
         else:
-            found = jax.device_get(lanczos(images, key, settings.depth))
-            half = jax.device_get(lanczos(images, key, max(1, settings.depth // 2)))
+            found, half = jax.device_get(lanczos(images, key))
         value, error = jacobian.log_det(found)
         rows.append(
             {
@@ -118,10 +118,21 @@ def measure_groups(
     return spectra, rows
 
 
-def format_groups(rows: list[dict[str, float]], title: str) -> str:
-    """The table of the Jacobians in Markdown, with mean and standard deviation over groups.
+def over_groups(rows: list[dict[str, float]]) -> dict[str, float]:
+    """One row for all groups: means, the error of the mean, and the extreme singular values."""
+    mean = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    errors = [row["log_det_stderr"] for row in rows]
+    return mean | {
+        "log_det_stderr": float(np.linalg.norm(errors)) / len(rows),
+        "sigma_min": min(row["sigma_min"] for row in rows),
+        "sigma_max": max(row["sigma_max"] for row in rows),
+    }
 
-    "error" is the standard error; the last three columns are of the singular values.
+
+def format_groups(rows: list[dict[str, float]], title: str) -> str:
+    """The table of the Jacobians in Markdown.
+
+    "error" is the standard error over probes; the last three columns are of the singular values.
     """
     lines = [
         title,
@@ -130,13 +141,8 @@ def format_groups(rows: list[dict[str, float]], title: str) -> str:
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     formats = ("{:+.4f}", "{:.4f}", "{:+.4f}", "{:.4f}", "{:.3f}", "{:.1%}")
-    numbered = [(str(i), list(row.values())) for i, row in enumerate(rows)]
-    table = np.array([values for _, values in numbered])
-    numbered.append(("mean", table.mean(0).tolist()))
-    if len(rows) > 1:
-        numbered.append(("deviation", table.std(0, ddof=1).tolist()))
-    for name, values in numbered:
-        cells = [text.format(value) for text, value in zip(formats, values, strict=True)]
+    for name, row in [*((str(i), row) for i, row in enumerate(rows)), ("all", over_groups(rows))]:
+        cells = [text.format(value) for text, value in zip(formats, row.values(), strict=True)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

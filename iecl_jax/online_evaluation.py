@@ -49,6 +49,11 @@ class OnlineEvaluation:
                 f"eval.knn_k={settings.knn_k} is more than the {counts.sum()} labelled training "
                 f"images of {self._config.data.name}: lower it."
             )
+        if settings.linear_epochs and counts.max() < 2:
+            raise ValueError(
+                f"eval.linear_epochs={settings.linear_epochs} needs a class of two labelled images "
+                f"or more in {self._config.data.name}: set it to 0."
+            )
         if settings.labels_per_class > counts.min():
             raise ValueError(
                 f"eval.labels_per_class={settings.labels_per_class} is more than the smallest "
@@ -59,8 +64,8 @@ class OnlineEvaluation:
         """{"knn_top1", "online_probe_top1"} in [0, 1]; {} where the data have no test labels.
 
         At the last step with `eval.linear_epochs` also "linear_top1" and "linear_top5", of a linear
-        classifier trained on the features of the unaugmented training images (as the job
-        `linear_probe` with `probe.cached`).
+        classifier on the features of the unaugmented training images: the job `linear_probe` with
+        `probe.cached`, but for its number of epochs and learning rates from 0.01 to 3.
         """
         if self._encoder.missing:
             return {}

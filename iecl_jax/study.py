@@ -2,8 +2,8 @@
 
 Runs every setting of a config file's SETTINGS with every seed, each a `python -m iecl_jax.main` of
 its own in WORKDIR/SETTING/seed-SEED, and writes the measured means and deviations to
-WORKDIR/table.md. Started again, it skips what is done and resumes what is not. What follows `--` is
-handed on to every run (`-- --config.data.dir=DIR`).
+WORKDIR/table.md. Started again, it resumes what is not done. What follows `--` is handed on to
+every run (`-- --config.data.dir=DIR`).
 """
 
 import argparse
@@ -12,30 +12,33 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], float | None]]] = {
-    "kNN, %": ("{:.1f}", lambda m: 100 * m["knn_top1"]),
-    "linear, %": ("{:.1f}", lambda m: 100 * m["linear_top1"]),
-    "H(q)": ("{:.3f}", lambda m: m["diagnostics"]["entropy_query"]),
-    "H(q')": ("{:.3f}", lambda m: m["diagnostics"].get("entropy_query_saib")),
-    "log|det J| / n": ("{:+.3f}", lambda m: m["diagnostics"].get("log_det")),
-    "min sigma": ("{:.3f}", lambda m: m["diagnostics"].get("sigma_min")),
-    "RankMe": ("{:.1f}", lambda m: m["diagnostics"]["rank_me"]),
-}
+MAIN = ("-m", "iecl_jax.main")
+# Title, format, and where the number is in a run's metrics.
+COLUMNS = (
+    ("kNN, %", "{:.1f}", "knn_top1"),
+    ("linear, %", "{:.1f}", "linear_top1"),
+    ("H(q)", "{:.3f}", "diagnostics.entropy_query"),
+    ("H(q')", "{:.3f}", "diagnostics.entropy_query_saib"),
+    ("log\\|det J\\| / n", "{:+.3f}", "diagnostics.log_det"),
+    ("min sigma", "{:.3f}", "diagnostics.sigma_min"),
+    ("RankMe", "{:.1f}", "diagnostics.rank_me"),
+)
 
 
 def run_one(config: str, setting: str, seed: int, folder: Path, extra: Sequence[str]) -> bool:
-    """Runs or resumes one training, its console in FOLDER/log.txt; False if it failed."""
-    if (folder / "results.json").exists():
-        return True
+    """Runs or resumes one training, its console in FOLDER/log.txt; False if it failed.
+
+    A finished one is asked too, so that results of another config are refused rather than shown.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "iecl_jax.main", f"--config={config}:{setting}"]
+    command = [sys.executable, *MAIN, f"--config={config}:{setting}"]
     command += [f"--config.seed={seed}", f"--workdir={folder}", *extra]
     # The seed is no part of a compiled program, so the seeds of a setting share them.
     cache = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent.parent.absolute() / "compiled")}
@@ -48,34 +51,42 @@ def run_one(config: str, setting: str, seed: int, folder: Path, extra: Sequence[
     return code == 0
 
 
-def collect(workdir: Path, settings: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Setting -> the metrics of its finished runs, in the order of their seeds."""
+def collect(
+    workdir: Path, settings: Sequence[str], seeds: Sequence[int]
+) -> dict[str, list[dict[str, Any]]]:
+    """Setting -> the metrics of its finished runs with these seeds, where there are any."""
     found = {}
     for setting in settings:
-        paths = sorted(
-            (workdir / setting).glob("seed-*/results.json"),
-            key=lambda path: int(path.parent.name.removeprefix("seed-")),
-        )
-        found[setting] = [json.loads(path.read_text())["metrics"] for path in paths]
+        paths = [workdir / setting / f"seed-{seed}" / "results.json" for seed in seeds]
+        metrics = [json.loads(path.read_text())["metrics"] for path in paths if path.exists()]
+        if metrics:
+            found[setting] = metrics
     return found
 
 
 def format_table(metrics: Mapping[str, Sequence[dict[str, Any]]]) -> str:
     """Markdown: a row a setting, mean ± standard deviation over seeds; empty if not measured."""
     lines = [
-        f"| setting | seeds | {' | '.join(name.replace('|', chr(92) + '|') for name in COLUMNS)} |",
+        f"| setting | seeds | {' | '.join(title for title, *_ in COLUMNS)} |",
         f"|---|---:|{'---:|' * len(COLUMNS)}",
     ]
     for setting, runs in metrics.items():
         cells = [setting, str(len(runs))]
-        for text, value_of in COLUMNS.values():
-            values = [value for run in runs if (value := value_of(run)) is not None]
+        for title, text, name in COLUMNS:
+            scale = 100 if "%" in title else 1
+            values = [scale * value for run in runs if (value := _get(run, name)) is not None]
             cell = text.format(np.mean(values)) if values else ""
             if len(values) > 1:
                 cell += f" ± {text.replace('+', '').format(np.std(values, ddof=1))}"
             cells.append(cell)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _get(metrics: Any, name: str) -> float | None:
+    for part in name.split("."):
+        metrics = metrics.get(part, {})
+    return metrics if isinstance(metrics, float) else None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -109,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with ThreadPoolExecutor(args.processes) as pool:
         succeeded = list(pool.map(run, [(seed, name) for seed in seeds for name in settings]))
-    table = format_table(collect(args.workdir, settings))
+    table = format_table(collect(args.workdir, known, seeds))
     (args.workdir / "table.md").write_text(table)
     print(table, end="")
     if not all(succeeded):

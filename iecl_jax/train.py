@@ -111,7 +111,8 @@ def pretrain(
     Raises:
       ValueError: the config is impossible, or `run_dir` belongs to another one.
       FloatingPointError: the loss or a gradient is not finite.
-      CollapseError: with `diagnostics.stop_on_collapse`, once a checkpoint is written.
+      CollapseError: with `diagnostics.stop_on_collapse`, once a checkpoint is written; started
+        again, the run goes on to the next measurement.
       SystemExit: with code 75 after SIGTERM, once a checkpoint is written.
     """
     started = time.monotonic()
@@ -175,8 +176,9 @@ def pretrain(
             progress(step)
             last = step == total_steps
             due_eval = last or (every_eval > 0 and step % every_eval == 0)
-            due_diagnosis = diagnose is not None and (due_eval or step % every_diagnosis == 0)
             stop = preemption.requested
+            due_diagnosis = diagnose is not None and not stop and step % every_diagnosis == 0
+            due_diagnosis |= diagnose is not None and due_eval
             due_save = last or stop or step % save_steps == 0
             due_save |= due_eval and config.checkpoint.keep_best > 0  # so that the best is kept
             if step % log_steps == 0 or due_eval or due_save or due_diagnosis:
@@ -185,11 +187,11 @@ def pretrain(
             if diagnose is not None and due_diagnosis:
                 measured = diagnose(state)
                 diagnosis = measured.values
-                write_diagnosis(writer, step, measured, all_of_it=due_eval)
+                write_diagnosis(writer, step, measured, with_layers=due_eval)
                 alarms = diagnose.alarms(diagnosis)
                 for alarm in alarms:
                     logging.warning("step %d: %s", step, alarm)
-                if not config.diagnostics.stop_on_collapse:
+                if last or not config.diagnostics.stop_on_collapse:
                     alarms = []
                 due_save |= bool(alarms)
                 log.restart_clock()
@@ -210,7 +212,7 @@ def pretrain(
                 writer.flush()
                 raise CollapseError(
                     f"step {step}, which is saved: {alarms[0]} diagnostics.stop_on_collapse=False "
-                    "goes on with a warning."
+                    "would go on with a warning."
                 )
             if stop and not last:
                 checkpointer.close()
@@ -235,20 +237,23 @@ def pretrain(
         params_digest=digest(state.params),
     )
     if jax.process_index() == 0:
-        logging.info("Report: %s", report.write(run_dir))
+        try:
+            logging.info("Report: %s", report.write(run_dir))
+        except Exception as error:  # a page must not fail a finished training
+            logging.warning("No report: %s", error)
     return results
 
 
 def write_diagnosis(
-    writer: metric_writers.MetricWriter, step: int, measured: Measured, *, all_of_it: bool
+    writer: metric_writers.MetricWriter, step: int, measured: Measured, *, with_layers: bool
 ) -> None:
-    """Writes a measurement's numbers; with `all_of_it` each layer's and the spectrum too."""
+    """Writes a measurement's numbers; `with_layers` each convolution's and the spectrum too."""
     write_scalars(writer, "diagnostics", step, measured.values)
-    if not all_of_it:
+    if not with_layers:
         return
     for name, norms in measured.layers.items():
         write_scalars(writer, name, step, norms)
-    if measured.spectrum is not None:
+    if measured.spectrum is not None and np.isfinite(measured.values["log_det"]):
         drawn = spectrum.draw(measured.spectrum, f"Jacobian of SAIB, step {step}")
         writer.write_images(step, {"jacobian_spectrum": drawn[None]})
 

@@ -20,7 +20,7 @@ import ml_collections
 import numpy as np
 
 _PACKAGES = (
-    "jax jaxlib flax optax orbax-checkpoint grain tensorflow-datasets clu numpy".split()  # noqa: SIM905
+    "jax jaxlib flax optax orbax-checkpoint grain tensorflow-datasets clu matfree numpy".split()  # noqa: SIM905
 )
 _DIFFERENCES_SHOWN = 5
 

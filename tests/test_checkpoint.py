@@ -63,8 +63,10 @@ def make_state(seed: int = 0, width: int = 5) -> State:
     )
 
 
-def make(path, *, keep=3, keep_best=0) -> checkpoint.Checkpointer:
-    return checkpoint.Checkpointer(path, keep=keep, keep_best=keep_best, config=make_config())
+def make(path, *, keep=3, keep_best=0, **options) -> checkpoint.Checkpointer:
+    return checkpoint.Checkpointer(
+        path, keep=keep, keep_best=keep_best, config=make_config(), **options
+    )
 
 
 def save_run(path, steps=(1, 2), **options) -> None:
@@ -159,6 +161,11 @@ def test_a_saved_step_is_not_saved_again(tmp_path):
     checkpointer.save(1, make_state(7), position=7)
     checkpointer.close()
     assert_same(restore(tmp_path).state, make_state(1))
+
+
+def test_keeps_multiples_of_keep_every_steps_for_ever(tmp_path):
+    save_run(tmp_path, steps=(2, 3, 4, 5, 6, 7), keep=1, keep_every_steps=3)
+    assert kept_steps(tmp_path) == [3, 6, 7]
 
 
 @pytest.mark.parametrize("keep, keep_best", [(0, 0), (1, -1)])

@@ -8,6 +8,7 @@ from typing import Any
 import ml_collections
 import pytest
 
+from configs.study import SETTINGS
 from iecl_jax import config as config_lib
 from iecl_jax import workdir
 
@@ -19,6 +20,7 @@ VARIANTS = {
     "knn": ("checkpoint",),
     "linear_probe": ("checkpoint",),
     "jacobian": ("checkpoint",),
+    "study": tuple(SETTINGS),
 }
 ALL = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 PRETRAINING = [pair for pair in ALL if pair[0] not in ("knn", "linear_probe", "jacobian")]
@@ -201,6 +203,34 @@ IMPOSSIBLE: list[tuple[tuple[str, str], int, dict[str, Any], list[str]]] = [
     (TINY, 1, {"optimizer.weight_decay": -1e-5}, ["optimizer.weight_decay=-1e-05", "at least 0"]),
     (TINY, 1, {"schedule.warmup_epochs": -1.0}, ["schedule.warmup_epochs=-1.0", "at least 0"]),
     (TINY, 1, {"augment.query.flip_prob": 1.5}, ["augment.query.flip_prob is 1.5", "[0, 1]"]),
+    (TINY, 1, {"saib.variant": "expensive"}, ["did you mean 'expansive'?", "paper, expansive"]),
+    (
+        TINY,
+        1,
+        {"saib.variant": "expansive", "saib.inner_skip": False},
+        ["saib.inner_skip=False belongs to saib.variant='paper'"],
+    ),
+    (
+        TINY,
+        1,
+        {"diagnostics.lanczos_depth": 20_000},
+        ["diagnostics.lanczos_depth=20000", "12288 dimensions of a group", "lower it"],
+    ),
+    (TINY, 1, {"diagnostics.every_steps": -1}, ["diagnostics.every_steps=-1", "at least 0"]),
+    (TINY, 1, {"diagnostics.lanczos_probes": 0}, ["diagnostics.lanczos_probes=0", "more than 0"]),
+    (
+        TINY,
+        1,
+        {"checkpoint.keep_every_steps": 3},
+        ["checkpoint.keep_every_steps=3", "the 2 steps between checkpoints", "2 or 4 would"],
+    ),
+    (("jacobian", "smoke"), 1, {"jacobian.depth": 0}, ["jacobian.depth=0", "more than 0"]),
+    (
+        ("jacobian", "smoke"),
+        1,
+        {"jacobian.statistics": "runing"},
+        ["did you mean 'running'?", "running, batch"],
+    ),
     (TINY, 1, {"checkpoint.keep": 0}, ["checkpoint.keep=0", "more than 0"]),
     (TINY, 1, {"eval.knn_k": 0}, ["eval.knn_k=0", "more than 0"]),
     (("knn", ""), 1, {}, ["config.checkpoint is empty", "--config.checkpoint=WORKDIR"]),

@@ -38,7 +38,7 @@ def measured(precision="float32"):
 def test_every_measure_is_there_and_finite():
     values = measured()[-1].values
     names = "entropy_anchor entropy_query entropy_query_saib entropy_gain log_det log_det_stderr"
-    names += " sigma_min sigma_max rank_me feature_std alignment uniformity"
+    names += " log_det_half_depth sigma_min sigma_max rank_me feature_std alignment uniformity"
     assert set(values) == {*names.split(), "conv_matrix_norm", "conv_operator_norm"}
     assert all(np.isfinite(value) for value in values.values())
     assert {type(value) for value in values.values()} == {float}
@@ -85,11 +85,10 @@ def test_log_det_is_that_of_the_exact_jacobian():
     made, split, state, result = measured()
     group = diagnostics.fixed_views(made, split, 8)[1, :2]
     method = methods.make(made, total_steps=1)
-    exact = jacobian.exact(
-        lambda x: method.transform(state.params, state.method_state, x), jnp.asarray(group)
-    )
+    exact = jacobian.exact(lambda x: method.transform(state.params, state.method_state, x))(group)
     value, error = result.values["log_det"], result.values["log_det_stderr"]
     assert abs(value - jacobian.log_det(exact)[0]) < 4 * error + 0.05
+    assert value < result.values["log_det_half_depth"] < value + 0.2
     assert result.values["sigma_max"] <= 1.001 * exact.values.max()
     assert result.values["sigma_min"] >= 0.999 * exact.values.min()
 
@@ -129,13 +128,30 @@ def test_the_alarm_names_measure_value_and_line(rank, alarms):
 
 
 def test_a_collapsed_encoder_raises_every_alarm():
-    """Equal features for all images: the last BN of each residual branch and stem at 0."""
+    """With every BN scale 0 and bias 1 all images have the same features."""
     made, split, state, _ = measured()
-    zeros = jax.tree.map(jnp.zeros_like, state.params["online"]["encoder"])
-    params = state.params | {"online": state.params["online"] | {"encoder": zeros}}
+
+    def flat(path, leaf):
+        name = path[-1].key
+        return {"scale": jnp.zeros_like(leaf), "bias": jnp.ones_like(leaf)}.get(name, leaf)
+
+    encoder = jax.tree_util.tree_map_with_path(flat, state.params["online"]["encoder"])
+    params = state.params | {"online": state.params["online"] | {"encoder": encoder}}
     diagnose = diagnostics.Diagnostics(made, split)
-    values = diagnose(jax.tree.map(lambda x: x, state.replace(params=params))).values
+    values = diagnose(state.replace(params=params)).values
+    assert values["rank_me"] == pytest.approx(1, abs=0.01)
+    assert values["feature_std"] == pytest.approx(0, abs=1e-3)
     assert len(diagnose.alarms(values)) == 2
+
+
+@pytest.mark.parametrize(
+    "wanted, group, bn_group, count", [(8, 2, 0, 8), (7, 2, 0, 6), (9, 4, 8, 8), (999, 32, 0, 256)]
+)
+def test_as_many_images_as_groups_and_split_allow(wanted, group, bn_group, count):
+    values = {"diagnostics.num_images": wanted, "saib.group_size": group}
+    made = config(**values, **{"encoder.bn_group": bn_group, "train.batch_size": 32})
+    split = data.open_split(made.data, "pretrain")
+    assert diagnostics.Diagnostics(made, split).num_images == count
 
 
 def test_the_compiled_step_is_the_same_with_and_without_diagnostics():

@@ -18,7 +18,7 @@ def tiny_config():
     config = imagenet_r50.get_config("100,smoke")
     config.data.image_size = 16
     config.encoder.width = 4
-    config.eval.labels_per_class = 2
+    config.eval.update({"labels_per_class": 2, "linear_epochs": 2})
     return config
 
 
@@ -36,7 +36,8 @@ def test_pretraining_leaves_its_results(workdir):
     assert results["seed"] == 42
     assert len(results["params_digest"]) == 64
     assert results["images_per_second"] > 0
-    for name in ("loss", "info_nce", "kl", "entropy", "knn_top1", "online_probe_top1"):
+    names = "loss info_nce kl entropy knn_top1 online_probe_top1 linear_top1 linear_top5"
+    for name in names.split():
         assert np.isfinite(results["metrics"][name]), name
     assert set(results["metrics"]["comparison"]) == {
         "raw pixels",
@@ -97,7 +98,7 @@ def test_jacobian_prints_and_draws_what_it_measured(workdir, tmp_path, capsys):
     sampled = evaluate_jacobian.run_jacobian(config, str(tmp_path / "sampled"))["metrics"]
     printed = capsys.readouterr().out
     assert "group 4), running statistics, 3072 dimensions a group" in printed
-    assert f"| mean | {sampled['log_det']:+.4f} |" in printed
+    assert f"| all | {sampled['log_det']:+.4f} |" in printed
     assert "| layer1_0/conv1 |" in printed
     with Image.open(tmp_path / "sampled" / "jacobian.png") as picture:
         assert min(picture.size) > 200
@@ -105,6 +106,16 @@ def test_jacobian_prints_and_draws_what_it_measured(workdir, tmp_path, capsys):
     assert sampled["groups"][0]["log_det"] != sampled["groups"][1]["log_det"]
     errors = [group["log_det_stderr"] for group in sampled["groups"]]
     assert sampled["log_det_stderr"] == pytest.approx(np.hypot(*errors) / 2)
+    assert sampled["sigma_max"] == max(group["sigma_max"] for group in sampled["groups"])
+
+    config.jacobian.update({"exact_up_to": 3072, "num_groups": 1})
+    exact = evaluate_jacobian.run_jacobian(config, str(tmp_path / "exact"))["metrics"]
+    assert exact["log_det_stderr"] == 0
+    first = sampled["groups"][0]
+    assert first["log_det"] > exact["log_det"] - 4 * first["log_det_stderr"]
+    config.jacobian.update({"exact_up_to": 0, "statistics": "batch"})
+    batch = evaluate_jacobian.run_jacobian(config, str(tmp_path / "batch"))["metrics"]
+    assert abs(batch["log_det"] - first["log_det"]) > 1e-4
 
 
 def test_the_expansive_variant_trains_and_never_contracts(tmp_path):

@@ -146,7 +146,7 @@ def test_initial_size_of_the_residual(residual_scale):
     images = jnp.zeros((16, 8, 8, 3))
     variables = saib.init(jax.random.key(0), images, train=True)
     variables["params"]["block1"]["positions"] *= 0
-    spectrum = jacobian.lanczos(
+    spectrum, _ = jacobian.lanczos(
         lambda x: saib.apply(variables, x, train=True),
         images,
         jax.random.key(1),

@@ -88,8 +88,12 @@ def _curve(at: dict[int, tuple[float, float]]) -> Curve:
 def _events(path: pathlib.Path) -> Iterator[Event]:
     """The records of a file: length uint64, its checksum, that many bytes, their checksum."""
     with path.open("rb") as file:
+        left = path.stat().st_size
         while len(header := file.read(12)) == 12:
             (length,) = struct.unpack_from("<Q", header)
+            left -= 12 + length + 4
+            if left < 0:
+                return
             try:
                 yield Event.FromString(file.read(length + 4)[:length])
             except DecodeError:

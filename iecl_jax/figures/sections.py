@@ -113,7 +113,7 @@ LOSS = Section(
 )
 ENTROPY = Section(
     "Entropy of the embeddings",
-    "Always on the same images, with the configured estimator. The gain ΔH is what of SAIB's "
+    "Always on the same images, by the coding rate. The gain ΔH is what of SAIB's "
     "increment the encoder keeps: the query's entropy with SAIB less that without.",
     (
         Panel(

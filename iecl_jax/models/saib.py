@@ -94,7 +94,7 @@ class ExpansiveBlock(nn.Module):
     eigenvalues of 1 or more, so log|det J| >= 0 for every image and every W, which the paper claims
     of its own block (appendix C). There is no BN inside, whose batch statistics would undo this,
     and one identity, where the paper's block has two or, with `inner_skip`, three. W is drawn such
-    that E[W^T W] = `residual_scale` I.
+    that E[W^T W] = `residual_scale` I (but for the rows and pixels at the zero-padded borders).
     """
 
     group_size: int
@@ -115,8 +115,8 @@ class ExpansiveBlock(nn.Module):
         kernel = kernel.astype(self.dtype)
         hidden = nn.softplus(_conv(patches, kernel)) - math.log(2)
         transposed = kernel[::-1, ::-1].swapaxes(2, 3)
-        patches = patches + _conv(hidden, transposed)
-        return unpatchify(patches, images.shape, self.patch_size).astype(images.dtype)
+        change = positions.astype(self.dtype) + _conv(hidden, transposed)
+        return images + unpatchify(change, images.shape, self.patch_size).astype(images.dtype)
 
 
 def _conv(x: jax.Array, kernel: jax.Array) -> jax.Array:

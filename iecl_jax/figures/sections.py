@@ -132,9 +132,19 @@ ENTROPY = Section(
 JACOBIAN = Section(
     "Jacobian of SAIB",
     "The change of entropy at the input is log|det J| (Eq. 12), above 0 where SAIB expands; the "
-    "band is its standard error. Singular values below 1 are directions that it shrinks.",
+    "band is its standard error over random vectors. Lanczos quadrature only overestimates it; the "
+    "gap to half of the steps says by how much. Singular values below 1 are directions that SAIB "
+    "shrinks.",
     (
-        Panel("log|det J|", NATS, (("diagnostics/log_det", "log|det J|"),), 0.0),
+        Panel(
+            "log|det J|",
+            NATS,
+            (
+                ("diagnostics/log_det", "log|det J|"),
+                ("diagnostics/log_det_half_depth", "with half the Lanczos steps"),
+            ),
+            0.0,
+        ),
         Panel(
             "Extreme singular values",
             "singular value (logarithmic)",

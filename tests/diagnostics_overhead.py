@@ -21,6 +21,7 @@ from iecl_jax.diagnostics import Diagnostics
 def measure(config, *, rounds: int, steps: int) -> list[tuple[float, float]]:
     """[(seconds a step, seconds a measurement)] for each round of `steps` steps."""
     config.data.update({"name": "generated", "cache": "host"})
+    config.schedule.warmup_epochs = 0.0
     split = data.open_split(config.data, "pretrain")
     count = len(split)
     experiment = train.build(config, total_steps=10**6, steps_per_epoch=10**5, num_classes=10)

@@ -169,7 +169,7 @@ def test_versions_are_those_installed_or_none(monkeypatch):
     found = workdir.versions()
     assert found["jax"] == jax.__version__
     assert found["numpy"] == np.__version__
-    assert len(found) == 9
+    assert len(found) == 10
 
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)

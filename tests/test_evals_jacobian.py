@@ -22,7 +22,9 @@ def _matrix(values, seed=0):
 @functools.cache
 def _lanczos(depth, num_probes):
     def run(matrix, x, key):
-        fn = lambda x: jnp.tanh(matrix @ x.reshape(-1)).reshape(x.shape)  # noqa: E731
+        def fn(x):
+            return jnp.tanh(matrix @ x.reshape(-1)).reshape(x.shape)
+
         return jacobian.lanczos(fn, x, key, depth=depth, num_probes=num_probes)
 
     return jax.jit(run)

@@ -1,27 +1,50 @@
-"""What configs share: the variant argument, augmentation recipes, the tiny `,smoke` version."""
+"""What configs share: the variant argument, augmentation recipes, and the two smaller scales.
+
+`,smoke` at the end of a variant is a few steps of a tiny network on generated images, to see that
+all runs; `,small` a study that two CPU cores finish in minutes, on CIFAR-10.
+"""
 
 from collections.abc import Sequence
 
 import ml_collections
 
+SCALES = ("smoke", "small")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR10_STATS = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
-def parse_arg(arg: str, *, default: str, choices: Sequence[str]) -> tuple[str, bool]:
-    """Splits `VARIANT[,smoke]` into (variant, smoke); ValueError names the choices."""
+def split_scale(arg: str, scales: Sequence[str]) -> tuple[list[str], str]:
+    """Splits `WORD,...[,SCALE]` into (words, scale); "" is the scale of the paper."""
     words = [word for word in arg.split(",") if word]
-    smoke = "smoke" in words
-    words = [word for word in words if word != "smoke"] or [default]
+    scale = words.pop() if words and words[-1] in scales else ""
+    return words, scale
+
+
+def parse_arg(
+    arg: str, *, default: str, choices: Sequence[str], scales: Sequence[str] = ("smoke",)
+) -> tuple[str, str]:
+    """Splits `VARIANT[,SCALE]` into (variant, scale); ValueError names the choices."""
+    words, scale = split_scale(arg, scales)
+    words = words or [default]
     if len(words) > 1 or words[0] not in choices:
-        raise ValueError(
-            f"config variant {arg!r} is unknown: use one of {', '.join(choices)}, "
-            "with or without ',smoke'."
-        )
-    return words[0], smoke
+        raise unknown_variant(arg, f"one of {', '.join(choices)}", scales)
+    return words[0], scale
+
+
+def unknown_variant(arg: str, wanted: str, scales: Sequence[str]) -> ValueError:
+    """The error of a variant that there is not."""
+    endings = " or ".join(f"',{scale}'" for scale in scales)
+    return ValueError(
+        f"config variant {arg!r} is unknown: use {wanted}, with or without {endings}."
+    )
 
 
 def view(
-    *, crop_scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur_prob=0.5
+    *,
+    crop_scale=(0.08, 1.0),
+    jitter=(0.4, 0.4, 0.4, 0.1),
+    blur_prob=0.5,
+    solarize_prob=0.0,
 ) -> ml_collections.ConfigDict:
     """One view's operators in their order; an operator with probability 0 is not compiled."""
     ops = ml_collections.ConfigDict()
@@ -36,7 +59,7 @@ def view(
     ops.gray_prob = 0.2
     ops.blur_prob = blur_prob
     ops.blur_sigma = (0.1, 2.0)  # pixels
-    ops.solarize_prob = 0.0
+    ops.solarize_prob = solarize_prob
     ops.noise_prob = 0.0
     ops.noise_std = 0.1  # of values in [0, 1]
     return ops
@@ -69,16 +92,51 @@ def crop_and_flip() -> ml_collections.ConfigDict:
     return ops
 
 
-def make_smoke(config: ml_collections.ConfigDict) -> None:
-    """Shrinks a pretraining config to a few steps of a tiny network on generated images."""
+def at_scale(config: ml_collections.ConfigDict, scale: str) -> ml_collections.ConfigDict:
+    """The pretraining config at a scale: smoke, small, or "" for its own."""
+    if scale:
+        {"smoke": _make_smoke, "small": _make_small}[scale](config)
+    return config
+
+
+def _make_smoke(config: ml_collections.ConfigDict) -> None:
     config.data.update({"name": "generated", "cache": "host", "image_size": 32, "num_threads": 2})
     config.train.update({"batch_size": 16, "num_steps": 4, "num_epochs": 1, "log_every_steps": 2})
     config.encoder.update({"name": "resnet10", "stem": "cifar", "width": 8})
-    config.projector.update({"hidden_dim": 32, "output_dim": 16})
+    _shrink_heads(config, hidden_dim=32, output_dim=16)
     config.saib.update({"group_size": 4, "patch_size": 4})
     config.schedule.warmup_epochs = 0.0
-    config.eval.update({"every_epochs": 1, "batch_size": 16, "knn_k": 5})
+    config.eval.update({"every_epochs": 1, "batch_size": 16, "knn_k": 5, "linear_epochs": 2})
     config.diagnostics.update({"every_steps": 2, "num_images": 16, "lanczos_depth": 4})
     config.checkpoint.every_steps = 2
-    if config.method.queue_size:
+    if config.method.get("queue_size"):
         config.method.queue_size = 32
+    if config.method.get("whitening_size"):
+        config.method.whitening_size = 16
+        config.projector.output_dim = 8
+
+
+def _make_small(config: ml_collections.ConfigDict) -> None:
+    """Every method gets the same images, views, steps and widths; its own are the rest."""
+    config.data.update({"name": "cifar10", "image_size": 16, "cache": "host", "num_threads": 2})
+    config.train.update({"batch_size": 128, "num_steps": 250, "log_every_steps": 50})
+    config.encoder.update({"name": "resnet10", "stem": "cifar", "width": 8})
+    _shrink_heads(config, hidden_dim=256, output_dim=64)
+    config.saib.update({"group_size": 32, "patch_size": 4})
+    config.schedule.warmup_epochs = 0.05
+    config.augment = simclr_small_augment(*CIFAR10_STATS)
+    config.eval.update({"every_epochs": 0, "batch_size": 500, "linear_epochs": 20})
+    config.eval.update({"knn_k": 20, "knn_temperature": 0.07})
+    config.diagnostics.update({"every_steps": 250, "num_images": 256, "lanczos_depth": 32})
+    config.checkpoint.update({"every_steps": 250, "keep": 1, "keep_best": 0})
+    if config.method.get("queue_size"):
+        config.method.queue_size = 4096
+
+
+def _shrink_heads(config: ml_collections.ConfigDict, *, hidden_dim: int, output_dim: int) -> None:
+    """Narrower heads; a predictor keeps its proportion to the output, up to `hidden_dim`."""
+    if "predictor" in config.method:
+        predictor = config.method.predictor
+        proportional = predictor.hidden_dim * output_dim // config.projector.output_dim
+        predictor.hidden_dim = min(hidden_dim, proportional)
+    config.projector.update({"hidden_dim": hidden_dim, "output_dim": output_dim})

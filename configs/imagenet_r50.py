@@ -4,8 +4,9 @@
 
 The argument is the number of epochs: 100, 200, 400 or 800. Published linear top-1 (not measured
 here): 68.3, 70.9, 71.7 and 73.2 %. `:100,smoke` runs a few steps of a tiny version on generated
-images. Every other pretraining config starts from this one, so this file is the list of all
-settings, their units and their defaults.
+images, `:100,small` a version for two CPU cores on CIFAR-10. Every other pretraining config starts
+from this one, so this file is the list of all settings, their units and their defaults;
+configs/methods.py has those of the other methods.
 """
 
 import ml_collections
@@ -16,7 +17,9 @@ EPOCHS = (100, 200, 400, 800)
 
 
 def get_config(arg: str = "100") -> ml_collections.ConfigDict:
-    variant, smoke = common.parse_arg(arg, default="100", choices=[str(n) for n in EPOCHS])
+    variant, scale = common.parse_arg(
+        arg, default="100", choices=[str(n) for n in EPOCHS], scales=common.SCALES
+    )
     config = ml_collections.ConfigDict()
     config.job = "pretrain"  # pretrain | linear_probe | knn | jacobian
     config.seed = 42  # of the parameters, the data order and every augmentation
@@ -37,8 +40,9 @@ def get_config(arg: str = "100") -> ml_collections.ConfigDict:
     train.precision = "float32"  # float32 | bfloat16 | float16 (with dynamic loss scaling)
     train.log_every_steps = 100
 
-    config.method = method = ml_collections.ConfigDict()
-    method.name = "momentum_contrast"  # a file of iecl_jax/methods
+    config.method = method = ml_collections.ConfigDict()  # its keys are those of the method
+    method.name = "moco_v2"  # a file of iecl_jax/methods, or the path of a .py file like them
+    method.temperature = 0.2
     method.symmetric = False  # True adds ctr(q_query', k_anchor)
     method.queue_size = 0  # earlier keys as negatives; 0 = the keys of the batch instead
     method.running_stats = "anchor"  # passes that move Q's running BN statistics: anchor | both
@@ -60,9 +64,12 @@ def get_config(arg: str = "100") -> ml_collections.ConfigDict:
     projector.num_layers = 3
     projector.hidden_dim = 4096
     projector.output_dim = 512
+    projector.hidden_bn = True
+    projector.output_bn = True  # BN without scale and bias after the last layer
 
     config.saib = saib = ml_collections.ConfigDict()
     saib.enabled = True
+    saib.side = "query"  # the view that passes through it: query | anchor | both
     # paper | expansive: tied weights, J = I + W'DW, so that log|det J| >= 0 by construction
     saib.variant = "paper"
     saib.num_blocks = 1  # cascaded SAIBs (Table 4)
@@ -72,11 +79,11 @@ def get_config(arg: str = "100") -> ml_collections.ConfigDict:
     saib.residual_scale = 1.0  # initial scale of f's last BN; expansive: of E[W'W]
 
     config.objective = objective = ml_collections.ConfigDict()
-    objective.temperature = 0.2
     objective.kl = kl = ml_collections.ConfigDict()
     kl.weight = 0.09  # beta of Eq. 17
     kl.form = "closed"  # closed | eq16 | softmax
-    kl.stop_gradient = "query"  # query (Algorithm 1) | anchor (trains SAIB) | none
+    # query: no gradient into the view of SAIB (Algorithm 1) | anchor: into that one alone | none
+    kl.stop_gradient = "query"
     objective.entropy = entropy = ml_collections.ConfigDict()
     entropy.weight = 0.2  # lambda of Eq. 17
     entropy.estimator = "coding_rate"  # also gaussian_diagonal, kozachenko_leonenko, renyi2
@@ -86,11 +93,13 @@ def get_config(arg: str = "100") -> ml_collections.ConfigDict:
     objective.saib_decay = 1e-4  # gamma of Eq. 17: weight of half SAIB's squared kernel norm
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
-    optimizer.name = "sgd"  # sgd | adamw (the paper's words) | lars
+    optimizer.name = "sgd"  # sgd | adam | adamw (the paper's words) | lars
     optimizer.learning_rate = 0.3  # at batch 256; scaled by batch / 256
-    optimizer.momentum = 0.9  # of sgd and lars; b1 of adamw
+    optimizer.momentum = 0.9  # of sgd and lars; b1 of adam and adamw
     optimizer.trust_coefficient = 0.001  # of lars
+    optimizer.trust_clip = False  # lars: no layer's rate is above the learning rate
     optimizer.weight_decay = 1e-5  # of encoder and projector kernels, not of BN or biases
+    optimizer.predictor_schedule = "cosine"  # constant: a predictor keeps the peak rate (SimSiam)
     optimizer.probe_learning_rate = 0.1  # of the online linear probe, not scaled
 
     config.schedule = schedule = ml_collections.ConfigDict()
@@ -124,6 +133,4 @@ def get_config(arg: str = "100") -> ml_collections.ConfigDict:
     checkpoint.keep_every_steps = 0  # those of multiples of this are kept too; 0 = none
     checkpoint.keep_best = 1  # best by kNN top-1 kept besides; 0 = none
 
-    if smoke:
-        common.make_smoke(config)
-    return config
+    return common.at_scale(config, scale)

@@ -9,15 +9,15 @@ from configs import common, imagenet_r50
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    _, smoke = common.parse_arg(arg, default="checkpoint", choices=["checkpoint"])
-    config = evaluation_config("knn", smoke)
+    _, scale = common.parse_arg(arg, default="checkpoint", choices=["checkpoint"])
+    config = evaluation_config("knn", scale)
     config.knn = knn = ml_collections.ConfigDict()
     knn.k = 0  # neighbours; 0 = as during pretraining
     knn.temperature = 0.0  # weights are exp(cosine / temperature); 0 = as during pretraining
     return config
 
 
-def evaluation_config(job: str, smoke: bool) -> ml_collections.ConfigDict:
+def evaluation_config(job: str, scale: str) -> ml_collections.ConfigDict:
     """What the jobs on a frozen encoder share."""
     config = ml_collections.ConfigDict()
     config.job = job
@@ -27,6 +27,6 @@ def evaluation_config(job: str, smoke: bool) -> ml_collections.ConfigDict:
     config.data = data = ml_collections.ConfigDict()
     data.dir = ""  # where the data lie; "" = where the pretraining run found them
     data.cache = "none"  # none | host | device
-    if smoke:  # an untrained tiny encoder
+    if scale:  # an untrained tiny encoder
         config.pretrain = imagenet_r50.get_config("100,smoke")
     return config

@@ -12,8 +12,8 @@ from configs import common, knn
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    _, smoke = common.parse_arg(arg, default="checkpoint", choices=["checkpoint"])
-    config = knn.evaluation_config("linear_probe", smoke)
+    _, scale = common.parse_arg(arg, default="checkpoint", choices=["checkpoint"])
+    config = knn.evaluation_config("linear_probe", scale)
     config.probe = probe = ml_collections.ConfigDict()
     probe.batch_size = 512
     probe.num_epochs = 200
@@ -25,6 +25,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     probe.cached = False
     probe.learning_rates = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # the grid of `cached`
     probe.holdout = 0.1  # share of train that chooses from the grid
-    if smoke:
+    if scale:
         probe.update({"batch_size": 32, "num_epochs": 2})
     return config

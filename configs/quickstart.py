@@ -9,7 +9,7 @@ from configs import common, imagenet_r50
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    _, smoke = common.parse_arg(arg, default="digits", choices=["digits"])
+    _, scale = common.parse_arg(arg, default="digits", choices=["digits"])
     config = imagenet_r50.get_config()
     config.data.update({"name": "digits", "image_size": 16, "cache": "host", "num_threads": 2})
     config.train.update({"batch_size": 128, "num_epochs": 40, "log_every_steps": 50})
@@ -23,6 +23,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.augment = common.same_for_both(view, mean=(0.305,) * 3, std=(0.376,) * 3)
     config.eval.update({"every_epochs": 20, "knn_k": 20, "labels_per_class": 10})
     config.checkpoint.every_steps = 200
-    if smoke:
-        common.make_smoke(config)
-    return config
+    return common.at_scale(config, scale)

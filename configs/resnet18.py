@@ -1,24 +1,30 @@
-"""IE-CL with ResNet-18 at batch 256: Table 2a of the paper.
+"""ResNet-18 at batch 256: Table 2a of the paper.
 
     python -m iecl_jax.main --config=configs/resnet18.py:cifar10
+    python -m iecl_jax.main --config=configs/resnet18.py:cifar10,simclr+saib
 
-The argument is the data set: cifar10, cifar100, stl10 (1000 epochs) or imagenet (300 epochs).
-Published linear top-1 (not measured here): 92.1, 69.5, 91.9 and 59.4 %.
+The arguments are the data set, cifar10, cifar100, stl10 (1000 epochs) or imagenet (300 epochs), and
+METHOD or METHOD+saib with a METHOD of configs/methods.py, IE-CL if none is named. Published linear
+top-1 of IE-CL (not measured here): 92.1, 69.5, 91.9 and 59.4 %; of the others: configs/tables.py.
 """
 
 import ml_collections
 
-from configs import common, imagenet_r50
+from configs import common, imagenet_r50, methods
 
-CIFAR10_STATS = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+DATA_SETS = ("cifar10", "cifar100", "stl10", "imagenet")
 CIFAR100_STATS = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 STL10_STATS = (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)
 
 
 def get_config(arg: str = "cifar10") -> ml_collections.ConfigDict:
-    name, smoke = common.parse_arg(
-        arg, default="cifar10", choices=["cifar10", "cifar100", "stl10", "imagenet"]
-    )
+    words, scale = common.split_scale(arg, common.SCALES)
+    name, method = (words + ["cifar10", "ie_cl"][len(words) :])[:2]
+    if len(words) > 2 or name not in DATA_SETS or methods.parse(method) is None:
+        wanted = (
+            f"DATASET or DATASET,METHOD with one of {', '.join(DATA_SETS)} and {methods.WANTED}"
+        )
+        raise common.unknown_variant(arg, wanted, common.SCALES)
     config = imagenet_r50.get_config()
     config.encoder.name = "resnet18"
     if name == "imagenet":
@@ -31,12 +37,11 @@ def get_config(arg: str = "cifar10") -> ml_collections.ConfigDict:
         config.data.image_size = 32
         config.saib.patch_size = 4
         config.encoder.stem = "cifar"
-        stats = CIFAR10_STATS if name == "cifar10" else CIFAR100_STATS
+        stats = common.CIFAR10_STATS if name == "cifar10" else CIFAR100_STATS
         config.augment = common.simclr_small_augment(*stats)
     elif name == "stl10":
         config.data.update({"image_size": 96, "cache": "host"})
         config.saib.patch_size = 12
         config.augment.mean, config.augment.std = STL10_STATS
-    if smoke:
-        common.make_smoke(config)
-    return config
+    methods.use(config, method)
+    return common.at_scale(config, scale)

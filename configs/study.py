@@ -36,7 +36,7 @@ SETTINGS: dict[str, dict[str, object]] = {
 
 
 def get_config(arg: str = "ie-cl") -> ml_collections.ConfigDict:
-    name, smoke = common.parse_arg(arg, default="ie-cl", choices=list(SETTINGS))
+    name, scale = common.parse_arg(arg, default="ie-cl", choices=list(SETTINGS))
     config = resnet18.get_config("cifar10")
     config.data.update({"image_size": 16, "cache": "host", "num_threads": 2})
     config.train.update({"batch_size": 128, "num_steps": 250, "log_every_steps": 50})
@@ -47,6 +47,4 @@ def get_config(arg: str = "ie-cl") -> ml_collections.ConfigDict:
     config.diagnostics.update({"every_steps": 250, "lanczos_depth": 48})
     config.checkpoint.update({"every_steps": 250, "keep": 1, "keep_best": 0})
     config.update_from_flattened_dict(SETTINGS[name])
-    if smoke:
-        common.make_smoke(config)
-    return config
+    return common.at_scale(config, scale)

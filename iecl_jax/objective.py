@@ -1,10 +1,12 @@
-"""The objective of Eq. 17: InfoNCE + beta KL - lambda H + gamma R(SAIB).
+"""The objective of Eq. 17: a method's own loss + beta KL - lambda H + gamma R(SAIB).
+
+The method's own loss is InfoNCE for IE-CL, and whatever the method minimises for the others.
 
 The encoder's regulariser (eta) is spectral normalisation, a constraint inside `models.conv`, not a
 term. Every term is returned unweighted beside the weighted sum.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -13,17 +15,17 @@ import ml_collections
 from iecl_jax import collectives
 from iecl_jax.losses import contrastive, divergence, entropy
 
-OUTPUTS = {
-    "features": "encoder features of the anchor [b, F]",
-    "projection": "q_anchor [b, d]",
-    "query_projection": "q_query' = Q(SAIB(query)) [b, d]",
-    "target_projection": "k_query = K(SAIB(query)), a constant [b, d]",
-    "anchor_target_projection": "k_anchor = K(anchor), a constant [b, d]",
-    "negatives": "queue of earlier keys [K, d]",
-}
 KL_FORMS = {"closed": divergence.closed, "eq16": divergence.eq16, "softmax": divergence.softmax}
 STOP_GRADIENT = ("query", "anchor", "none")
 
+# SAIB's side -> (outputs of a view that passed through it, of the other one)
+PAIRS = {
+    "query": [("query_projection", "projection")],
+    "anchor": [("projection", "query_projection")],
+    "both": [("query_projection", "projection"), ("projection", "query_projection")],
+}
+
+MethodLoss = Callable[[Mapping[str, jax.Array]], tuple[jax.Array, dict[str, jax.Array]]]
 Objective = Callable[[Mapping[str, jax.Array], Any], tuple[jax.Array, dict[str, jax.Array]]]
 
 
@@ -44,61 +46,53 @@ def kernel_decay(params: Any) -> jax.Array:
     return 0.5 * sum(squares[1:], squares[0])
 
 
-def make(config: ml_collections.ConfigDict, *, axis_name: str | None = None) -> Objective:
-    """Builds (outputs, params) -> (loss, terms) from `config.objective`.
+def make(
+    config: ml_collections.ConfigDict, method_loss: MethodLoss, *, axis_name: str | None = None
+) -> Objective:
+    """Builds (outputs, params) -> (loss, terms) from a method's own loss and `config.objective`.
 
-    `outputs` are a method's (see OUTPUTS). InfoNCE is the mean over this device's anchors against
-    all keys; KL and H are of the embeddings of all devices. Embeddings are l2-normalised, except
-    for the softmax KL, which takes them raw. Terms: info_nce, info_nce_top1, and where their weight
-    is positive kl, entropy (nats per dimension) and saib_decay.
+    `outputs` are the method's (see `methods.Method`). KL and H are of the projections of all
+    devices, l2-normalised except for the softmax KL, which takes them raw. They compare the view
+    that passed through SAIB with the other; where both passed, they are means over both. Terms: the
+    method's, and where their weight is positive kl, entropy (nats per dimension) and saib_decay.
     """
     settings = config.objective
     estimate = estimators(settings.entropy)[settings.entropy.estimator]
     divergence_of = KL_FORMS[settings.kl.form]
-
-    def info_nce(anchor, key, negatives):
-        return contrastive.info_nce(
-            anchor,
-            collectives.gather(key, axis_name),
-            collectives.places(len(anchor), axis_name),
-            temperature=settings.temperature,
-            negatives=negatives,
-        )
+    pairs = PAIRS[config.saib.side]
 
     def objective(outputs, params):
         with jax.default_matmul_precision("highest"):  # float32 on GPUs too, not TF32
             return in_float32(outputs, params)
 
     def in_float32(outputs, params):
-        anchor, key = outputs["projection"], outputs["target_projection"]
-        negatives = outputs.get("negatives")
-        info, top1 = info_nce(anchor, key, negatives)
-        if "anchor_target_projection" in outputs:  # symmetric: both directions are added
-            other, _ = info_nce(
-                outputs["query_projection"], outputs["anchor_target_projection"], negatives
-            )
-            info = info + other
-        loss, terms = info, {"info_nce": info, "info_nce_top1": top1}
-
+        loss, terms = method_loss(outputs)
         if settings.kl.weight > 0:
-            p, q = outputs["query_projection"], anchor
-            if settings.kl.stop_gradient == "query":
-                p = jax.lax.stop_gradient(p)
-            elif settings.kl.stop_gradient == "anchor":
-                q = jax.lax.stop_gradient(q)
-            if settings.kl.form != "softmax":
-                p, q = contrastive.l2_normalize(p), contrastive.l2_normalize(q)
-            terms["kl"] = divergence_of(
-                collectives.gather(p, axis_name), collectives.gather(q, axis_name)
-            )
+            terms["kl"] = _mean(kl(outputs[p], outputs[q]) for p, q in pairs)
             loss = loss + settings.kl.weight * terms["kl"]
         if settings.entropy.weight > 0:
-            z = contrastive.l2_normalize(outputs["query_projection"])
-            terms["entropy"] = estimate(collectives.gather(z, axis_name))
+            terms["entropy"] = _mean(entropy_of(outputs[p]) for p, _ in pairs)
             loss = loss - settings.entropy.weight * terms["entropy"]
         if "saib" in params and settings.saib_decay > 0:
             terms["saib_decay"] = kernel_decay(params["saib"])
             loss = loss + settings.saib_decay * terms["saib_decay"]
         return loss, terms
 
+    def kl(p, q):
+        if settings.kl.stop_gradient == "query":
+            p = jax.lax.stop_gradient(p)
+        elif settings.kl.stop_gradient == "anchor":
+            q = jax.lax.stop_gradient(q)
+        if settings.kl.form != "softmax":
+            p, q = contrastive.l2_normalize(p), contrastive.l2_normalize(q)
+        return divergence_of(collectives.gather(p, axis_name), collectives.gather(q, axis_name))
+
+    def entropy_of(z):
+        return estimate(collectives.gather(contrastive.l2_normalize(z), axis_name))
+
     return objective
+
+
+def _mean(values: Iterable[jax.Array]) -> jax.Array:
+    first, *others = values
+    return sum(others, first) / (1 + len(others)) if others else first

@@ -1,21 +1,27 @@
 """Optimizers, learning-rate schedule and weight-decay masks."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 
-OPTIMIZERS = ("sgd", "adamw", "lars")
+OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
+PREDICTOR_SCHEDULES = ("cosine", "constant")
+
+
+def peak_learning_rate(config: ml_collections.ConfigDict) -> float:
+    """`optimizer.learning_rate` * batch / 256 (Goyal et al. 2017)."""
+    return config.optimizer.learning_rate * config.train.batch_size / 256
 
 
 def learning_rate(
     config: ml_collections.ConfigDict, *, total_steps: int, steps_per_epoch: int
 ) -> optax.Schedule:
-    """Step -> learning rate: linear from 0 over the warm-up, then cosine to 0 at `total_steps`.
-
-    The peak is `optimizer.learning_rate` * batch / 256 (Goyal et al. 2017).
-    """
-    peak = config.optimizer.learning_rate * config.train.batch_size / 256
+    """Step -> learning rate: linear from 0 to the peak, then cosine to 0 at `total_steps`."""
+    peak = peak_learning_rate(config)
     warmup = round(config.schedule.warmup_epochs * steps_per_epoch)
     if warmup:
         schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, total_steps)
@@ -40,36 +46,107 @@ def kernels(params):
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
+def clip_by_trust_ratio(
+    schedule: optax.Schedule,
+    *,
+    trust_coefficient: float,
+    weight_decay: float,
+    mask: Callable[[Any], Any],
+) -> optax.GradientTransformation:
+    """LARC's clip (NVIDIA Apex): no kernel is learned faster than at the rate of the schedule.
+
+    With wd = `weight_decay` where `mask(params)` is True and 0 elsewhere, a gradient g becomes
+
+        min(trust_coefficient |w| / (|g| + wd |w| + 1e-8) / lr, 1) * (g + wd w),
+
+    where lr = schedule(updates before this one) and norms are of one leaf. Only `kernels` with w
+    and g other than 0 are so scaled; the factor is 1 for all other leaves, and for all at lr = 0.
+    Momentum and the multiplication by -lr are to follow.
+    """
+
+    def init(params):
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+    def update(gradients, state, params):
+        rate = jnp.asarray(schedule(state.count), jnp.float32)
+
+        def clip(g, w, decay, kernel):
+            wd = weight_decay if decay else 0.0
+            g_norm, w_norm = jnp.linalg.norm(g.ravel()), jnp.linalg.norm(w.ravel())
+            trust = trust_coefficient * w_norm / (g_norm + wd * w_norm + 1e-8)
+            ratio = trust / jnp.maximum(trust, rate)
+            scaled = kernel & (g_norm > 0) & (w_norm > 0)
+            return jnp.where(scaled, ratio, 1.0) * (g + wd * w)
+
+        clipped = jax.tree.map(clip, gradients, params, mask(params), kernels(params))
+        return clipped, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(init, update)
+
+
+def _network_optimizer(
+    settings: ml_collections.ConfigDict, rate: optax.Schedule
+) -> optax.GradientTransformation:
+    if settings.name == "sgd":
+        return optax.chain(
+            optax.add_decayed_weights(settings.weight_decay, decayed),
+            optax.sgd(rate, settings.momentum),
+        )
+    if settings.name == "adam":
+        return optax.chain(
+            optax.add_decayed_weights(settings.weight_decay, decayed),
+            optax.adam(rate, b1=settings.momentum),
+        )
+    if settings.name == "adamw":
+        return optax.adamw(
+            rate, b1=settings.momentum, weight_decay=settings.weight_decay, mask=decayed
+        )
+    if settings.trust_clip:
+        return optax.chain(
+            clip_by_trust_ratio(
+                rate,
+                trust_coefficient=settings.trust_coefficient,
+                weight_decay=settings.weight_decay,
+                mask=decayed,
+            ),
+            optax.sgd(rate, settings.momentum),
+        )
+    return optax.lars(
+        rate,
+        weight_decay=settings.weight_decay,
+        weight_decay_mask=decayed,
+        trust_coefficient=settings.trust_coefficient,
+        trust_ratio_mask=kernels,
+        momentum=settings.momentum,
+    )
+
+
 def make(
     config: ml_collections.ConfigDict, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
     """The optimizer of `config.optimizer`; the online probe has SGD with momentum of its own.
 
-    sgd is PyTorch's (L2 added to the gradient before momentum), adamw has decoupled decay and
-    b1 = momentum, lars leaves BN and biases unscaled.
+    sgd and adam are PyTorch's (L2 added to the gradient before momentum or moments), adamw has
+    decoupled decay, b1 = momentum in both Adams. lars leaves BN and biases unscaled; it is
+    You et al.'s, whose momentum is of steps, or with `trust_clip` that of `clip_by_trust_ratio`,
+    whose momentum is of gradients. With `predictor_schedule` "constant" the parameters of
+    online.predictor, if there are any, learn at the peak rate from the first step to the last
+    (SimSiam, Chen & He 2021) instead of by `schedule`.
     """
     settings = config.optimizer
-    if settings.name == "sgd":
-        main = optax.chain(
-            optax.add_decayed_weights(settings.weight_decay, decayed),
-            optax.sgd(schedule, settings.momentum),
-        )
-    elif settings.name == "adamw":
-        main = optax.adamw(
-            schedule, b1=settings.momentum, weight_decay=settings.weight_decay, mask=decayed
-        )
-    else:
-        main = optax.lars(
-            schedule,
-            weight_decay=settings.weight_decay,
-            weight_decay_mask=decayed,
-            trust_coefficient=settings.trust_coefficient,
-            trust_ratio_mask=kernels,
-            momentum=settings.momentum,
-        )
-    probe = optax.sgd(settings.probe_learning_rate, settings.momentum)
+    transforms = {
+        "main": _network_optimizer(settings, schedule),
+        "probe": optax.sgd(settings.probe_learning_rate, settings.momentum),
+    }
+    if settings.predictor_schedule == "constant":
+        peak = peak_learning_rate(config)
+        transforms["predictor"] = _network_optimizer(settings, lambda step: peak)
 
     def labels(params):
-        return {name: "probe" if name == "online_probe" else "main" for name in params}
+        found = {name: "probe" if name == "online_probe" else "main" for name in params}
+        if "predictor" not in transforms:
+            return found
+        online = {name: "predictor" if name == "predictor" else "main" for name in params["online"]}
+        return found | {"online": online}
 
-    return optax.partition({"main": main, "probe": probe}, labels)
+    return optax.partition(transforms, labels)

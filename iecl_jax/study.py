@@ -2,24 +2,22 @@
 
 Runs every setting of a config file's SETTINGS with every seed, each a `python -m iecl_jax.main` of
 its own in WORKDIR/SETTING/seed-SEED, and writes the measured means and deviations to
-WORKDIR/table.md. Started again, it resumes what is not done. What follows `--` is handed on to
-every run (`-- --config.data.dir=DIR`).
+WORKDIR/table.md. Started again, it resumes what is not done; stopped by SIGTERM or Ctrl-C, it lets
+its runs save and ends with code 75. What follows `--` is handed on to every run
+(`-- --config.data.dir=DIR`).
 """
 
 import argparse
 import json
-import os
 import runpy
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-MAIN = ("-m", "iecl_jax.main")
+from iecl_jax.runs import Run, Runner
+
 # Title, format, and where the number is in a run's metrics.
 COLUMNS = (
     ("kNN, %", "{:.1f}", "knn_top1"),
@@ -30,25 +28,6 @@ COLUMNS = (
     ("min sigma", "{:.3f}", "diagnostics.sigma_min"),
     ("RankMe", "{:.1f}", "diagnostics.rank_me"),
 )
-
-
-def run_one(config: str, setting: str, seed: int, folder: Path, extra: Sequence[str]) -> bool:
-    """Runs or resumes one training, its console in FOLDER/log.txt; False if it failed.
-
-    A finished one is asked too, so that results of another config are refused rather than shown.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, *MAIN, f"--config={config}:{setting}"]
-    command += [f"--config.seed={seed}", f"--workdir={folder}", *extra]
-    # The seed is no part of a compiled program, so the seeds of a setting share them.
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent.parent.absolute() / "compiled")}
-    with (folder / "log.txt").open("a") as log:
-        code = subprocess.run(
-            command, stdout=log, stderr=log, check=False, env=cache | dict(os.environ)
-        ).returncode
-    said = "done" if code == 0 else f"failed with exit code {code}, see {folder / 'log.txt'}"
-    print(f"{setting}, seed {seed}: {said}", flush=True)
-    return code == 0
 
 
 def collect(
@@ -116,15 +95,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     def run(job: tuple[int, str]) -> bool:
         seed, setting = job
         folder = args.workdir / setting / f"seed-{seed}"
-        return run_one(args.config, setting, seed, folder, args.extra)
+        flags = (f"--config.seed={seed}", *args.extra)
+        named = f"{setting}, seed {seed}"
+        return runner.complete(named, Run(f"{args.config}:{setting}", folder, flags))
 
-    with ThreadPoolExecutor(args.processes) as pool:
-        succeeded = list(pool.map(run, [(seed, name) for seed in seeds for name in settings]))
+    with Runner(args.processes, args.workdir / "compiled") as runner:
+        succeeded = runner.map(run, [(seed, name) for seed in seeds for name in settings])
+    args.workdir.mkdir(parents=True, exist_ok=True)
     table = format_table(collect(args.workdir, known, seeds))
     (args.workdir / "table.md").write_text(table)
     print(table, end="")
-    if not all(succeeded):
-        sys.exit(f"error: {succeeded.count(False)} runs failed; start again to resume them.")
+    runner.leave(succeeded)
 
 
 if __name__ == "__main__":

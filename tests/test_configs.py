@@ -152,8 +152,8 @@ IMPOSSIBLE: list[tuple[tuple[str, str], int, dict[str, Any], list[str]]] = [
         {"method.queue_size": 40},
         ["method.queue_size=40", "multiple of the 16 images of a step", "32 or 48 would be"],
     ),
-    (TINY, 1, {"method.name": "momentum_contrst"}, ["did you mean 'momentum_contrast'?"]),
-    (TINY, 1, {"method.name": "ema"}, ["method.name='ema'", "use one of ", "momentum_contrast"]),
+    (TINY, 1, {"method.name": "moco_v2x"}, ["did you mean 'moco_v2'?"]),
+    (TINY, 1, {"method.name": "ema"}, ["method.name='ema'", "use one of ", "moco_v2"]),
     (TINY, 1, {"method.running_stats": "query"}, ["method.running_stats='query'", "anchor, both"]),
     (TINY, 1, {"method.ema.schedule": "cos"}, ["method.ema.schedule='cos'", "constant, cosine"]),
     (TINY, 1, {"method.ema.start": 1.1}, ["method.ema.start=1.1", "from 0 to 1"]),
@@ -196,7 +196,7 @@ IMPOSSIBLE: list[tuple[tuple[str, str], int, dict[str, Any], list[str]]] = [
         {"objective.entropy.estimator": "kozachenko_leonenko", "objective.entropy.neighbors": 16},
         ["objective.entropy.neighbors=16", "less than train.batch_size=16"],
     ),
-    (TINY, 1, {"objective.temperature": 0.0}, ["objective.temperature=0.0", "more than 0"]),
+    (TINY, 1, {"method.temperature": 0.0}, ["method.temperature=0.0", "more than 0"]),
     (TINY, 1, {"optimizer.name": "adam"}, ["optimizer.name='adam'", "did you mean 'adamw'?"]),
     (TINY, 1, {"optimizer.learning_rate": 0.0}, ["optimizer.learning_rate=0.0", "more than 0"]),
     (TINY, 1, {"optimizer.momentum": 1.0}, ["optimizer.momentum=1.0", "less than 1"]),
@@ -353,7 +353,7 @@ PAPER = {  # section 4.1; the paper's AdamW does not learn at this rate, so SGD 
     "encoder.spectral_norm": True,
 }
 OURS = {  # where the paper is silent or contradicts itself
-    "objective.temperature": 0.2,
+    "method.temperature": 0.2,
     "schedule.warmup_epochs": 10.0,
     "encoder.feature_dim": 0,
     "encoder.bn_group": 0,

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from configs import imagenet_r50
-from iecl_jax import data, diagnostics, methods, train
+from iecl_jax import data, diagnostics, methods
 from iecl_jax.evals import jacobian
+from iecl_jax.experiment import build
 from iecl_jax.train_step import AXIS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's own
@@ -30,7 +31,7 @@ def measured(precision="float32"):
     """(config, split, state, what is measured)."""
     made = config(**{"train.precision": precision})
     split = data.open_split(made.data, "pretrain")
-    experiment = train.build(made, total_steps=4, steps_per_epoch=4, num_classes=10)
+    experiment = build(made, total_steps=4, steps_per_epoch=4, num_classes=10)
     state = experiment.create_state()
     return made, split, state, diagnostics.Diagnostics(made, split)(state)
 
@@ -46,7 +47,7 @@ def test_every_measure_is_there_and_finite():
 
 def test_views_are_those_of_step_0():
     made, split, _, _ = measured()
-    experiment = train.build(made, total_steps=4, steps_per_epoch=4, num_classes=10)
+    experiment = build(made, total_steps=4, steps_per_epoch=4, num_classes=10)
     batch = next(data.eval_batches(made.data, split, 8, np.arange(8)))
     expected = experiment.views(0, {"image": batch["image"], "label": batch["label"]})
     np.testing.assert_array_equal(diagnostics.fixed_views(made, split, 8), expected)
@@ -111,7 +112,7 @@ def test_half_precision_is_measured_in_float32():
 def test_without_saib_nothing_is_said_of_it():
     made = config(**{"saib.enabled": False})
     split = data.open_split(made.data, "pretrain")
-    experiment = train.build(made, total_steps=4, steps_per_epoch=4, num_classes=10)
+    experiment = build(made, total_steps=4, steps_per_epoch=4, num_classes=10)
     result = diagnostics.Diagnostics(made, split)(experiment.create_state())
     assert result.spectrum is None
     assert not {"log_det", "entropy_gain", "entropy_query_saib"} & set(result.values)
@@ -157,7 +158,7 @@ def test_as_many_images_as_groups_and_split_allow(wanted, group, bn_group, count
 def test_the_compiled_step_is_the_same_with_and_without_diagnostics():
     def lowered(every_steps):
         made = config(**{"diagnostics.every_steps": every_steps})
-        experiment = train.build(made, total_steps=4, steps_per_epoch=4, num_classes=10)
+        experiment = build(made, total_steps=4, steps_per_epoch=4, num_classes=10)
         state = jax.eval_shape(experiment.create_state)
         batch = {
             "image": jax.ShapeDtypeStruct((2, 8, 8, 8, 3), jnp.uint8),

@@ -68,7 +68,7 @@ def test_the_report_holds_what_the_run_left(workdir, capsys):
     assert capsys.readouterr().out == f"{workdir / 'report.html'}\n"
     text = read(workdir).text
     for words in (
-        "momentum_contrast on generated",
+        "moco_v2 on generated",
         "paper variant, groups of 4, patches of 4 px, 1 in a row",
         "batches of 16, sgd, float32",
         "0:01:01 h, 123 images/s",

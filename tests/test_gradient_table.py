@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_objective import get_config
+from tiny_objective import get_config, get_objective
 
 from configs import imagenet_r50
 from iecl_jax import methods, objective
@@ -82,7 +82,7 @@ def _reached(network, term, settings):
     config = get_config(**settings)
     if not config.method.symmetric:
         outputs = {k: v for k, v in outputs.items() if k != "anchor_target_projection"}
-    fn = objective.make(config)
+    fn = get_objective(config)
 
     @jax.jit
     def gradients(outputs, params):
@@ -150,7 +150,7 @@ def test_nothing_reaches_the_parameters_through_the_keys(network):
 def test_algorithm_1_trains_saib_by_entropy_and_decay_alone(network):
     outputs, params, pull = network
     outputs = {k: v for k, v in outputs.items() if k != "anchor_target_projection"}
-    fn = objective.make(get_config())
+    fn = get_objective(get_config())
     (to_outputs, to_params), entropy_alone = jax.jit(
         lambda outputs, params: (
             jax.grad(lambda *args: fn(*args)[0], (0, 1))(outputs, params),

@@ -10,7 +10,7 @@ import pytest
 
 from configs import imagenet_r50
 from iecl_jax import methods
-from iecl_jax.methods import ema
+from iecl_jax.methods.parts import ema
 from iecl_jax.models.resnet import ARCHITECTURES
 from iecl_jax.models.saib import SAIB
 

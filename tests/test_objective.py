@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_objective import get_config
+from tiny_objective import get_config, get_objective
 
 from iecl_jax import objective
 from iecl_jax.losses import divergence, entropy
@@ -73,7 +73,7 @@ def _decay(params):
 def test_loss_is_the_weighted_sum_of_its_terms(form, estimator, estimate):
     config = get_config(**{"objective.kl.form": form, "objective.entropy.estimator": estimator})
     outputs, params = _inputs()
-    loss, terms = jax.jit(objective.make(config))(outputs, params)
+    loss, terms = jax.jit(get_objective(config))(outputs, params)
     p, q = outputs["query_projection"], outputs["projection"]
     if form == "softmax":
         kl = jax.jit(FORMS[form])(p, q)
@@ -96,13 +96,13 @@ def test_loss_is_the_weighted_sum_of_its_terms(form, estimator, estimate):
 
 def test_weight_zero_removes_the_term():
     outputs, params = _inputs()
-    full_loss, full = jax.jit(objective.make(get_config()))(outputs, params)
+    full_loss, full = jax.jit(get_objective(get_config()))(outputs, params)
     for weight, term, scale in [
         ("kl.weight", "kl", 0.7),
         ("entropy.weight", "entropy", -0.4),
         ("saib_decay", "saib_decay", 0.02),
     ]:
-        without = objective.make(get_config(**{f"objective.{weight}": 0.0}))
+        without = get_objective(get_config(**{f"objective.{weight}": 0.0}))
         loss, terms = jax.jit(without)(outputs, params)
         assert set(full) - set(terms) == {term}
         expected = float(full_loss) - scale * float(full[term])
@@ -113,7 +113,7 @@ def test_info_nce_alone_needs_no_query_projection_and_no_saib():
     outputs, params = _inputs()
     del outputs["query_projection"], params["saib"]
     config = get_config(**{"objective.kl.weight": 0.0, "objective.entropy.weight": 0.0})
-    loss, terms = jax.jit(objective.make(config))(outputs, params)
+    loss, terms = jax.jit(get_objective(config))(outputs, params)
     assert set(terms) == {"info_nce", "info_nce_top1"}
     assert float(loss) == float(terms["info_nce"])
 
@@ -121,7 +121,8 @@ def test_info_nce_alone_needs_no_query_projection_and_no_saib():
 @pytest.mark.parametrize("queue", [0, 5])
 def test_symmetric_adds_the_other_direction(queue):
     outputs, params = _inputs(queue=queue, symmetric=True)
-    _, terms = jax.jit(objective.make(get_config()))(outputs, params)
+    config = get_config(**{"method.symmetric": True, "method.queue_size": queue})
+    _, terms = jax.jit(get_objective(config))(outputs, params)
     negatives = outputs.get("negatives")
     expected = _info_nce(outputs["projection"], outputs["target_projection"], 0.3, negatives)
     expected += _info_nce(
@@ -147,6 +148,8 @@ def test_two_devices_are_one(queue, form, estimator):
     mixer = rng.normal(size=(6, 6)).astype(np.float32)  # stands for the network's parameters
     config = get_config(
         **{
+            "method.symmetric": True,
+            "method.queue_size": queue,
             "objective.kl.stop_gradient": "none",
             "objective.kl.form": form,
             "objective.entropy.estimator": estimator,
@@ -154,7 +157,7 @@ def test_two_devices_are_one(queue, form, estimator):
     )
 
     def step(axis_name):
-        fn = objective.make(config, axis_name=axis_name)
+        fn = get_objective(config, axis_name)
 
         def loss(mixer, outputs, params):
             moved = {

@@ -17,26 +17,51 @@ DECAYED = {
     ("online", "encoder", "conv1", "kernel"),
     ("online", "encoder", "feature", "kernel"),
     ("online", "projector", "dense1", "kernel"),
+    ("online", "projector", "dense2", "kernel"),
+    ("online", "predictor", "dense1", "kernel"),
+}
+PREDICTOR = {
+    ("online", "predictor", "dense1", "kernel"),
+    ("online", "predictor", "bn1", "scale"),
+    ("online", "predictor", "bn1", "bias"),
 }
 
 
 def _tree(seed):
-    """Parameters with the nesting and numbers of axes of the real ones."""
+    """Parameters (seed 0) or gradients with the nesting and numbers of axes of the real ones.
+
+    The projector's dense2 starts at 0, SAIB's conv2 and the encoder's feature kernel have no
+    gradient, and SAIB's positions are large.
+    """
     rng = np.random.default_rng(seed)
 
     def draw(*shape):
         return rng.normal(size=shape).astype(np.float32)
 
+    is_params = np.float32(seed == 0)
     return {
         "online": {
             "encoder": {
                 "conv1": {"kernel": draw(3, 3, 2, 4)},
                 "bn1": {"scale": draw(4), "bias": draw(4)},
-                "feature": {"kernel": draw(4, 3), "bias": draw(3)},
+                "feature": {"kernel": is_params * draw(4, 3), "bias": draw(3)},
             },
-            "projector": {"dense1": {"kernel": draw(3, 2)}},
+            "projector": {
+                "dense1": {"kernel": draw(3, 2)},
+                "dense2": {"kernel": (1 - is_params) * draw(2, 2)},
+            },
+            "predictor": {
+                "dense1": {"kernel": draw(2, 2)},
+                "bn1": {"scale": draw(2), "bias": draw(2)},
+            },
         },
-        "saib": {"block1": {"conv1": draw(1, 1, 2, 2), "positions": draw(1, 3, 4, 1)}},
+        "saib": {
+            "block1": {
+                "conv1": draw(1, 1, 2, 2),
+                "conv2": is_params * draw(1, 1, 2, 2),
+                "positions": 10**is_params * draw(1, 3, 4, 1),
+            }
+        },
         "online_probe": {"kernel": draw(4, 5), "bias": draw(5)},
     }
 
@@ -50,11 +75,12 @@ def _leaves(tree):
 def _config(**settings):
     config = imagenet_r50.get_config("100,smoke")
     config.optimizer.update({"weight_decay": 0.3, "momentum": 0.8, "probe_learning_rate": 0.2})
+    config.optimizer.update({"trust_clip": False, "predictor_schedule": "cosine"})
     config.optimizer.update(settings)
     return config
 
 
-def _run(config, num_steps=3, schedule=lambda step: LEARNING_RATE):
+def _run(config, num_steps=3, schedule=lambda step: LEARNING_RATE, params=None):
     """Parameters after each step with the gradients `_tree(1)`, `_tree(2)`, ..."""
     tx = optim.make(config, schedule)
 
@@ -63,24 +89,39 @@ def _run(config, num_steps=3, schedule=lambda step: LEARNING_RATE):
         updates, state = tx.update(gradients, state, params)
         return optax.apply_updates(params, updates), state
 
-    params = _tree(0)
+    params = params or _tree(0)
     state, history = tx.init(params), []
     for i in range(1, num_steps + 1):
-        params, state = step(params, state, _tree(i))
+        params, state = step(params, state, _gradients(params, i))
         history.append(_leaves(params))
     return history
 
 
-def _reference(rule, num_steps=3):
-    """`rule(name, parameter, gradient, memory, step)` -> new parameter, for every leaf."""
+def _gradients(params, step):
+    """`_tree(step)` without the networks that `params` lacks."""
+    tree = _tree(step)
+    return {
+        name: {part: tree[name][part] for part in parts} if name == "online" else tree[name]
+        for name, parts in params.items()
+    }
+
+
+def _reference(rule, rate, num_steps=3):
+    """Every leaf after `rule(name, parameter, gradient, memory, step, rate)`, and its memory.
+
+    `rate(name, step)` is the leaf's learning rate; steps count from 1.
+    """
     memory: dict[tuple[str, ...], dict[str, Any]] = {}
     params = {name: np.float64(value) for name, value in _leaves(_tree(0)).items()}
     for i in range(1, num_steps + 1):
         gradients = _leaves(_tree(i))
         for name, value in params.items():
-            slots = memory.setdefault(name, {})
-            params[name] = rule(name, value, np.float64(gradients[name]), slots, i)
-    return params
+            slots, gradient = memory.setdefault(name, {}), np.float64(gradients[name])
+            if name[0] == "online_probe":
+                params[name] = value - 0.2 * _momentum(slots, gradient)
+            else:
+                params[name] = rule(name, value, gradient, slots, i, rate(name, i))
+    return params, memory
 
 
 def _momentum(slots, gradient):
@@ -89,45 +130,105 @@ def _momentum(slots, gradient):
     return slots["buffer"]
 
 
-def _probe(value, gradient, slots):
-    return value - 0.2 * _momentum(slots, gradient)
+def _with_decay(name, value, gradient):
+    return gradient + 0.3 * value if name in DECAYED else gradient
 
 
-def _sgd(name, value, gradient, slots, step):
-    if name[0] == "online_probe":
-        return _probe(value, gradient, slots)
-    gradient = gradient + 0.3 * value if name in DECAYED else gradient
-    return value - LEARNING_RATE * _momentum(slots, gradient)
+def _sgd(name, value, gradient, slots, step, rate):
+    return value - rate * _momentum(slots, _with_decay(name, value, gradient))
 
 
-def _adamw(name, value, gradient, slots, step):
-    if name[0] == "online_probe":
-        return _probe(value, gradient, slots)
+def _adam_step(gradient, slots, step):
     slots["m"] = 0.8 * slots.get("m", 0) + 0.2 * gradient
     slots["v"] = 0.999 * slots.get("v", 0) + 0.001 * gradient**2
-    m, v = slots["m"] / (1 - 0.8**step), slots["v"] / (1 - 0.999**step)
+    return slots["m"] / (1 - 0.8**step) / (np.sqrt(slots["v"] / (1 - 0.999**step)) + 1e-8)
+
+
+def _adam(name, value, gradient, slots, step, rate):
+    """Kingma & Ba 2015 with L2 in the gradient (PyTorch's Adam)."""
+    return value - rate * _adam_step(_with_decay(name, value, gradient), slots, step)
+
+
+def _adamw(name, value, gradient, slots, step, rate):
     decay = 0.3 * value if name in DECAYED else 0
-    return value - LEARNING_RATE * (m / (np.sqrt(v) + 1e-8) + decay)
+    return value - rate * (_adam_step(gradient, slots, step) + decay)
 
 
-def _lars(name, value, gradient, slots, step):
+def _lars(name, value, gradient, slots, step, rate):
     """You et al. 2017: v = momentum v + lr * eta |w| / |g + wd w| (g + wd w); w = w - v."""
-    if name[0] == "online_probe":
-        return _probe(value, gradient, slots)
-    gradient = gradient + 0.3 * value if name in DECAYED else gradient
-    ratio = 0.02 * np.linalg.norm(value) / np.linalg.norm(gradient) if value.ndim > 1 else 1
-    return value - _momentum(slots, LEARNING_RATE * ratio * gradient)
+    gradient = _with_decay(name, value, gradient)
+    w, g = np.linalg.norm(value), np.linalg.norm(gradient)
+    ratio = 0.02 * w / g if value.ndim > 1 and w * g > 0 else 1
+    return value - _momentum(slots, rate * ratio * gradient)
 
 
-@pytest.mark.parametrize("name, rule", [("sgd", _sgd), ("adamw", _adamw), ("lars", _lars)])
-def test_three_steps_against_the_definition(name, rule):
-    promotion = "standard" if name == "adamw" else "strict"  # optax's adamw promotes
+def _clipped_lars(name, value, gradient, slots, step, rate):
+    """g' = min(eta |w| / (|g| + wd |w| + 1e-8) / lr, 1) (g + wd w); v = momentum v + g';
+    w = w - lr v."""
+    ratio, w, g = 1, np.linalg.norm(value), np.linalg.norm(gradient)
+    if value.ndim > 1 and w * g > 0:
+        trust = 0.02 * w / (g + (0.3 * w if name in DECAYED else 0) + 1e-8)
+        slots.setdefault("clipped", []).append(trust >= rate)
+        ratio = 1 if trust >= rate else trust / rate
+    return value - rate * _momentum(slots, ratio * _with_decay(name, value, gradient))
+
+
+RULES = {
+    "sgd": ({"name": "sgd"}, _sgd),
+    "adam": ({"name": "adam"}, _adam),
+    "adamw": ({"name": "adamw"}, _adamw),
+    "lars": ({"name": "lars", "trust_coefficient": 0.02}, _lars),
+    "lars, clipped": (
+        {"name": "lars", "trust_coefficient": 0.02, "trust_clip": True},
+        _clipped_lars,
+    ),
+}
+
+
+def _warmup_rate(step):
+    return 0.2 * (step - 1) / 4  # 0 at the first step
+
+
+@pytest.mark.parametrize("predictor_schedule", optim.PREDICTOR_SCHEDULES)
+@pytest.mark.parametrize("rule", RULES)
+def test_three_steps_of_warmup_against_the_definition(rule, predictor_schedule):
+    settings, update = RULES[rule]
+    config = _config(learning_rate=0.1, predictor_schedule=predictor_schedule, **settings)
+    config.train.batch_size = 512
+    config.schedule.warmup_epochs = 1.0
+    schedule = optim.learning_rate(config, total_steps=8, steps_per_epoch=4)
+
+    def rate(name, step):
+        constant = name in PREDICTOR and predictor_schedule == "constant"
+        return 0.2 if constant else _warmup_rate(step)
+
+    promotion = "standard" if "adam" in rule else "strict"  # optax's adam promotes
     with jax.numpy_dtype_promotion(promotion):
-        got = _run(_config(name=name, trust_coefficient=0.02))[-1]
-    expected = _reference(rule)
+        got = _run(config, schedule=schedule)[-1]
+    expected, _ = _reference(update, rate)
     assert set(got) == set(expected)
     for leaf, value in expected.items():
         np.testing.assert_allclose(got[leaf], value, rtol=1e-4, atol=1e-5, err_msg=str(leaf))
+
+
+def test_the_reference_clips_some_kernels_and_not_others():
+    _, memory = _reference(_clipped_lars, lambda name, step: _warmup_rate(step))
+    clipped = {tuple(slots["clipped"]) for slots in memory.values() if "clipped" in slots}
+    assert {(True, True, True), (True, False, False)} <= clipped  # all are, at a rate of 0
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_constant_predictor_that_is_absent_changes_nothing(rule):
+    params = _tree(0)
+    del params["online"]["predictor"]
+    settings, _ = RULES[rule]
+    with jax.numpy_dtype_promotion("standard"):
+        runs = [
+            _run(_config(predictor_schedule=schedule, **settings), 2, params=params)[-1]
+            for schedule in optim.PREDICTOR_SCHEDULES
+        ]
+    assert not PREDICTOR & set(runs[0])
+    jax.tree.map(np.testing.assert_array_equal, *runs)
 
 
 def test_masks():

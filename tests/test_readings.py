@@ -147,7 +147,7 @@ def loss(config):
     that make the loss's gradient of theirs."""
     forward, params, *inputs = forward_of(config)
     inputs = drawn(jax.eval_shape(forward, params, *inputs)[0]), {"saib": params["saib"]}
-    fn = objective.make(config)
+    fn = objective.make(config, method_of(config).loss)
     names = ["loss", "info_nce", "kl", "entropy", "saib_decay"]
 
     def term(name, *inputs):
@@ -328,7 +328,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], set[str]]] = [
     ("14", {"method.ema.start": 0.99}, {}, {"momentum coefficient"}),
     ("14", {"method.ema.end": 0.95}, COSINE, {"momentum coefficient"}),
     ("14", {"method.ema.end": 0.95}, {}, set()),
-    ("15", {"objective.temperature": 0.5}, {}, INFO_NCE),
+    ("15", {"method.temperature": 0.5}, {}, INFO_NCE),
     ("16", {"schedule.warmup_epochs": 5.0}, {}, {"learning rate"}),
     ("17", {"encoder.feature_dim": 256}, {}, every("encoder") - {"encoder: statistics"}),
     ("18", {"projector.num_layers": 3}, {}, every("projector")),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from iecl_jax import study
+from iecl_jax import runs, study
 
 CONFIG = """
 SETTINGS = {"plain": {}, "other": {}}
@@ -27,7 +27,7 @@ def files(tmp_path, monkeypatch):
     config, command = tmp_path / "c.py", tmp_path / "fake_main.py"
     config.write_text(CONFIG)
     command.write_text(COMMAND)
-    monkeypatch.setattr(study, "MAIN", (str(command),))
+    monkeypatch.setattr(runs, "MAIN", (str(command),))
     return config, tmp_path / "runs"
 
 

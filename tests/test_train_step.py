@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import imagenet_r50
-from iecl_jax import train
+from iecl_jax.experiment import build
 from iecl_jax.train_step import AXIS
 
 STEPS = 8
@@ -25,7 +25,7 @@ def tiny_config(**train_settings):
 @functools.cache
 def experiment(precision="float32"):
     config = tiny_config(precision=precision)
-    return train.build(config, total_steps=1000, steps_per_epoch=100, num_classes=10)
+    return build(config, total_steps=1000, steps_per_epoch=100, num_classes=10)
 
 
 def make_batch(devices):

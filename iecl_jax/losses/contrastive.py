@@ -1,4 +1,4 @@
-"""InfoNCE (Eq. 1 and 2)."""
+"""InfoNCE (Eq. 1 and 2) and the NT-Xent of SimCLR."""
 
 import jax
 import jax.numpy as jnp
@@ -44,3 +44,37 @@ def info_nce(
     log_probs = jax.nn.log_softmax(logits / temperature)
     loss = -jnp.take_along_axis(log_probs, targets[:, None], axis=1).mean()
     return loss, (logits.argmax(1) == targets).astype(jnp.float32).mean()
+
+
+def nt_xent(
+    views: jax.Array, all_views: jax.Array, places: jax.Array, *, temperature: float
+) -> tuple[jax.Array, jax.Array]:
+    """Mean over the 2b anchors of -log softmax(cosine / temperature) at the other view (NT-Xent).
+
+    An anchor is compared with the 2B - 1 other embeddings of both views, so not with itself: its
+    positive is the other view of its image, its negatives both views of the other images. The mean
+    over devices is the mean over all 2B anchors, that is over both directions.
+
+    Args:
+      views: [2, b, d], this device's embeddings of both views, of any scale.
+      all_views: [2, B, d], those of all devices, in global order.
+      places: int [b], this device's rows among the B.
+      temperature: tau > 0.
+
+    Returns:
+      (loss, top1): float32 scalars, the mean natural-log loss and the share of anchors whose
+      positive is the most similar of the others.
+
+    Reference: Chen et al. 2020 (SimCLR), Eq. 1.
+    """
+    _, batch, d = all_views.shape
+    anchors = l2_normalize(views).reshape(-1, d)
+    others = l2_normalize(all_views).reshape(-1, d)
+    own = jnp.concatenate([places, places + batch])
+    positives = jnp.concatenate([places + batch, places])
+    cosines = jnp.matmul(anchors, others.T, precision=jax.lax.Precision.HIGHEST)
+    itself = jnp.arange(2 * batch)[None, :] == own[:, None]
+    logits = jnp.where(itself, -jnp.inf, cosines / temperature)
+    log_probs = jax.nn.log_softmax(logits)
+    loss = -jnp.take_along_axis(log_probs, positives[:, None], axis=1).mean()
+    return loss, (logits.argmax(1) == positives).astype(jnp.float32).mean()

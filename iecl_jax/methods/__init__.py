@@ -1,52 +1,67 @@
-"""Self-supervised methods: pure functions made from a config, one file a method, no base class."""
+"""Self-supervised methods: pure functions made from a config, one file a method, no base class.
+
+A method's file holds `make(config, *, total_steps, axis_name)`, which returns a `Method`, and
+`SETTINGS`, the keys of `config.method` that it reads and their rules. It is named by
+`config.method.name`: a file of this package without its ending, or the path of any other.
+"""
 
 import importlib
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import importlib.util
+import pathlib
+import pkgutil
+import types
 
-import jax
 import ml_collections
 
-Tree = Any
-Outputs = Mapping[str, jax.Array]
+from iecl_jax import checks
+from iecl_jax.methods.parts import saib
+from iecl_jax.methods.parts.method import Method as Method
+
+NAMES = tuple(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
 
 
-class Method(NamedTuple):
-    """What a training step needs of a method. Views are float32 [V, b, S, S, 3], the images of one
-    device; view 0 is the anchor, view 1 the query.
+def load(name: str) -> types.ModuleType:
+    """The module of a method: one of NAMES, or the path of a Python file.
 
-    `params` is what the optimizer moves; `method_state` everything else that lasts: BN statistics,
-    spectral-norm vectors, momentum encoder, queue. Both are nested dicts.
-
-    Attributes:
-      init: (key, views) -> (params, method_state); runs outside the pmapped step.
-      forward: (params, method_state, views) -> (outputs, method_state); training mode. `outputs`
-        maps names of `objective.OUTPUTS` to float32 arrays of this device's images.
-      post_update: (params, method_state, step) -> method_state after the optimizer's update of
-        `step` (0-based): the momentum encoder.
-      encode: (params, method_state, images [B, S, S, 3]) -> {"stage1", ..., "stage4", "pooled"};
-        evaluation mode, the anchor encoder.
-      transform: (params, method_state, images [B, S, S, 3], train=False) -> SAIB's output, for
-        pictures and measures, by its running BN statistics or, with train=True, by those of the
-        images; the images themselves where SAIB is off.
-      embed: (params, method_state, views [V, b, S, S, 3]) -> {"pooled" [V, b, F], "projection"
-        [V, b, d]} of the online network in training mode, each view with BN statistics of its
-        own, as `forward` has them; for measures, so nothing moves.
-      schedules: name -> function of the step, logged (the EMA coefficient).
+    Raises:
+      ValueError: there is none, or the file lacks `make` or `SETTINGS`.
     """
+    if not name.endswith(".py"):
+        checks.one_of("method.name", name, NAMES)
+        return importlib.import_module(f"{__name__}.{name}")
+    path = pathlib.Path(name)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise ValueError(f"method.name={name!r} is no Python file: name one that exists.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for part in ("make", "SETTINGS"):
+        if not hasattr(module, part):
+            raise ValueError(f"method.name={name!r} has no {part}: see iecl_jax/methods/byol.py.")
+    return module
 
-    init: Callable[[jax.Array, jax.Array], tuple[Tree, Tree]]
-    forward: Callable[[Tree, Tree, jax.Array], tuple[Outputs, Tree]]
-    post_update: Callable[[Tree, Tree, jax.Array], Tree]
-    encode: Callable[[Tree, Tree, jax.Array], dict[str, jax.Array]]
-    transform: Callable[..., jax.Array]
-    embed: Callable[[Tree, Tree, jax.Array], dict[str, jax.Array]]
-    schedules: Mapping[str, Callable[[jax.Array], jax.Array]]
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError if `config.method` is not what its method reads."""
+    name = config.method.name
+    rules = {f"method.{key}": rule for key, rule in load(name).SETTINGS.items()}
+    present = {f"method.{key}" for key in checks.leaf_names(config.method)} - {"method.name"}
+    for key in sorted(rules.keys() - present):
+        raise ValueError(
+            f"method.name={name!r} needs {key}, which this config lacks: start from "
+            f"configs/plug_and_play.py:{name}, or add the key to a config of your own."
+        )
+    for key in sorted(present - rules.keys()):
+        raise ValueError(
+            f"{key} is no setting of method.name={name!r}, which reads {', '.join(rules)}: start "
+            f"from configs/plug_and_play.py:{name}, or take the key out."
+        )
+    checks.check(config, rules)
 
 
 def make(
     config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
 ) -> Method:
-    """The method of `config.method.name`, a module of this package with a `make` like this one."""
-    module = importlib.import_module(f"iecl_jax.methods.{config.method.name}")
-    return module.make(config, total_steps=total_steps, axis_name=axis_name)
+    """The method of `config.method.name`, with SAIB where `config.saib` is enabled."""
+    method = load(config.method.name).make(config, total_steps=total_steps, axis_name=axis_name)
+    return saib.attach(method, config, axis_name)

@@ -1,1 +1,1 @@
-"""Flax modules: SAIB, the spectral-normalised ResNet, and the projector."""
+"""Flax modules: SAIB, the spectral-normalised ResNet, and the MLP of projectors and predictors."""

@@ -3,7 +3,7 @@
 import ml_collections
 
 from iecl_jax import precision
-from iecl_jax.models.projector import Projector
+from iecl_jax.models.mlp import MLP
 from iecl_jax.models.resnet import ResNet
 from iecl_jax.models.saib import SAIB
 
@@ -24,13 +24,32 @@ def encoder(config: ml_collections.ConfigDict, axis_name: str | None = None) -> 
     )
 
 
-def projector(config: ml_collections.ConfigDict, axis_name: str | None = None) -> Projector:
+def projector(config: ml_collections.ConfigDict, axis_name: str | None = None) -> MLP:
     """The projector of `config.projector`, with the BN groups of the encoder."""
     settings = config.projector
-    return Projector(
+    return MLP(
         num_layers=settings.num_layers,
         hidden_dim=settings.hidden_dim,
         output_dim=settings.output_dim,
+        hidden_bn=settings.hidden_bn,
+        output_bn=settings.output_bn,
+        bn_group=config.encoder.bn_group,
+        axis_name=axis_name,
+        dtype=precision.compute_dtype(config),
+    )
+
+
+def predictor(config: ml_collections.ConfigDict, axis_name: str | None = None) -> MLP:
+    """The predictor of `config.method.predictor`, from projections to their like.
+
+    It has BN after every layer but the last, with the BN groups of the encoder.
+    """
+    settings = config.method.predictor
+    return MLP(
+        num_layers=settings.num_layers,
+        hidden_dim=settings.hidden_dim,
+        output_dim=config.projector.output_dim,
+        output_bn=False,
         bn_group=config.encoder.bn_group,
         axis_name=axis_name,
         dtype=precision.compute_dtype(config),

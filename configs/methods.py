@@ -1,0 +1,173 @@
+"""The recipes of the compared methods: settings, heads, optimizer and views of each.
+
+They are those of solo-learn (ResNet-18; CIFAR with 1000 epochs, ImageNet-100 with 400, batch 256)
+where no comment says otherwise. `ie_cl` is the default of configs/imagenet_r50.py: moco_v2 without
+a queue, with SAIB, its terms and spectral normalisation.
+"""
+
+import copy
+from typing import Any
+
+import ml_collections
+
+from configs import common
+
+COSINE_TO_ONE = {"schedule": "cosine", "start": 0.99, "end": 1.0}
+LARS = {"name": "lars", "trust_coefficient": 0.02, "trust_clip": True}
+NO_BN = {"hidden_bn": False, "output_bn": False}
+NO_LAST_BN = {"hidden_bn": True, "output_bn": False}
+
+
+def _projector(num_layers: int, hidden_dim: int, output_dim: int, **bn: bool) -> dict[str, Any]:
+    sizes = {"num_layers": num_layers, "hidden_dim": hidden_dim, "output_dim": output_dim}
+    return sizes | ({"hidden_bn": True, "output_bn": True} | bn)
+
+
+def _predictor(hidden_dim: int) -> dict[str, int]:
+    return {"num_layers": 2, "hidden_dim": hidden_dim}
+
+
+# Name -> overrides. `views` is a recipe of `_views`.
+RECIPES: dict[str, dict[str, Any]] = {
+    "moco_v2": {
+        "method": {
+            "temperature": 0.2,
+            "symmetric": True,
+            "queue_size": 32768,
+            "ema": {"schedule": "cosine", "start": 0.99, "end": 0.999},
+        },
+        "projector": _projector(2, 2048, 256, **NO_BN),
+        "optimizer": {"name": "sgd", "learning_rate": 0.3, "weight_decay": 1e-4},
+        "views": "weak",
+    },
+    "moco_v3": {
+        "method": {
+            "temperature": 0.2,
+            "predictor": _predictor(4096),
+            "ema": COSINE_TO_ONE,
+        },
+        "projector": _projector(2, 4096, 256),
+        "optimizer": LARS | {"learning_rate": 0.3, "weight_decay": 1e-6},
+        "views": "asymmetric",
+    },
+    "simclr": {
+        "method": {"temperature": 0.2},
+        "projector": _projector(2, 2048, 256, **NO_BN),
+        "optimizer": LARS | {"learning_rate": 0.4, "weight_decay": 1e-4},
+        "views": "symmetric",
+    },
+    "byol": {
+        "method": {"predictor": _predictor(4096), "ema": COSINE_TO_ONE},
+        "projector": _projector(2, 4096, 256, **NO_LAST_BN),
+        "optimizer": LARS | {"learning_rate": 1.0, "weight_decay": 1e-5},
+        "views": "asymmetric",
+    },
+    "simsiam": {
+        "method": {"predictor": _predictor(512)},
+        "projector": _projector(3, 2048, 2048),
+        "optimizer": {
+            "name": "sgd",
+            "learning_rate": 0.5,
+            "weight_decay": 1e-5,
+            "predictor_schedule": "constant",
+        },
+        "views": "weak",
+    },
+    "barlow_twins": {
+        "method": {"loss_scale": 0.1, "off_diagonal_weight": 0.005},
+        "projector": _projector(3, 2048, 2048, **NO_LAST_BN),
+        "optimizer": LARS | {"learning_rate": 0.3, "weight_decay": 1e-4},
+        "views": "asymmetric",
+    },
+    "vicreg": {
+        "method": {"invariance_weight": 25.0, "variance_weight": 25.0, "covariance_weight": 1.0},
+        "projector": _projector(3, 2048, 2048, **NO_LAST_BN),
+        "optimizer": LARS | {"learning_rate": 0.3, "weight_decay": 1e-4},
+        "views": "vicreg",
+    },
+    "nnclr": {
+        # 65536 in the recipe, which is more than CIFAR's images
+        "method": {"temperature": 0.2, "queue_size": 32768, "predictor": _predictor(4096)},
+        "projector": _projector(3, 2048, 256),
+        "optimizer": LARS | {"learning_rate": 0.4, "weight_decay": 1e-5},
+        "views": "asymmetric",
+    },
+    "w_mse": {
+        "method": {"whitening_size": 128},
+        "projector": _projector(2, 1024, 64, **NO_LAST_BN),
+        "optimizer": {"name": "adam", "learning_rate": 2e-3, "weight_decay": 1e-6},
+        "views": "w_mse",
+    },
+}
+ON_IMAGENET: dict[str, dict[str, dict[str, Any]]] = {
+    "moco_v2": {"method": {"queue_size": 65536}},
+    "simclr": {
+        "projector": {"hidden_dim": 4096, "output_dim": 512},
+        "optimizer": {"learning_rate": 0.3},
+    },
+    "byol": {
+        "method": {"predictor": _predictor(8192)},
+        "optimizer": {"learning_rate": 0.5, "weight_decay": 1e-6},
+    },
+    "nnclr": {"method": {"queue_size": 65536}},
+}
+NAMES = ("ie_cl", *RECIPES)
+WANTED = f"METHOD[+saib][+sn] with METHOD one of {', '.join(NAMES)}"
+
+
+def parse(word: str) -> tuple[str, list[str]] | None:
+    """`METHOD[+saib][+sn]` -> (method, additions); None if it is not that."""
+    name, *additions = word.split("+")
+    known = additions in ([], ["saib"], ["sn"], ["saib", "sn"])
+    return (name, additions) if name in NAMES and known else None
+
+
+def use(config: ml_collections.ConfigDict, word: str) -> None:
+    """Makes the default config, IE-CL, one of `METHOD[+saib][+sn]`, of its data set and images.
+
+    `saib` is SAIB on the query with the entropy and KL terms as in IE-CL, `sn` is spectral
+    normalisation. IE-CL has both already.
+    """
+    parsed = parse(word)
+    assert parsed is not None
+    name, additions = parsed
+    if name == "ie_cl":
+        return
+    small_images = config.encoder.stem == "cifar"
+    recipe = copy.deepcopy(RECIPES[name])
+    for part, changes in ({} if small_images else ON_IMAGENET.get(name, {})).items():
+        recipe[part] |= changes
+    config.method = ml_collections.ConfigDict(
+        {"name": name, "running_stats": "anchor"} | recipe["method"]
+    )
+    config.projector.update(recipe["projector"])
+    config.optimizer.update(recipe["optimizer"])
+    anchor, query = _views(recipe["views"], small_images=small_images)
+    config.augment.anchor, config.augment.query = anchor, query
+    config.encoder.spectral_norm = "sn" in additions
+    if "saib" not in additions:
+        config.saib.enabled = False
+        config.objective.kl.weight = config.objective.entropy.weight = 0.0
+
+
+def _views(
+    recipe: str, *, small_images: bool
+) -> tuple[ml_collections.ConfigDict, ml_collections.ConfigDict]:
+    """Operators of the anchor and the query; there is no blur on small images."""
+    half, full, cool = (0.4, 0.4, 0.4, 0.1), (0.8, 0.8, 0.8, 0.2), (0.4, 0.4, 0.2, 0.1)
+    from_fifth = (0.2, 1.0)
+    kinds: dict[str, list[dict[str, Any]]] = {
+        "weak": [{"jitter": half, "crop_scale": (0.08, 1.0) if small_images else from_fifth}],
+        "symmetric": [{"jitter": full}],
+        "asymmetric": [
+            {"jitter": cool, "blur_prob": 1.0},
+            {"jitter": cool, "blur_prob": 0.1, "solarize_prob": 0.2},
+        ],
+        "vicreg": [{"jitter": cool, "crop_scale": from_fifth, "solarize_prob": 0.1}],
+        "w_mse": [{"jitter": full, "crop_scale": from_fifth, "blur_prob": 0.2}],
+    }
+    views = [
+        common.view(**({"blur_prob": 0.5} | ops | ({"blur_prob": 0.0} if small_images else {})))
+        for ops in kinds[recipe]
+    ]
+    return views[0], views[-1].copy_and_resolve_references()

@@ -1,0 +1,221 @@
+"""The paper's tables and figures of numbers, row by row, for `python -m iecl_jax.tables`.
+
+Only data. A table has a title, where the published numbers come from, a kind and rows:
+`accuracy` trains every row; `grid` too, and shows the rows as cells of a matrix; `time` measures
+training steps. A row has a label, the config that makes it (FILE:VARIANT), the published number as
+the paper prints it (None where it prints none), and what it is compared with: the label of another
+row. A row of a grid has its `cell`, (row, column), too. `paper_only` rows are left blank at smaller
+scales, where another number of epochs or another data set would be the same run again.
+"""
+
+from typing import Any
+
+LINEAR = "linear top-1, %"
+
+# --- Table 1 ---
+EPOCHS = {100: 68.3, 200: 70.9, 400: 71.7, 800: 73.2}
+TABLE_1 = [
+    {
+        "label": f"IE-CL, {epochs} epochs",
+        "config": f"configs/imagenet_r50.py:{epochs}",
+        "published": published,
+        "paper_only": epochs > 100,
+    }
+    for epochs, published in EPOCHS.items()
+]
+
+# --- Table 2a ---
+DATA_SETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "stl10": "STL-10"}
+DATA_SETS |= {"imagenet": "ImageNet"}
+RESNET18 = {
+    "simclr": ("SimCLR", (91.1, 65.3, 90.1, 52.4)),
+    "moco_v2": ("MoCo-v2", (91.3, 68.3, 88.9, 52.5)),
+    "byol": ("BYOL", (91.9, 69.2, 91.3, 53.1)),
+    "simsiam": ("SimSiam", (91.2, 64.4, 90.5, 33.2)),
+    "w_mse": ("W-MSE", (90.6, 64.5, 87.7, 47.2)),
+    "moco_v3": ("MoCo-v3", (91.8, 68.8, 91.4, 56.1)),
+    "ie_cl": ("IE-CL", (92.1, 69.5, 91.9, 59.4)),
+}
+TABLE_2A = [
+    {
+        "label": f"{label}, {data_set}",
+        "cell": (label, data_set),
+        "config": f"configs/resnet18.py:{name},{method}",
+        "published": published,
+        "paper_only": name != "cifar10",
+    }
+    for method, (label, numbers) in RESNET18.items()
+    for (name, data_set), published in zip(DATA_SETS.items(), numbers, strict=True)
+]
+
+# --- Tables 3 and 4 ---
+BASELINE = "MoCo-v2 (baseline)"
+TABLE_3 = [
+    {"label": BASELINE, "config": "configs/ablation.py:baseline", "published": 52.50},
+    *(
+        {
+            "label": label,
+            "config": f"configs/ablation.py:{name}",
+            "published": published,
+            "compared_with": BASELINE,
+        }
+        for label, name, published in (
+            ("+ SAIB and entropy", "saib", 58.80),
+            ("+ KL", "saib+kl", 59.15),
+            ("+ spectral norm (IE-CL)", "full", 59.41),
+        )
+    ),
+]
+ONE_BLOCK = "1 SAIB"
+TABLE_4 = [
+    {"label": ONE_BLOCK, "config": "configs/saib_cascade.py:1", "published": 59.41},
+    *(
+        {
+            "label": f"{count} SAIBs",
+            "config": f"configs/saib_cascade.py:{count}",
+            "published": published,
+            "compared_with": ONE_BLOCK,
+        }
+        for count, published in ((2, 58.62), (3, 58.71))
+    ),
+]
+
+# --- Table 5 ---
+PLUG_AND_PLAY = {
+    "moco_v2": ("MoCo-v2", 66.29, 67.54),
+    "byol": ("BYOL", 67.95, 68.76),
+    "simclr": ("SimCLR", 63.34, 64.02),
+    "simsiam": ("SimSiam", 66.25, 66.97),
+}
+TABLE_5 = [
+    *(
+        {"label": label, "config": f"configs/plug_and_play.py:{name}", "published": without}
+        for name, (label, without, _) in PLUG_AND_PLAY.items()
+    ),
+    *(
+        {
+            "label": f"{label} + SAIB",
+            "config": f"configs/plug_and_play.py:{name}+saib",
+            "published": with_saib,
+            "compared_with": label,
+        }
+        for name, (label, _, with_saib) in PLUG_AND_PLAY.items()
+    ),
+]
+
+# --- Figure 3 ---
+# The figure's text names SAIB before and after the other columns. Read here as the last one: then
+# "crop" is the strongest column, as in SimCLR's figure of the same experiment, and every average is
+# that of its row either way.
+GRID_COLUMNS = ("crop", "color", "noise", "rotate", "blur", "saib")
+GRID = {
+    "saib": (51.1, 49.8, 42.9, 29.7, 33.7, 8.1),
+    "crop": (45.5, 46.4, 38.9, 22.1, 27.9, 15.2),
+    "color": (31.2, 21.0, 26.5, 15.2, 13.4, 9.4),
+    "noise": (25.8, 11.2, 12.5, 13.9, 13.7, 5.7),
+    "rotate": (18.4, 9.5, 6.8, 8.3, 6.5, 5.5),
+    "blur": (21.9, 4.0, 6.2, 4.0, 5.8, 8.8),
+}
+FIGURE_3 = [
+    {
+        "label": f"{query} on the query, {anchor} on the anchor",
+        "cell": (query, anchor),
+        "config": f"configs/augmentation_grid.py:{query},{anchor}",
+        "published": published,
+    }
+    for query, numbers in GRID.items()
+    for anchor, published in zip(GRID_COLUMNS, numbers, strict=True)
+]
+
+# --- Figures 7 and 8 ---
+METHODS = {name: label for name, (label, *_) in PLUG_AND_PLAY.items()}
+METHODS |= {"moco_v3": "MoCo-v3", "barlow_twins": "Barlow Twins", "vicreg": "VICReg"}
+METHODS |= {"nnclr": "NNCLR", "w_mse": "W-MSE"}
+FIGURE_7 = [
+    {"label": label, "config": f"configs/resnet18.py:imagenet,{name}"}
+    for name, label in {"ie_cl": "IE-CL", **METHODS}.items()
+]
+OVERHEAD = {"simclr": "12.3 %", "moco_v2": "under 10 %", "byol": "under 10 %"}
+OVERHEAD |= {"simsiam": "under 10 %"}
+FIGURE_8 = [
+    row
+    for name, label in METHODS.items()
+    for row in (
+        {"label": label, "config": f"configs/plug_and_play.py:{name}"},
+        {
+            "label": f"{label} + SAIB",
+            "config": f"configs/plug_and_play.py:{name}+saib",
+            "published": OVERHEAD.get(name),
+            "compared_with": label,
+        },
+    )
+]
+# How long is measured: rounds of so many steps.
+TIMING = {
+    "smoke": {"rounds": 3, "steps": 1},
+    "small": {"rounds": 7, "steps": 3},
+    "paper": {"rounds": 9, "steps": 20},
+}
+
+TABLES: dict[str, dict[str, Any]] = {
+    "1": {
+        "title": "Table 1: ImageNet with ResNet-50",
+        "source": f"ImageNet-1k, ResNet-50, batch 256, 100 to 800 epochs, {LINEAR}",
+        "kind": "accuracy",
+        "rows": TABLE_1,
+    },
+    "2a": {
+        "title": "Table 2a: four data sets with ResNet-18",
+        "source": "ResNet-18, batch 256, 1000 epochs of CIFAR-10, CIFAR-100 and STL-10 and 300 of "
+        f"ImageNet-1k, {LINEAR}",
+        "kind": "grid",
+        "corner": "method",
+        "rows": TABLE_2A,
+    },
+    "3": {
+        "title": "Table 3: what each component of IE-CL adds",
+        "source": f"ImageNet-1k, ResNet-18, batch 256, 300 epochs, {LINEAR}",
+        "kind": "accuracy",
+        "change": "change from the baseline",
+        "rows": TABLE_3,
+    },
+    "4": {
+        "title": "Table 4: SAIBs in a row",
+        "source": f"ImageNet-1k, ResNet-18, batch 256, 300 epochs, {LINEAR}",
+        "kind": "accuracy",
+        "change": "change from one SAIB",
+        "rows": TABLE_4,
+    },
+    "5": {
+        "title": "Table 5: SAIB plugged into other methods",
+        "source": f"ImageNet-100, backbone not named, batch 256, 200 epochs, {LINEAR}",
+        "kind": "accuracy",
+        "change": "SAIB's change",
+        "rows": TABLE_5,
+    },
+    "fig3": {
+        "title": "Fig. 3: one operator on the query and one on the anchor",
+        "source": f"ImageNet-100, 100 epochs, {LINEAR}",
+        "kind": "grid",
+        "corner": "query \\ anchor",
+        "averages": True,
+        "rows": FIGURE_3,
+    },
+    "fig7": {
+        "title": "Fig. 7: time of an epoch",
+        "source": "ImageNet-1k, ResNet-50, batch 256, mixed precision on 8 V100, bars without "
+        "numbers",
+        "kind": "time",
+        "images": {"smoke": 256, "small": 50_000, "paper": 1_281_167},
+        "flags": {"paper": ["--config.encoder.name=resnet50"]},
+        "timing": TIMING,
+        "rows": FIGURE_7,
+    },
+    "fig8": {
+        "title": "Fig. 8: what SAIB costs each method",
+        "source": "time of training with SAIB over that without, 8 V100; 8.8 % on average",
+        "kind": "time",
+        "timing": TIMING,
+        "rows": FIGURE_8,
+    },
+}

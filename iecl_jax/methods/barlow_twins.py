@@ -1,0 +1,36 @@
+"""Barlow Twins (Zbontar et al. 2021): the views' cross-correlation matrix C becomes the identity.
+
+    loss = scale * (sum_i (1 - C_ii)^2 + lambda * sum_{i != j} C_ij^2)
+
+C is of the embeddings of all devices, standardised with biased variances.
+"""
+
+import ml_collections
+
+from iecl_jax import collectives
+from iecl_jax.checks import NOT_NEGATIVE, POSITIVE
+from iecl_jax.losses import redundancy
+from iecl_jax.methods.parts import online
+from iecl_jax.methods.parts.method import Method, unmoved
+
+SETTINGS = {"loss_scale": POSITIVE, "off_diagonal_weight": NOT_NEGATIVE, **online.SETTINGS}
+
+
+def make(
+    config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
+) -> Method:
+    """See `methods.Method`."""
+    network = online.make(config, axis_name)
+    settings = config.method
+
+    def loss(outputs):
+        on_diagonal, off_diagonal = redundancy.barlow_twins(
+            collectives.gather(outputs["projection"], axis_name),
+            collectives.gather(outputs["query_projection"], axis_name),
+        )
+        value = settings.loss_scale * (on_diagonal + settings.off_diagonal_weight * off_diagonal)
+        return value, {"on_diagonal": on_diagonal, "off_diagonal": off_diagonal}
+
+    return Method(
+        network.init, network.forward, loss, unmoved, network.encode, network.embed, schedules={}
+    )

@@ -1,0 +1,48 @@
+"""BYOL (Grill et al. 2020): the online network predicts the momentum network's other view.
+
+    loss = |p_anchor - k_query|^2 + |p_query - k_anchor|^2 of unit vectors, the mean over images
+
+It is the sum of both directions, each 2 - 2 cosine, so it runs from 0 to 8.
+"""
+
+import ml_collections
+
+from iecl_jax.losses.similarity import negative_cosine
+from iecl_jax.methods.parts import ema, online
+from iecl_jax.methods.parts.method import Method
+
+SETTINGS = {**online.SETTINGS, **online.PREDICTOR_SETTINGS, **ema.SETTINGS}
+
+
+def make(
+    config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
+) -> Method:
+    """See `methods.Method`."""
+    network = online.make(config, axis_name, predictor=True)
+    target = ema.make(config, axis_name, total_steps=total_steps)
+
+    def init(key, views):
+        params, state = network.init(key, views)
+        return params, target.init(params, state)
+
+    def forward(params, state, views):
+        outputs, state = network.forward(params, state, views)
+        targets, state = target.forward(state, views)
+        names = "anchor_target_projection", "target_projection"
+        return outputs | dict(zip(names, targets, strict=True)), state
+
+    def loss(outputs):
+        first = negative_cosine(outputs["prediction"], outputs["target_projection"])
+        second = negative_cosine(outputs["query_prediction"], outputs["anchor_target_projection"])
+        value = 4 + 2 * (first + second)
+        return value, {"byol": value}
+
+    return Method(
+        init,
+        forward,
+        loss,
+        target.post_update,
+        network.encode,
+        network.embed,
+        {"ema": target.schedule},
+    )

@@ -1,0 +1,75 @@
+"""Momentum contrast (He et al. 2020, Chen et al. 2020): MoCo-v2, and IE-CL with SAIB on the query.
+
+Q, the online network, is trained; K, the momentum network, follows it:
+
+    q_anchor, q_query = Q(anchor), Q(query);  k_query = K(query)  without gradient
+
+The loss is InfoNCE of q_anchor against k_query, with `symmetric` plus that of q_query against
+k_anchor (a sum, not a mean). The other keys are those of the batch on all devices (IE-CL) or, with
+`queue_size`, earlier k_query alone (MoCo). Q sees the query where something asks for q_query.
+"""
+
+import jax
+import ml_collections
+
+from iecl_jax.checks import BOOLEAN, NOT_NEGATIVE, POSITIVE
+from iecl_jax.methods.parts import contrast, ema, online, queue
+from iecl_jax.methods.parts.method import Method
+
+SETTINGS = {
+    "temperature": POSITIVE,
+    "symmetric": BOOLEAN,
+    "queue_size": NOT_NEGATIVE,
+    **online.SETTINGS,
+    **ema.SETTINGS,
+}
+
+
+def make(
+    config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
+) -> Method:
+    """See `methods.Method`."""
+    q = online.make(config, axis_name)
+    k = ema.make(config, axis_name, total_steps=total_steps)
+    symmetric, queue_size = config.method.symmetric, config.method.queue_size
+    objective = config.objective
+    encode_query = symmetric or objective.kl.weight > 0 or objective.entropy.weight > 0
+
+    def init(key, views):
+        keys = jax.random.split(key)
+        params, state = q.init(keys[0], views)
+        state = k.init(params, state)
+        if queue_size:
+            state["queue"] = queue.init(keys[1], queue_size, config.projector.output_dim)
+        return params, state
+
+    def forward(params, state, views):
+        outputs, state = q.forward(params, state, views if encode_query else views[:1])
+        keys, state = k.forward(state, views[::-1] if symmetric else views[1:])
+        names = ("target_projection", "anchor_target_projection")
+        outputs |= dict(zip(names, keys, strict=False))
+        if queue_size:
+            outputs["negatives"] = state["queue"]["keys"]
+            state = state | {"queue": queue.enqueue(state["queue"], keys[0], axis_name)}
+        return outputs, state
+
+    def direction(anchors, keys, negatives):
+        return contrast.info_nce(
+            anchors,
+            keys,
+            temperature=config.method.temperature,
+            axis_name=axis_name,
+            negatives=negatives,
+        )
+
+    def loss(outputs):
+        negatives = outputs.get("negatives")
+        info, top1 = direction(outputs["projection"], outputs["target_projection"], negatives)
+        if symmetric:
+            other, _ = direction(
+                outputs["query_projection"], outputs["anchor_target_projection"], negatives
+            )
+            info = info + other
+        return info, {"info_nce": info, "info_nce_top1": top1}
+
+    return Method(init, forward, loss, k.post_update, q.encode, q.embed, {"ema": k.schedule})

@@ -1,0 +1,58 @@
+"""MoCo-v3 (Chen, Xie & He 2021): predictions against the momentum network's keys, no queue.
+
+    loss = 2 T (InfoNCE(p_anchor, k_query) + InfoNCE(p_query, k_anchor)),  T the temperature
+
+The sum of both directions; the other keys are those of the batch on all devices. The factor 2 T is
+in the loss, not in the logged `info_nce`.
+"""
+
+import ml_collections
+
+from iecl_jax.checks import POSITIVE
+from iecl_jax.methods.parts import contrast, ema, online
+from iecl_jax.methods.parts.method import Method
+
+SETTINGS = {
+    "temperature": POSITIVE,
+    **online.SETTINGS,
+    **online.PREDICTOR_SETTINGS,
+    **ema.SETTINGS,
+}
+
+
+def make(
+    config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
+) -> Method:
+    """See `methods.Method`."""
+    network = online.make(config, axis_name, predictor=True)
+    target = ema.make(config, axis_name, total_steps=total_steps)
+    temperature = config.method.temperature
+
+    def init(key, views):
+        params, state = network.init(key, views)
+        return params, target.init(params, state)
+
+    def forward(params, state, views):
+        outputs, state = network.forward(params, state, views)
+        targets, state = target.forward(state, views)
+        names = "anchor_target_projection", "target_projection"
+        return outputs | dict(zip(names, targets, strict=True)), state
+
+    def direction(predictions, keys):
+        return contrast.info_nce(predictions, keys, temperature=temperature, axis_name=axis_name)
+
+    def loss(outputs):
+        first, top1 = direction(outputs["prediction"], outputs["target_projection"])
+        second, _ = direction(outputs["query_prediction"], outputs["anchor_target_projection"])
+        info = first + second
+        return 2 * temperature * info, {"info_nce": info, "info_nce_top1": top1}
+
+    return Method(
+        init,
+        forward,
+        loss,
+        target.post_update,
+        network.encode,
+        network.embed,
+        {"ema": target.schedule},
+    )

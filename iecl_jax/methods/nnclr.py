@@ -1,0 +1,64 @@
+"""NNCLR (Dwibedi et al. 2021): an embedding's nearest earlier neighbour is the positive.
+
+    loss = InfoNCE(nn(z_anchor), p_query) / 2 + InfoNCE(nn(z_query), p_anchor) / 2
+
+nn(z) is the row of the support queue most similar to z, a constant; the keys are the predictions of
+all devices. The mean of both directions. z_anchor enters the queue after the look-up.
+"""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from iecl_jax.checks import POSITIVE
+from iecl_jax.losses.contrastive import l2_normalize
+from iecl_jax.methods.parts import contrast, online, queue
+from iecl_jax.methods.parts.method import Method, unmoved
+
+SETTINGS = {
+    "temperature": POSITIVE,
+    "queue_size": POSITIVE,
+    **online.SETTINGS,
+    **online.PREDICTOR_SETTINGS,
+}
+
+
+def make(
+    config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
+) -> Method:
+    """See `methods.Method`."""
+    network = online.make(config, axis_name, predictor=True)
+
+    def init(key, views):
+        keys = jax.random.split(key)
+        params, state = network.init(keys[0], views)
+        size, dim = config.method.queue_size, config.projector.output_dim
+        return params, state | {"queue": queue.init(keys[1], size, dim)}
+
+    def forward(params, state, views):
+        outputs, state = network.forward(params, state, views)
+        support = state["queue"]["keys"]
+        for view in ("", "query_"):
+            outputs[f"{view}neighbor"] = nearest(outputs[f"{view}projection"], support)
+        entered = queue.enqueue(state["queue"], outputs["projection"], axis_name)
+        return outputs, state | {"queue": entered}
+
+    def direction(neighbors, predictions):
+        return contrast.info_nce(
+            neighbors, predictions, temperature=config.method.temperature, axis_name=axis_name
+        )
+
+    def loss(outputs):
+        first, top1 = direction(outputs["neighbor"], outputs["query_prediction"])
+        second, _ = direction(outputs["query_neighbor"], outputs["prediction"])
+        info = (first + second) / 2
+        return info, {"info_nce": info, "info_nce_top1": top1}
+
+    return Method(init, forward, loss, unmoved, network.encode, network.embed, {})
+
+
+def nearest(z: jax.Array, support: jax.Array) -> jax.Array:
+    """The rows of unit `support` [K, d] with the largest cosine to each of z [b, d], constants."""
+    with jax.default_matmul_precision("highest"):
+        similarity = l2_normalize(jax.lax.stop_gradient(z)) @ support.T
+    return jnp.take(support, similarity.argmax(axis=1), axis=0)

@@ -1,0 +1,1 @@
+"""What methods are put together of; each part exists once."""

@@ -1,0 +1,81 @@
+"""The momentum network: a copy of the online network that follows it by a moving average."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from iecl_jax.checks import SHARE
+from iecl_jax.methods.parts.online import Network, apply_views
+from iecl_jax.models import build
+
+SCHEDULES = ("constant", "cosine")
+SETTINGS = {"ema.schedule": SCHEDULES, "ema.start": SHARE, "ema.end": SHARE}
+
+
+class Momentum(NamedTuple):
+    """Functions of the momentum network, which is state["momentum"] {"params", "batch_stats"}.
+
+    Attributes:
+      init: (params, state) -> state with a copy of the online encoder and projector.
+      forward: (state, views [V, b, S, S, 3]) -> (projections [V, b, d], state): training mode,
+        each view with BN statistics of its own, which all move the running ones. Without gradient,
+        neither to the network nor through its views.
+      post_update: (params, state, step) -> state: m * momentum + (1 - m) * online, parameters only.
+      schedule: step -> m.
+    """
+
+    init: Callable[[Any, Any], Any]
+    forward: Callable[[Any, jax.Array], tuple[jax.Array, Any]]
+    post_update: Callable[[Any, Any, jax.Array], Any]
+    schedule: Callable[[jax.Array], jax.Array]
+
+
+def make(config: ml_collections.ConfigDict, axis_name: str | None, *, total_steps: int) -> Momentum:
+    """Reads config.{encoder, projector, train.precision} and config.method.ema."""
+    network = Network(build.encoder(config, axis_name), build.projector(config, axis_name))
+    schedule = coefficient(config.method.ema, total_steps)
+
+    def followed(online):
+        return {name: tree for name, tree in online.items() if name != "predictor"}
+
+    def init(params, state):
+        copied = {"params": params["online"], "batch_stats": state["online"]}
+        momentum = {name: jax.tree.map(jnp.copy, followed(tree)) for name, tree in copied.items()}
+        return state | {"momentum": momentum}
+
+    def forward(state, views):
+        momentum = state["momentum"]
+        params, views = jax.lax.stop_gradient((momentum["params"], views))
+        outputs, stats = apply_views(
+            network, params, momentum["batch_stats"], views, running_views=len(views)
+        )
+        return outputs["projection"], state | {"momentum": momentum | {"batch_stats": stats}}
+
+    def post_update(params, state, step):
+        averaged = update(state["momentum"]["params"], followed(params["online"]), schedule(step))
+        return state | {"momentum": state["momentum"] | {"params": averaged}}
+
+    return Momentum(init, forward, post_update, schedule)
+
+
+def coefficient(
+    ema: ml_collections.ConfigDict, total_steps: int
+) -> Callable[[jax.Array], jax.Array]:
+    """Step -> momentum coefficient m, float32: constant `start`, or cosine from `start` to `end`
+    (Grill et al. 2020, where end = 1)."""
+    if ema.schedule == "constant":
+        return lambda step: jnp.float32(ema.start)
+
+    def cosine(step: jax.Array) -> jax.Array:
+        progress = step.astype(jnp.float32) / total_steps
+        return ema.end - (ema.end - ema.start) * (jnp.cos(jnp.pi * progress) + 1) / 2
+
+    return cosine
+
+
+def update(average, new, m: jax.Array):
+    """m * average + (1 - m) * new, leaf by leaf."""
+    return jax.tree.map(lambda a, b: m * a + (1 - m) * b, average, new)

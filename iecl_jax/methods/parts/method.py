@@ -1,0 +1,62 @@
+"""The type of a method."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+Tree = Any
+Outputs = Mapping[str, jax.Array]
+Terms = dict[str, jax.Array]
+
+
+def _unchanged(params: Tree, method_state: Tree, images: jax.Array, *, train: bool = False):
+    return images
+
+
+class Method(NamedTuple):
+    """What a training step needs of a method. Views are float32 [2, b, S, S, 3], the images of one
+    device; view 0 is the anchor, view 1 the query. What passes through SAIB has done so before a
+    method's `forward` sees it (`parts.saib`).
+
+    `params` is what the optimizer moves; `method_state` everything else that lasts: BN statistics,
+    spectral-norm vectors, momentum encoder, queue. Both are nested dicts, and both hold the trained
+    network under "online", with "encoder", "projector" and perhaps "predictor" in it.
+
+    Attributes:
+      init: (key, views) -> (params, method_state); runs outside the pmapped step.
+      forward: (params, method_state, views) -> (outputs, method_state); training mode. `outputs`
+        maps names to float32 arrays. Everywhere known are
+          features [b, F]: the encoder's of the anchor, for the online linear probe;
+          projection [b, d]: the online network's of the anchor;
+          query_projection [b, d]: the online network's of the query; may be left out where the
+            weights of KL and entropy are 0;
+        the others are what the method's own `loss` reads.
+      loss: outputs -> (loss, terms): what the method itself minimises, a float32 scalar whose mean
+        over devices is the loss of the global batch, and scalars to log, unweighted.
+      post_update: (params, method_state, step) -> method_state after the optimizer's update of
+        `step` (0-based): the momentum encoder.
+      encode: (params, method_state, images [B, S, S, 3]) -> {"stage1", ..., "stage4", "pooled"};
+        evaluation mode, the online encoder.
+      embed: (params, method_state, views [V, b, S, S, 3]) -> {"pooled" [V, b, F], "projection"
+        [V, b, d]} of the online network in training mode, each view with BN statistics of its
+        own, as `forward` has them; for measures, so nothing moves.
+      schedules: name -> function of the step, logged (the EMA coefficient).
+      transform: (params, method_state, images [B, S, S, 3], train=False) -> SAIB's output, for
+        pictures and measures, by its running BN statistics or, with train=True, by those of the
+        images; the images themselves where SAIB is off.
+    """
+
+    init: Callable[[jax.Array, jax.Array], tuple[Tree, Tree]]
+    forward: Callable[[Tree, Tree, jax.Array], tuple[Outputs, Tree]]
+    loss: Callable[[Outputs], tuple[jax.Array, Terms]]
+    post_update: Callable[[Tree, Tree, jax.Array], Tree]
+    encode: Callable[[Tree, Tree, jax.Array], dict[str, jax.Array]]
+    embed: Callable[[Tree, Tree, jax.Array], dict[str, jax.Array]]
+    schedules: Mapping[str, Callable[[jax.Array], jax.Array]]
+    transform: Callable[..., jax.Array] = _unchanged
+
+
+def unmoved(params: Tree, method_state: Tree, step: jax.Array) -> Tree:
+    """`post_update` of a method without a momentum encoder."""
+    return method_state

@@ -1,0 +1,114 @@
+"""The trained network of every method: encoder, projector and, where there is one, predictor."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+from flax import linen as nn
+
+from iecl_jax.checks import POSITIVE
+from iecl_jax.models import build
+
+SETTINGS = {"running_stats": ("anchor", "both")}
+PREDICTOR_SETTINGS = {"predictor.num_layers": POSITIVE, "predictor.hidden_dim": POSITIVE}
+
+
+class Network(nn.Module):
+    """Images -> the encoder's outputs, "projection" and perhaps "prediction", [V * b, d]."""
+
+    encoder: nn.Module
+    projector: nn.Module
+    predictor: nn.Module | None = None
+
+    def __call__(self, images: jax.Array, **mode: Any) -> dict[str, jax.Array]:
+        outputs = self.encoder(images, **mode)
+        projection = self.projector(outputs["pooled"], **mode)
+        outputs = outputs | {"projection": projection}
+        if self.predictor is not None:
+            outputs["prediction"] = self.predictor(projection, **mode)
+        return outputs
+
+
+class Online(NamedTuple):
+    """Functions of the trained network; `params` and `state` are those of `methods.Method`.
+
+    Attributes:
+      init: (key, views) -> ({"online": parameters}, {"online": statistics}).
+      forward: (params, state, views) -> (outputs, state): training mode, the anchor and, if it is
+        there, the query as one batch, each with BN statistics of its own. Outputs "features" [b, F]
+        of the anchor; "projection" [b, d] of the anchor and "query_projection" of the query;
+        with a predictor likewise "prediction" and "query_prediction".
+      encode, embed: see `methods.Method`.
+    """
+
+    init: Callable[[jax.Array, jax.Array], tuple[Any, Any]]
+    forward: Callable[[Any, Any, jax.Array], tuple[dict[str, jax.Array], Any]]
+    encode: Callable[..., dict[str, jax.Array]]
+    embed: Callable[..., dict[str, jax.Array]]
+
+
+def make(
+    config: ml_collections.ConfigDict, axis_name: str | None, *, predictor: bool = False
+) -> Online:
+    """Reads config.{encoder, projector, train.precision}, config.method.running_stats and, for a
+    predictor, config.method.predictor."""
+    network = Network(
+        build.encoder(config, axis_name),
+        build.projector(config, axis_name),
+        build.predictor(config, axis_name) if predictor else None,
+    )
+    every_view_moves = config.method.running_stats == "both"
+
+    def init(key, views):
+        variables = network.init(key, views[0], train=True)
+        return {"online": variables["params"]}, {"online": variables["batch_stats"]}
+
+    def apply(params, state, views):
+        return apply_views(
+            network,
+            params["online"],
+            state["online"],
+            views,
+            running_views=len(views) if every_view_moves else 1,
+        )
+
+    def forward(params, state, views):
+        of_views, stats = apply(params, state, views)
+        outputs = {"features": of_views.pop("pooled")[0]}
+        for name, values in of_views.items():
+            outputs |= dict(zip((name, f"query_{name}"), values, strict=False))
+        return outputs, state | {"online": stats}
+
+    def encode(params, state, images):
+        variables = {
+            "params": params["online"]["encoder"],
+            "batch_stats": state["online"]["encoder"],
+        }
+        return network.encoder.apply(variables, images, train=False)
+
+    def embed(params, state, views):
+        of_views, _ = apply(params, state, views)
+        return {name: of_views[name] for name in ("pooled", "projection")}
+
+    return Online(init, forward, encode, embed)
+
+
+def apply_views(
+    network: nn.Module, params: Any, batch_stats: Any, views: jax.Array, *, running_views: int
+) -> tuple[dict[str, jax.Array], Any]:
+    """One training-mode pass over views [V, b, ...]: outputs with a leading V, new statistics."""
+    outputs, updated = network.apply(
+        {"params": params, "batch_stats": batch_stats},
+        views.reshape(-1, *views.shape[2:]),
+        train=True,
+        num_views=len(views),
+        running_views=running_views,
+        mutable=["batch_stats"],
+    )
+    split = {
+        name: outputs[name].reshape(*views.shape[:2], -1)
+        for name in ("pooled", "projection", "prediction")
+        if name in outputs
+    }
+    return split, updated["batch_stats"]

@@ -1,0 +1,27 @@
+"""A queue of earlier embeddings: negatives (MoCo) or neighbours (NNCLR)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from iecl_jax import collectives
+from iecl_jax.losses.contrastive import l2_normalize
+
+
+def init(key: jax.Array, size: int, dim: int) -> dict[str, jax.Array]:
+    """{"keys": random unit rows float32 [size, dim], "next": the oldest row, int32}."""
+    rows = l2_normalize(jax.random.normal(key, (size, dim)))
+    return {"keys": rows, "next": jnp.zeros((), jnp.int32)}
+
+
+def enqueue(queue: Any, embeddings: jax.Array, axis_name: str | None) -> dict[str, jax.Array]:
+    """Overwrites the oldest rows with the embeddings [b, d] of all devices, unit length, constant.
+
+    They come in global order, and the queue's length is a multiple of the batch (`config.check`),
+    so that no slice wraps around.
+    """
+    embeddings = jax.lax.stop_gradient(embeddings)
+    rows = collectives.gather(l2_normalize(embeddings), axis_name)
+    keys = jax.lax.dynamic_update_slice_in_dim(queue["keys"], rows, queue["next"], axis=0)
+    return {"keys": keys, "next": (queue["next"] + len(rows)) % len(keys)}

@@ -1,0 +1,55 @@
+"""SAIB in front of any method: it transforms a view before the method sees it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from iecl_jax.methods.parts.method import Method
+from iecl_jax.models import build
+
+SIDES = {"query": (1,), "anchor": (0,), "both": (0, 1)}  # -> the views that are transformed
+
+
+def attach(
+    method: Method, config: ml_collections.ConfigDict, axis_name: str | None = None
+) -> Method:
+    """The method with the SAIB of `config.saib` on its views; the method itself where it is off.
+
+    The block's parameters are params["saib"], its statistics method_state["saib"]. It is trained by
+    whatever gradient the method and the objective send back through the transformed view. With
+    `saib.side` = both the same block transforms the anchor, then the query.
+    """
+    block = build.saib(config, axis_name)
+    if block is None:
+        return method
+    sides = SIDES[config.saib.side]
+
+    def apply(params: Any, state: Any, images: jax.Array, *, train: bool):
+        images, updated = block.apply(
+            {"params": params["saib"], "batch_stats": state["saib"]},
+            images,
+            train=train,
+            mutable=["batch_stats"],
+        )
+        # The expansive variant has no statistics.
+        return images, state | {"saib": updated.get("batch_stats", {})}
+
+    def init(key, views):
+        keys = jax.random.split(key)
+        params, state = method.init(keys[0], views)
+        variables = block.init(keys[1], views[1], train=True)
+        stats = variables.get("batch_stats", {})
+        return params | {"saib": variables["params"]}, state | {"saib": stats}
+
+    def forward(params, state, views):
+        views = list(views)
+        for side in sides:
+            views[side], state = apply(params, state, views[side], train=True)
+        return method.forward(params, state, jnp.stack(views))
+
+    def transform(params, state, images, *, train=False):
+        return apply(params, state, images, train=train)[0]
+
+    return method._replace(init=init, forward=forward, transform=transform)

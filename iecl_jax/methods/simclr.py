@@ -1,0 +1,37 @@
+"""SimCLR (Chen et al. 2020): NT-Xent over both views of the images of all devices.
+
+The mean over the 2B embeddings of the batch, each against the 2B - 1 others. The views are encoded
+as one batch, but each has BN statistics of its own.
+"""
+
+import jax.numpy as jnp
+import ml_collections
+
+from iecl_jax import collectives
+from iecl_jax.checks import POSITIVE
+from iecl_jax.losses import contrastive
+from iecl_jax.methods.parts import online
+from iecl_jax.methods.parts.method import Method, unmoved
+
+SETTINGS = {"temperature": POSITIVE, **online.SETTINGS}
+
+
+def make(
+    config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
+) -> Method:
+    """See `methods.Method`."""
+    network = online.make(config, axis_name)
+
+    def loss(outputs):
+        views = [outputs["projection"], outputs["query_projection"]]
+        value, top1 = contrastive.nt_xent(
+            jnp.stack(views),
+            jnp.stack([collectives.gather(view, axis_name) for view in views]),
+            collectives.places(len(views[0]), axis_name),
+            temperature=config.method.temperature,
+        )
+        return value, {"nt_xent": value, "nt_xent_top1": top1}
+
+    return Method(
+        network.init, network.forward, loss, unmoved, network.encode, network.embed, schedules={}
+    )

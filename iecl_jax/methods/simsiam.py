@@ -1,0 +1,33 @@
+"""SimSiam (Chen & He 2021): each view's prediction meets the other's projection, held constant.
+
+    loss = D(p_anchor, z_query) / 2 + D(p_query, z_anchor) / 2,  D = -cosine
+
+The mean of both directions, from -1 to 1. The predictor keeps a constant learning rate
+(`optimizer.predictor_schedule`).
+"""
+
+import jax
+import ml_collections
+
+from iecl_jax.losses.similarity import negative_cosine
+from iecl_jax.methods.parts import online
+from iecl_jax.methods.parts.method import Method, unmoved
+
+SETTINGS = {**online.SETTINGS, **online.PREDICTOR_SETTINGS}
+
+
+def make(
+    config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
+) -> Method:
+    """See `methods.Method`."""
+    network = online.make(config, axis_name, predictor=True)
+
+    def loss(outputs):
+        anchor, query = jax.lax.stop_gradient((outputs["projection"], outputs["query_projection"]))
+        value = 0.5 * negative_cosine(outputs["prediction"], query)
+        value += 0.5 * negative_cosine(outputs["query_prediction"], anchor)
+        return value, {"negative_cosine": value}
+
+    return Method(
+        network.init, network.forward, loss, unmoved, network.encode, network.embed, schedules={}
+    )

@@ -1,0 +1,38 @@
+"""VICReg (Bardes et al. 2022): invariance, and variance and covariance against collapse.
+
+The three terms, weighted by the settings, are those of `losses.redundancy.vicreg`: of the
+embeddings of all devices, the mean squared difference over images and dimensions, and the sums over
+both views of the hinge on the standard deviation and of the squared covariances, unbiased.
+"""
+
+import ml_collections
+
+from iecl_jax import collectives
+from iecl_jax.checks import NOT_NEGATIVE
+from iecl_jax.losses import redundancy
+from iecl_jax.methods.parts import online
+from iecl_jax.methods.parts.method import Method, unmoved
+
+TERMS = ("invariance", "variance", "covariance")
+SETTINGS = {**{f"{term}_weight": NOT_NEGATIVE for term in TERMS}, **online.SETTINGS}
+
+
+def make(
+    config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
+) -> Method:
+    """See `methods.Method`."""
+    network = online.make(config, axis_name)
+    settings = config.method
+    weights = (settings.invariance_weight, settings.variance_weight, settings.covariance_weight)
+
+    def loss(outputs):
+        terms = redundancy.vicreg(
+            collectives.gather(outputs["projection"], axis_name),
+            collectives.gather(outputs["query_projection"], axis_name),
+        )
+        value = sum(weight * term for weight, term in zip(weights, terms, strict=True))
+        return value, dict(zip(TERMS, terms, strict=True))
+
+    return Method(
+        network.init, network.forward, loss, unmoved, network.encode, network.embed, schedules={}
+    )

@@ -1,0 +1,56 @@
+"""The MLP behind an encoder: projector (reading row 18) and predictor of every method."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from iecl_jax.models import initializers
+from iecl_jax.models.batch_norm import BatchNorm
+
+
+class MLP(nn.Module):
+    """[V * b, F] -> float32 [V * b, output_dim]: (Dense-[BN]-ReLU) x (num_layers - 1), Dense-[BN].
+
+    `hidden_bn` and `output_bn` say where BN is; the output's has neither scale nor bias. A Dense
+    has a bias, initially 0, only where no BN follows it. Layers are computed in `dtype`, the
+    output's BN in float32. See `BatchNorm` for views and groups; without BN they change nothing.
+    """
+
+    num_layers: int
+    hidden_dim: int
+    output_dim: int
+    hidden_bn: bool = True
+    output_bn: bool = True
+    bn_group: int = 0
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, *, train: bool, num_views: int = 1, running_views: int = 1
+    ) -> jax.Array:
+        for i in range(1, self.num_layers + 1):
+            last = i == self.num_layers
+            normalized = self.output_bn if last else self.hidden_bn
+            x = nn.Dense(
+                self.output_dim if last else self.hidden_dim,
+                use_bias=not normalized,
+                kernel_init=initializers.lecun,
+                dtype=self.dtype,
+                name=f"dense{i}",
+            )(x)
+            if normalized:
+                x = BatchNorm(
+                    use_running_average=not train,
+                    num_views=num_views,
+                    running_views=running_views,
+                    group_size=self.bn_group,
+                    axis_name=self.axis_name,
+                    affine=not last,
+                    dtype=jnp.float32 if last else self.dtype,
+                    name=f"bn{i}",
+                )(x)
+            x = x if last else nn.relu(x)
+        return x.astype(jnp.float32)

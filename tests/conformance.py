@@ -1,0 +1,231 @@
+"""What every method must do, with SAIB and without; the files that enrol them import all of it.
+
+A module that does `from conformance import *` gives a module fixture `case`: a Case of each method.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import methods as recipes
+from configs import plug_and_play
+from iecl_jax import config as config_lib
+from iecl_jax import experiment, methods
+from iecl_jax.checkpoint import Checkpointer
+from iecl_jax.models.resnet import ARCHITECTURES
+from iecl_jax.train_step import AXIS
+
+__all__ = [
+    "test_a_restored_checkpoint_goes_on_bit_for_bit",
+    "test_evaluation_looks_at_each_image_alone",
+    "test_no_gradient_reaches_the_momentum_network",
+    "test_replicas_stay_equal_bit_for_bit",
+    "test_statistics_move_in_training",
+    "test_the_loss_falls_on_a_fixed_batch",
+    "test_the_step_compiles_once",
+]
+
+STEPS, BATCH, SIDE = 6, 16, 8
+OWN_METHOD = '''
+"""Pulls the projections of both views together, and away from the mean of all."""
+
+import jax.numpy as jnp
+
+from iecl_jax import collectives
+from iecl_jax.checks import POSITIVE
+from iecl_jax.losses.contrastive import l2_normalize
+from iecl_jax.methods.parts import online
+from iecl_jax.methods.parts.method import Method, unmoved
+
+SETTINGS = {"spread": POSITIVE, **online.SETTINGS}
+
+
+def make(config, *, total_steps, axis_name=None):
+    network = online.make(config, axis_name)
+
+    def loss(outputs):
+        anchor, query = (
+            collectives.gather(l2_normalize(outputs[name]), axis_name)
+            for name in ("projection", "query_projection")
+        )
+        center = jnp.square(anchor.mean(0)).sum()
+        value = jnp.square(anchor - query).sum(1).mean() + config.method.spread * center
+        return value, {"center": center}
+
+    return Method(
+        network.init, network.forward, loss, unmoved, network.encode, network.embed, schedules={}
+    )
+'''
+
+
+def tiny_config(name: str, *, saib: bool, **overrides: Any):
+    """The recipe of a method, or the method of a file, with the smallest networks."""
+    recipe = name if name in recipes.NAMES else "simclr"
+    config = plug_and_play.get_config(f"{recipe}{'+saib' if saib else ''},smoke")
+    if recipe != name:
+        config.method = {"name": name, "running_stats": "anchor", "spread": 0.5}
+    config.data.image_size = SIDE
+    config.encoder.update({"name": "tiny", "width": 4, "spectral_norm": True})
+    config.projector.update({"num_layers": 2, "hidden_dim": 8, "output_dim": 6})
+    if "predictor" in config.method:
+        config.method.predictor.hidden_dim = 8
+    config.optimizer.update({"name": "sgd", "learning_rate": 0.8})  # 0.05 at this batch
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+@dataclasses.dataclass
+class Case:
+    """A method at work: `step(state)` is (states, metrics) of both replicas on one fixed batch."""
+
+    config: Any
+    built: experiment.Experiment
+    step: Callable[[Any], Any]
+    traces: list[int]
+    initial: Any
+    history: list[Any]
+
+
+def first(tree: Any) -> Any:
+    """Replica 0, on the host."""
+    return jax.tree.map(lambda leaf: leaf[0], jax.device_get(tree))
+
+
+def make_case(config: Any, *, steps: int = STEPS) -> Case:
+    """Builds and runs a few steps on two devices; views and queue stay those of step 0."""
+    config_lib.check(config, 2)
+    built = experiment.build(config, total_steps=1000, steps_per_epoch=100, num_classes=10)
+    traces: list[int] = []
+
+    def counted(state, batch):
+        traces.append(1)
+        return built.pure_step(state, batch, np.uint32(config.seed))
+
+    pmapped = jax.pmap(
+        counted, axis_name=AXIS, in_axes=(None, 0), out_axes=0, devices=jax.devices()[:2]
+    )
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (2, BATCH // 2, SIDE, SIDE, 3), np.uint8),
+        "label": rng.integers(0, 10, (2, BATCH // 2)).astype(np.int32),
+    }
+    initial = jax.device_get(built.create_state())
+    case = Case(config, built, lambda state: pmapped(state, batch), traces, initial, [])
+    state = initial
+    for _ in range(steps):
+        states, metrics = case.step(state)
+        case.history.append((states, first(metrics)))
+        state = first(states)
+        held = {k: initial.method_state[k] for k in ("queue",) if k in initial.method_state}
+        state = state.replace(step=initial.step, method_state=state.method_state | held)
+    return case
+
+
+def cases(saib: bool):
+    """A module fixture that is a Case of every method in turn, one of them in a folder of its own.
+
+    Compiled without most optimizations, which cost more than they save here.
+    """
+
+    @pytest.fixture(scope="module", params=[*methods.NAMES, "a file"])
+    def case(request, tmp_path_factory):
+        name = request.param
+        if name == "a file":
+            path = tmp_path_factory.mktemp("elsewhere") / "own_method.py"
+            path.write_text(OWN_METHOD)
+            name = str(path)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(ARCHITECTURES, "tiny", ((1,), False))
+            jax.config.update("jax_disable_most_optimizations", True)
+            yield make_case(tiny_config(name, saib=saib))
+            jax.config.update("jax_disable_most_optimizations", False)
+
+    return case
+
+
+def test_the_loss_falls_on_a_fixed_batch(case):
+    losses = [float(metrics["loss"]) for _, metrics in case.history]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0] - 0.01 * abs(losses[0]), losses
+
+
+def test_replicas_stay_equal_bit_for_bit(case):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(case.history[-1]):
+        if np.ndim(leaf):
+            np.testing.assert_array_equal(leaf[0], leaf[-1], err_msg=jax.tree_util.keystr(path))
+
+
+def test_the_step_compiles_once(case):
+    assert len(case.traces) == 1
+
+
+def test_no_gradient_reaches_the_momentum_network(case):
+    """It is no part of what is trained, and a constant to what is."""
+    state = case.initial
+    assert "momentum" not in state.params
+    momentum = state.method_state.get("momentum", {"params": {}})
+    views = np.random.default_rng(1).normal(size=(2, BATCH, SIDE, SIDE, 3)).astype(np.float32)
+    method = methods.make(case.config, total_steps=10)
+
+    @jax.jit
+    def gradient(params):
+        def loss(params):
+            changed = state.method_state | {"momentum": momentum | {"params": params}}
+            return method.loss(method.forward(state.params, changed, views)[0])[0]
+
+        return jax.grad(loss)(params)
+
+    if momentum["params"]:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(momentum["params"])):
+            assert not leaf.any(), jax.tree_util.keystr(path)
+
+
+def test_statistics_move_in_training(case):
+    before = jax.tree_util.tree_leaves_with_path(case.initial.method_state)
+    after = jax.tree.leaves(first(case.history[0][0]).method_state)
+    for (path, old), new in zip(before, after, strict=True):
+        if path[-1].key in ("mean", "var", "u"):
+            assert (old != new).any(), jax.tree_util.keystr(path)
+
+
+def test_evaluation_looks_at_each_image_alone(case):
+    """Running statistics: other images of a batch change nothing; SAIB mixes a group at most."""
+    state, method = first(case.history[-1][0]), case.built.method
+    images = np.random.default_rng(2).normal(size=(8, SIDE, SIDE, 3)).astype(np.float32)
+    others = images.copy()
+    others[4:] += 1
+    encode = jax.jit(
+        functools.partial(
+            lambda method, params, state, images: (
+                method.encode(params, state, images)["pooled"],
+                method.transform(params, state, images),
+            ),
+            method,
+        )
+    )
+    once = encode(state.params, state.method_state, images)
+    again = encode(state.params, state.method_state, others)
+    for a, b in zip(once, again, strict=True):
+        np.testing.assert_array_equal(a[:4], b[:4])  # a group is of four images
+        assert (a[4:] != b[4:]).any()
+
+
+def test_a_restored_checkpoint_goes_on_bit_for_bit(case, tmp_path):
+    state = first(case.history[0][0])
+    checkpointer = Checkpointer(tmp_path, keep=1, keep_best=0, config=case.config)
+    on_device = jax.tree.map(jnp.asarray, state)
+    checkpointer.save(1, on_device, position=0, wait=True)
+    restored = checkpointer.restore(on_device)
+    assert restored is not None
+    _, again, _ = restored
+    expected, got = first(case.step(state)), first(case.step(jax.device_get(again)))
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(got), strict=True
+    ):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))

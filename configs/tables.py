@@ -169,7 +169,7 @@ TABLES: dict[str, dict[str, Any]] = {
         "source": "ResNet-18, batch 256, 1000 epochs of CIFAR-10, CIFAR-100 and STL-10 and 300 of "
         f"ImageNet-1k, {LINEAR}",
         "kind": "grid",
-        "corner": "method",
+        "corner": ("method", "data set"),
         "rows": TABLE_2A,
     },
     "3": {
@@ -197,7 +197,7 @@ TABLES: dict[str, dict[str, Any]] = {
         "title": "Fig. 3: one operator on the query and one on the anchor",
         "source": f"ImageNet-100, 100 epochs, {LINEAR}",
         "kind": "grid",
-        "corner": "query \\ anchor",
+        "corner": ("query", "anchor"),
         "averages": True,
         "rows": FIGURE_3,
     },

@@ -12,6 +12,7 @@ so that a machine that grows slower favours none. A ratio is that of two times o
 
 import argparse
 import ast
+import functools
 import json
 import runpy
 import shlex
@@ -76,7 +77,7 @@ def _value(config: ml_collections.ConfigDict, key: str, text: str) -> Any:
     return value
 
 
-class Runner:
+class TimedStep:
     """The compiled training step of a config, its state, and a batch on the devices.
 
     Attributes:
@@ -148,35 +149,42 @@ def spread(values: Sequence[float], form: str) -> str:
 
 
 def summarize(
-    runners: Sequence[Runner], names: Sequence[str], times: Sequence[Sequence[float]], *, steps: int
+    timed: Sequence[TimedStep],
+    names: Sequence[str],
+    times: Sequence[Sequence[float]],
+    *,
+    steps: int,
+    overrides: Sequence[str],
 ) -> list[dict[str, Any]]:
     """One flat JSON object for each config.
 
     Args:
-      runners: after their steps; of each config and compile_seconds are read.
+      timed: after their steps; of each config and compile_seconds are read.
       names: FILE[:VARIANT] of each.
       times: [config][round], milliseconds a step.
       steps: how many steps each of them is the mean of.
+      overrides: those of `load`.
 
     Returns:
-      config, batch_size, image_size, num_devices, compile_seconds; step_ms (one a round) and its
-      median; images_per_second at that median, over all devices; ratio_to_first (one a round, to
-      the first config) and its median; rounds, steps, device and versions.
+      config, overrides, batch_size, image_size, num_devices, compile_seconds; step_ms (one a
+      round) and its median; images_per_second at that median, over all devices; ratio_to_first (one
+      a round, to the first config) and its median; rounds, steps, device and versions.
     """
     results = []
-    for runner, name, milliseconds in zip(runners, names, times, strict=True):
+    for each, name, milliseconds in zip(timed, names, times, strict=True):
         median = statistics.median(milliseconds)
         to_first = ratios(milliseconds, times[0])
         results.append(
             {
                 "config": name,
-                "batch_size": runner.config.train.batch_size,
-                "image_size": runner.config.data.image_size,
+                "overrides": list(overrides),
+                "batch_size": each.config.train.batch_size,
+                "image_size": each.config.data.image_size,
                 "num_devices": jax.device_count(),
-                "compile_seconds": runner.compile_seconds,
+                "compile_seconds": each.compile_seconds,
                 "step_ms_median": median,
                 "step_ms": list(milliseconds),
-                "images_per_second": 1e3 * runner.config.train.batch_size / median,
+                "images_per_second": 1e3 * each.config.train.batch_size / median,
                 "ratio_to_first_median": statistics.median(to_first),
                 "ratio_to_first": to_first,
                 "rounds": len(milliseconds),
@@ -208,6 +216,7 @@ def format_table(results: Sequence[dict[str, Any]]) -> str:
 
 def write_json(path: Path, results: Sequence[dict[str, Any]]) -> None:
     """Writes the object of a single config, or the list of several, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(json.dumps(results if len(results) > 1 else results[0], indent=2) + "\n")
     partial.replace(path)
@@ -229,11 +238,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--rounds={args.rounds} and --steps={args.steps} must be at least 1.")
     try:
         configs = [load(name, args.overrides) for name in args.config]
-        runners = [Runner(config) for config in configs]
+        timed = [TimedStep(config) for config in configs]
     except ValueError as error:
         sys.exit(f"error: {error}")
-    times = alternate([lambda r=r: r.milliseconds(args.steps) for r in runners], args.rounds)
-    results = summarize(runners, args.config, times, steps=args.steps)
+    contestants = [functools.partial(each.milliseconds, args.steps) for each in timed]
+    times = alternate(contestants, args.rounds)
+    results = summarize(timed, args.config, times, steps=args.steps, overrides=args.overrides)
     if args.json:
         write_json(args.json, results)
     print(format_table(results))

@@ -103,6 +103,7 @@ def _accuracy(document: Document) -> str:
 
 def _grid(document: Document) -> str:
     rows, columns, cells = grid(document)
+    corner = " / ".join(document["corner"])
     averages = ["average"] if document["averages"] else []
     pages = []
     for heading, text, value in (
@@ -115,7 +116,7 @@ def _grid(document: Document) -> str:
             mean = average([value(row) for row in found]) if averages else None
             last = [_blank(mean, "{:.1f}")] if averages else []
             lines.append([name, *map(text, found), *last])
-        pages.append(f"{heading}\n\n{_table([document['corner'], *columns, *averages], lines)}")
+        pages.append(f"{heading}\n\n{_table([corner, *columns, *averages], lines)}")
     seeds = different([row["seeds"] for row in document["rows"] if row["seeds"]])
     words = "; ".join(", ".join(map(str, each)) for each in seeds)
     return "\n".join(pages) + (f"\nSeeds: {words}.\n" if seeds else "")

@@ -40,7 +40,7 @@ class Table(NamedTuple):
       kind: accuracy | grid | time.
       rows: in the order in which they are shown.
       change: heading of the column of changes; "" for none.
-      corner: heading over the names of a grid's rows.
+      corner: what the rows and the columns of a grid are.
       averages: True for a grid with the mean of every row, and drawn as a heat map.
       images: by scale, the images of an epoch whose time is shown; {} for times of a step.
       flags: by scale, overrides of every row.
@@ -52,7 +52,7 @@ class Table(NamedTuple):
     kind: str
     rows: tuple[Row, ...]
     change: str = ""
-    corner: str = ""
+    corner: tuple[str, str] = ("", "")
     averages: bool = False
     images: Mapping[str, int] = {}
     flags: Mapping[str, Sequence[str]] = {}

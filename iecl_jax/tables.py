@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iecl_jax import table_format, table_results, table_times
+from iecl_jax import table_figures, table_format, table_results, table_times
+from iecl_jax.figures import style
 from iecl_jax.runs import Run, Runner
 from iecl_jax.table_rows import SCALES, Row, Table, at_scale, read_tables, trainings
 
@@ -34,15 +35,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     with Runner(args.processes, args.workdir / "compiled") as runner:
         measure = _measure_times if table.kind == "time" else _measure_accuracies
         rows, succeeded = measure(runner, table, args.scale, args.seeds, folder, args.extra)
-    document = {name: getattr(table, name) for name in ("title", "source", "kind", "change")}
-    document |= {"corner": table.corner, "averages": table.averages, "scale": args.scale}
-    document |= {"command": _command(args), "rows": rows}
+    shown = ("title", "source", "kind", "change", "corner", "averages")
+    document: dict[str, Any] = {name: getattr(table, name) for name in shown}
+    document |= {"scale": args.scale, "command": _command(args, table), "rows": rows}
     page = table_format.markdown(document)
-    picture = _draw(document)
+    picture = table_figures.draw(document)
     path = folder / (args.table if args.table.startswith("fig") else f"table-{args.table}")
     if picture is not None:
-        from iecl_jax.figures import style
-
         style.save(picture, path.with_suffix(".png"))
         page += f"\n![{table.title}]({path.name}.png)\n"
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,9 +79,10 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Table]:
     return args, tables[args.table]
 
 
-def _command(args: argparse.Namespace) -> str:
+def _command(args: argparse.Namespace, table: Table) -> str:
     """The call that made a table, but for places on this machine."""
-    shown = [f"--table={args.table}", f"--scale={args.scale}", f"--seeds={args.seeds}"]
+    shown = [f"--table={args.table}", f"--scale={args.scale}"]
+    shown += [] if table.kind == "time" else [f"--seeds={args.seeds}"]
     extra = [flag for flag in args.extra if not flag.startswith("--config.data.dir=")]
     return shlex.join(
         ["python", "-m", "iecl_jax.tables", *shown, *(["--", *extra] if extra else [])]
@@ -134,7 +134,8 @@ def _measure_accuracies(
 
     jobs = _jobs(table, scale, seeds, folder, extra)
     succeeded = runner.map(complete, jobs)
-    measured: dict[str, dict[int, Any]] = {row.label: {} for row in table.rows} | {"": {}}
+    labels = ["", *(row.label for row in table.rows)]
+    measured: dict[str, dict[int, Any]] = {label: {} for label in labels}
     for (row, seed, runs), done in zip(jobs, succeeded, strict=True):
         if done:
             measured[row.label][seed] = table_results.read(runs)
@@ -154,20 +155,8 @@ def _measure_times(
     calls = table_times.calls(table, scale, folder, extra)
     succeeded = runner.map(lambda call: table_times.measure(runner, call), calls)
     images = table.images.get(scale)
-    return [row for call in calls for row in table_times.records(call, images)], succeeded
-
-
-def _draw(document: dict[str, Any]) -> Any:
-    """The figure that belongs to a document, or None."""
-    if document["kind"] == "grid" and document["averages"]:
-        from iecl_jax.figures import heat_map
-
-        return heat_map.of_table(document)
-    if document["kind"] == "time":
-        from iecl_jax.figures import bars
-
-        return bars.of_table(document)
-    return None
+    rows = [row for call in calls for row in table_times.records(call, images)]
+    return rows, succeeded
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from iecl_jax import summaries
 
 STEPS = (10, 20, 30)
 NAMES = {
-    "train": "loss info_nce kl entropy learning_rate grad_norm_online images_per_second epoch",
+    "train": "loss method_loss kl entropy learning_rate grad_norm_online images_per_second epoch",
     "eval": "knn_top1 online_probe_top1",
     "diagnostics": "log_det log_det_stderr sigma_min sigma_max entropy_anchor entropy_query "
     "entropy_query_saib entropy_gain rank_me feature_std alignment uniformity conv_matrix_norm "
@@ -21,6 +21,7 @@ NAMES = {
     "conv_operator_norm": "stem",
 }
 TAGS = [f"{group}/{name}" for group, names in NAMES.items() for name in names.split()]
+TAGS.append("train/info_nce")  # a method's own
 
 
 @contextlib.contextmanager

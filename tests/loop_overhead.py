@@ -8,14 +8,13 @@ evaluation and checkpoints are left out of both.
 """
 
 import argparse
-import runpy
 import statistics
 import tempfile
 import time
 
 import jax
 
-from iecl_jax import data, train
+from iecl_jax import benchmark, data, train
 
 
 def measure(config, *, steps: int, rounds: int) -> list[tuple[float, float]]:
@@ -72,8 +71,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
-    path, _, variant = arguments.config.partition(":")
-    settings = runpy.run_path(path)["get_config"](*filter(None, [variant]))
+    settings = benchmark.load(arguments.config)
     settings.data.dir = arguments.data_dir
     pairs = measure(settings, steps=arguments.steps, rounds=arguments.rounds)
     for loop, bare in pairs:

@@ -93,11 +93,11 @@ def test_loss_curves_of_two_runs(run, tmp_path, capsys):
     assert [text.get_text() for text in legend.get_texts()] == ["one: 1.800 at the end"]
 
 
-def test_loss_curves_show_info_nce_and_the_total(run):
+def test_loss_curves_show_the_methods_own_loss_and_the_total(run):
     left, right = loss_curves.draw({"one": events.read(run)}).axes
     assert_allclose(left.get_lines()[0].get_ydata(), [1.6, 1.7, 1.8], rtol=1e-6)
     assert_allclose(right.get_lines()[0].get_ydata(), [0.6, 0.7, 0.8], rtol=1e-6)
-    assert left.get_ylabel() == "InfoNCE (nats)"
+    assert left.get_ylabel() == "loss"
 
 
 def test_labels_say_what_the_configs_say(run, tmp_path):
@@ -121,7 +121,7 @@ def test_loss_curves_refuse_in_a_sentence(run, tmp_path, capsys):
     out = "--out=curves.jpeg"
     assert "must end in one of .png, .svg" in refused(loss_curves, [f"--runs={run}", out], capsys)
     write_curves(tmp_path, ["train/loss"])
-    assert "has no train/info_nce" in refused(loss_curves, [f"--runs={tmp_path}"], capsys)
+    assert "has no train/method_loss" in refused(loss_curves, [f"--runs={tmp_path}"], capsys)
 
 
 @pytest.mark.parametrize("suffix, start", [("svg", b"<?xml"), ("pdf", b"%PDF")])

@@ -68,7 +68,7 @@ def test_the_report_holds_what_the_run_left(workdir, capsys):
     assert capsys.readouterr().out == f"{workdir / 'report.html'}\n"
     text = read(workdir).text
     for words in (
-        "moco_v2 on generated",
+        "moco_v2 + SAIB on generated",
         "paper variant, groups of 4, patches of 4 px, 1 in a row",
         "batches of 16, sgd, float32",
         "0:01:01 h, 123 images/s",
@@ -92,7 +92,7 @@ def test_every_curve_is_drawn_once(workdir):
     parsed = read(workdir)
     headings = {p.title for s in sections.SECTIONS for p in s.panels} - {"Decay of SAIB"}
     headings -= {"On training batches"}
-    headings |= {"train/images_per_second"}
+    headings |= {"train/images_per_second", "train/info_nce"}
     drawn = [value for tag, name, value in parsed.attributes if name == "aria-label"]
     assert sorted(drawn) == sorted(headings)
     for number, tag in enumerate(TAGS):

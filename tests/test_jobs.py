@@ -61,7 +61,17 @@ def test_event_files_hold_the_curves(workdir):
     found = EventAccumulator(str(workdir), size_guidance={"tensors": 0})
     found.Reload()
     tags = set(found.Tags()["tensors"])
-    wanted = {"loss", "info_nce", "kl", "entropy", "saib_decay", "learning_rate", "ema", "epoch"}
+    wanted = {
+        "loss",
+        "method_loss",
+        "info_nce",
+        "kl",
+        "entropy",
+        "saib_decay",
+        "learning_rate",
+        "ema",
+        "epoch",
+    }
     wanted |= {"grad_norm_online", "grad_norm_saib", "info_nce_top1", "images_per_second"}
     wanted = {f"train/{name}" for name in wanted}
     wanted |= {"eval/knn_top1", "eval/online_probe_top1", "gallery", "jacobian_spectrum"}

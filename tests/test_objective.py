@@ -85,7 +85,7 @@ def test_loss_is_the_weighted_sum_of_its_terms(form, estimator, estimate):
         "entropy": float(jax.jit(estimate)(_unit(p))),
         "saib_decay": _decay(params),
     }
-    assert set(terms) == {*expected, "info_nce_top1"}
+    assert set(terms) == {*expected, "info_nce_top1", "method_loss"}
     for name, value in expected.items():
         assert float(terms[name]) == pytest.approx(value, rel=1e-4, abs=1e-6), name
     weights = {"info_nce": 1, "kl": 0.7, "entropy": -0.4, "saib_decay": 0.02}
@@ -114,7 +114,7 @@ def test_info_nce_alone_needs_no_query_projection_and_no_saib():
     del outputs["query_projection"], params["saib"]
     config = get_config(**{"objective.kl.weight": 0.0, "objective.entropy.weight": 0.0})
     loss, terms = jax.jit(get_objective(config))(outputs, params)
-    assert set(terms) == {"info_nce", "info_nce_top1"}
+    assert set(terms) == {"info_nce", "info_nce_top1", "method_loss"}
     assert float(loss) == float(terms["info_nce"])
 
 

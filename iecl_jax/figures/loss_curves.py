@@ -16,13 +16,13 @@ from iecl_jax.figures import events, style
 
 # The totals of runs with other terms or weights differ in more than how well they fit.
 PANELS = (
-    ("train/info_nce", "InfoNCE", "InfoNCE (nats)"),
-    ("train/loss", "All terms", "total loss (nats)"),
+    ("train/method_loss", "The method's own loss", "loss"),
+    ("train/loss", "All terms", "total loss"),
 )
 
 
 def draw(runs: Mapping[str, events.Events]) -> Figure:
-    """InfoNCE on the left, the sum of all weighted terms (Eq. 17) on the right.
+    """The method's own loss (InfoNCE for IE-CL) on the left, the sum of all weighted terms (Eq. 17) on the right.
 
     Args:
       runs: what each run wrote, by its label; at least one.

@@ -122,7 +122,8 @@ def _header(name: str, config: Any, starts: Any, results: Any) -> str:
         "Parameters": str(results.get("params_digest", ""))[:16],
         "Command": shlex.join(map(str, last.get("command", []))),
     }
-    title = _text(config, "{method.name} on {data.name}") or str(_at(config, "job") or name)
+    saib = " + SAIB" if _at(config, "saib.enabled") else ""
+    title = _text(config, "{method.name}" + saib + " on {data.name}") or str(_at(config, "job") or name)
     unfinished = "" if results else page.paragraph("No results.json: not finished.", "missing")
     return (
         f"<h1>{html.escape(title)}</h1>{page.paragraph(name, 'lead')}"

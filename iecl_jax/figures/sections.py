@@ -78,6 +78,7 @@ ACCURACY = Section(
             (
                 ("train/probe_accuracy", "online probe"),
                 ("train/info_nce_top1", "InfoNCE: the own key is nearest"),
+                ("train/nt_xent_top1", "NT-Xent: the other view is nearest"),
             ),
             percent=True,
         ),
@@ -89,7 +90,7 @@ LOSS = Section(
     "The sum of Eq. 17 and its terms before their weights, means over the steps between two "
     "points. (The softmax form of the KL is in nats, not per dimension.)",
     (
-        Panel("Loss", "nats", (("train/loss", "total"), ("train/info_nce", "InfoNCE"))),
+        Panel("Loss", "loss", (("train/loss", "total"), ("train/method_loss", "the method's own"))),
         Panel("Entropy term", NATS, (("train/entropy", "H(Z'), maximised"),)),
         Panel("KL term", NATS, (("train/kl", "KL from the anchor"),)),
         Panel(

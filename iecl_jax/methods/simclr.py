@@ -30,7 +30,7 @@ def make(
             collectives.places(len(views[0]), axis_name),
             temperature=config.method.temperature,
         )
-        return value, {"nt_xent": value, "nt_xent_top1": top1}
+        return value, {"nt_xent_top1": top1}
 
     return Method(
         network.init, network.forward, loss, unmoved, network.encode, network.embed, schedules={}

@@ -26,7 +26,7 @@ def make(
         anchor, query = jax.lax.stop_gradient((outputs["projection"], outputs["query_projection"]))
         value = 0.5 * negative_cosine(outputs["prediction"], query)
         value += 0.5 * negative_cosine(outputs["query_prediction"], anchor)
-        return value, {"negative_cosine": value}
+        return value, {}
 
     return Method(
         network.init, network.forward, loss, unmoved, network.encode, network.embed, schedules={}

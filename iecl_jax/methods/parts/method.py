@@ -33,7 +33,7 @@ class Method(NamedTuple):
             weights of KL and entropy are 0;
         the others are what the method's own `loss` reads.
       loss: outputs -> (loss, terms): what the method itself minimises, a float32 scalar whose mean
-        over devices is the loss of the global batch, and scalars to log, unweighted.
+        over devices is the loss of the global batch, and what else of it to log, unweighted.
       post_update: (params, method_state, step) -> method_state after the optimizer's update of
         `step` (0-based): the momentum encoder.
       encode: (params, method_state, images [B, S, S, 3]) -> {"stage1", ..., "stage4", "pooled"};

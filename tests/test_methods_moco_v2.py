@@ -324,8 +324,3 @@ def test_transform_is_saib_in_evaluation_mode():
     )(params, state, variables, views[1])
     np.testing.assert_allclose(got, expected, rtol=1e-6)
     assert abs(got - views[1]).max() > 0.1
-
-
-def test_unknown_method_raises():
-    with pytest.raises(ModuleNotFoundError, match=r"iecl_jax\.methods\.unheard_of"):
-        methods.make(_config(**{"method.name": "unheard_of"}), total_steps=1)

@@ -1,0 +1,383 @@
+"""The tables: which runs they ask for, what they make of the results, and what stays blank."""
+
+import hashlib
+import json
+import os
+import pathlib
+import runpy
+import signal
+import threading
+import time
+
+import fake_main
+import numpy as np
+import pytest
+from scipy import stats
+
+from iecl_jax import runs, table_format, table_results, table_times, tables
+from iecl_jax.table_rows import at_scale, read_tables
+
+ROOT = pathlib.Path(__file__).parent.parent
+TABLES = """
+ROWS = [
+    {"label": "A", "config": "HERE/c.py:a", "published": 66.29},
+    {"label": "A + SAIB", "config": "HERE/c.py:b", "published": 67.54, "compared_with": "A"},
+]
+TIMING = {scale: {"rounds": 3, "steps": 2} for scale in ("smoke", "small", "paper")}
+TABLES = {
+    "5": {"title": "T5", "source": "the paper", "kind": "accuracy", "change": "SAIB's change",
+          "rows": ROWS},
+    "f": {"title": "F", "source": "the paper", "kind": "accuracy", "change": "change",
+          "rows": [*ROWS, {"label": "bad", "config": "HERE/c.py:fail", "published": 99.9}]},
+    "w": {"title": "W", "source": "the paper", "kind": "accuracy",
+          "rows": [{"label": "bad", "config": "HERE/c.py:wait"}]},
+    "fig3": {"title": "F3", "source": "the paper", "kind": "grid", "corner": ("query", "anchor"),
+             "averages": True, "rows": [
+        {"label": q + r, "cell": (q, r), "config": "HERE/c.py:" + v, "published": p,
+         "paper_only": (q, r) == ("y", "y")}
+        for q, r, v, p in (("x", "x", "a", 1.5), ("x", "y", "b", 2.5), ("y", "x", "b", 3.0),
+                           ("y", "y", "fail", 4.0))]},
+    "fig7": {"title": "F7", "source": "the paper", "kind": "time", "timing": TIMING,
+             "images": {"small": 650, "paper": 6500}, "flags": {"paper": ["--config.rate=0.125"]},
+             "rows": ROWS[:1]},
+    "fig8": {"title": "F8", "source": "the paper", "kind": "time", "timing": TIMING, "rows": [
+        ROWS[0], ROWS[1] | {"published": "under 10 %"},
+        {"label": "B", "config": "HERE/c.py:fail"},
+        {"label": "B + SAIB", "config": "HERE/c.py:b", "compared_with": "B"}]},
+}
+"""
+# What `python -m iecl_jax.benchmark` is replaced by.
+BENCHMARK = """
+import json, os, pathlib, sys
+with open(os.environ["CALLS"], "a") as calls:
+    calls.write(" ".join(sys.argv[1:]) + "\\n")
+flags = [word.split("=", 1) for word in sys.argv[1:sys.argv.index("--")]]
+configs = [value for flag, value in flags if flag == "--config"]
+if any(":fail" in config for config in configs):
+    sys.exit("error: no memory")
+times = [[10.0, 20.0, 40.0], [11.0, 23.0, 42.0]]
+found = [
+    {"config": config, "batch_size": 32, "device": "1 x abacus", "images_per_second": 1600.0,
+     "step_ms": ms, "step_ms_median": ms[1], "versions": {"jax": "1"},
+     "git": {"revision": "0123456789", "dirty": True}}
+    for config, ms in zip(configs, times)
+]
+path = pathlib.Path(dict(flags)["--json"])
+path.write_text(json.dumps(found if len(found) > 1 else found[0]))
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    (tmp_path / "c.py").write_text(fake_main.CONFIG)
+    (tmp_path / "tables.py").write_text(TABLES.replace("HERE", str(tmp_path)))
+    (tmp_path / "benchmark.py").write_text(BENCHMARK)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(runs, "MAIN", (fake_main.__file__,))
+    monkeypatch.setattr(table_times, "BENCHMARK", (str(tmp_path / "benchmark.py"),))
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    return tmp_path
+
+
+def run(here, table, *flags, scale="small", seeds=2):
+    tables.main(
+        [
+            f"--table={table}",
+            f"--scale={scale}",
+            f"--seeds={seeds}",
+            f"--config={here / 'tables.py'}",
+            f"--workdir={here / 'runs'}",
+            *flags,
+        ]
+    )
+    return written(here, table, scale)
+
+
+def written(here, table, scale="small"):
+    name = table if table.startswith("fig") else f"table-{table}"
+    path = here / "runs" / scale / name
+    return path.with_suffix(".md").read_text(), json.loads(path.with_suffix(".json").read_text())
+
+
+def calls(here):
+    path = here / "calls"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_the_rows_are_trained_and_stand_beside_the_published_numbers(here, capsys):
+    page, document = run(here, "5", "--", "--config.data.dir=photos")
+    assert capsys.readouterr().out.endswith(page)
+    assert "| A | 51.0 ± 1.4 | 35.0 ± 7.1 | 2 | 66.29 |  |\n" in page
+    assert "| A + SAIB | 52.5 ± 2.1 | 35.0 ± 7.1 | 2 | 67.54 | +1.5 [-4.9, +7.9] |\n" in page
+    assert "| published | SAIB's change (95 % interval) |\n" in page
+    assert "cannot be compared with what was measured at this scale" in page
+    assert "- Scale: small. Made by `python -m iecl_jax.tables --table=5 --scale=small" in page
+    assert "- Data: stripes at 16 px, resnet10 of width 8, 7 steps of 32 images.\n" in page
+    assert "- Device: 1 x abacus.\n- Revision: 0123456.\n" in page
+    assert (
+        "- Protocol: linear: a classifier on the features of unaugmented images, 2 epochs" in page
+    )
+    assert "- Published: the paper.\n" in page
+    assert "photos" not in page
+    assert "Warning" not in page
+    assert calls(here)[0] == (
+        f"--config={here}/c.py:a,small --config.seed=0 --config.data.dir=photos "
+        f"--workdir={here}/runs/small/c-a/seed-0"
+    )
+    row = document["rows"][1]
+    assert (row["label"], row["config"]) == ("A + SAIB", f"{here}/c.py:b,small")
+    assert (row["published"], row["compared_with"], row["seeds"]) == (67.54, "A", [0, 1])
+    assert row["runs"]["1"] == {"linear_top1": 0.54, "knn_top1": 0.4}
+    assert row["git"] == [{"revision": "0123456789", "dirty": False}]
+    assert (row["device"], row["versions"]) == (["1 x abacus"], [{"jax": "1"}])
+    assert len(row["protocol"]) == 1
+    config = json.loads((here / "runs/small/c-b/seed-1/config.json").read_text())
+    assert (config.pop("seed"), config["data"].pop("dir")) == (1, "photos")
+    text = json.dumps(config, sort_keys=True)
+    assert row["config_sha256"] == [hashlib.sha256(text.encode()).hexdigest()]
+
+
+def test_the_scale_of_the_paper_adds_its_linear_evaluation(here):
+    page, document = run(here, "5", "--", "--config.rate=0.25", scale="paper", seeds=1)
+    assert "| A | 75.0 | 30.0 | 1 | 66.29 |  |\n" in page
+    assert "| A + SAIB | 76.0 | 30.0 | 1 | 67.54 | +1.0 |\n" in page
+    assert "cannot be compared" not in page
+    assert "linear: of section 4.1, a classifier on augmented images" in page
+    assert "200 epochs of SGD with rate 0.03 at batch 512" in page
+    home = f"{here}/runs/paper/c-a/seed-0"
+    assert calls(here)[:2] == [
+        f"--config={here}/c.py:a --config.seed=0 --config.rate=0.25 --workdir={home}",
+        f"--config=configs/linear_probe.py --config.checkpoint={home} --config.seed=0 "
+        f"--workdir={home}/linear_probe",
+    ]
+    run(here, "5", "--", "--config.rate=0.25", scale="paper", seeds=1)
+    assert len(calls(here)) == 4
+    assert document == written(here, "5", "paper")[1]
+
+
+def test_started_again_it_runs_what_is_missing_and_refuses_another_config(here, capsys):
+    run(here, "5", seeds=1)
+    (here / "runs/small/c-b/seed-0/results.json").unlink()
+    run(here, "5", seeds=2)
+    assert len(calls(here)) == 2 + 1 + 2
+    assert "A, seed 0: finished before\n" in capsys.readouterr().out
+    before = len(calls(here))
+    with pytest.raises(SystemExit, match="error: 4 runs failed"):
+        run(here, "5", "--", "--config.rate=0.125")
+    assert len(calls(here)) == before + 4
+    page, document = written(here, "5")
+    assert "| A |  |  |  | 66.29 |  |\n" in page
+    assert "- Nothing is measured yet.\n" in page
+    assert document["rows"][0]["seeds"] == []
+    assert document["rows"][0]["linear_top1"] is None
+
+
+def test_a_failed_row_is_blank_and_the_end_says_so(here, capsys):
+    with pytest.raises(SystemExit, match="error: 1 runs failed; start again to resume them"):
+        run(here, "f", "--processes=2", seeds=1)
+    log = here / "runs/small/c-fail/seed-0/log.txt"
+    assert f"bad, seed 0: failed with exit code 1, see {log}\n" in capsys.readouterr().out
+    page, _ = written(here, "f")
+    assert "| bad |  |  |  | 99.9 |  |\n" in page
+    assert "| A | 50.0 | 30.0 | 1 | 66.29 |  |\n" in page
+
+
+def test_sigterm_ends_with_the_code_that_schedulers_requeue_on(here):
+    def send():
+        while not (here / "runs/small/c-wait/seed-0/waits").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        threading.Thread(target=send).start()
+        with pytest.raises(SystemExit) as end:
+            run(here, "w", seeds=1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert end.value.code == 75
+
+
+def test_a_grid_is_a_matrix_with_averages_of_whole_rows(here):
+    page, document = run(here, "fig3")
+    assert "| query / anchor | x | y | average |\n" in page
+    assert "| x | 51.0 ± 1.4 | 52.5 ± 2.1 | 51.8 |\n| y | 52.5 ± 2.1 |  |  |\n" in page
+    assert "published\n\n| query / anchor | x | y | average |\n" in page
+    assert "| x | 1.5 | 2.5 | 2.0 |\n| y | 3.0 | 4.0 | 3.5 |\n" in page
+    assert "\nSeeds: 0, 1.\n" in page
+    assert "![F3](fig3.png)\n" in page
+    assert (here / "runs/small/fig3.png").read_bytes().startswith(b"\x89PNG")
+    assert len(calls(here)) == 4
+    assert document["rows"][3]["seeds"] == []
+
+
+def test_times_of_an_epoch_are_those_of_its_steps(here, capsys):
+    page, document = run(here, "fig7")
+    assert "| A | 0.4 | 20.0 (10.0 to 40.0) | 1600.0 | 32 |\n" in page
+    assert document["rows"][0]["seconds_per_epoch"] == pytest.approx(650 // 32 * 0.02)
+    assert "- Protocol: the training step with its augmentation" in page
+    assert "- Revision: 0123456 with uncommitted changes.\n" in page
+    assert "--table=fig7 --scale=small`" in page
+    assert (here / "runs/small/fig7.png").exists()
+    run(here, "fig7", seeds=1)
+    assert len(calls(here)) == 1
+    assert "A: measured before\n" in capsys.readouterr().out
+    run(here, "fig7", "--", "--config.rate=0.25")
+    assert len(calls(here)) == 2
+    assert calls(here)[1].endswith("--rounds=3 --steps=2 -- --config.rate=0.25")
+    run(here, "fig7", scale="paper")
+    assert calls(here)[2].endswith("-- --config.rate=0.125")
+
+
+def test_overheads_are_ratios_of_the_same_round(here, capsys):
+    with pytest.raises(SystemExit, match="error: 1 runs failed"):
+        run(here, "fig8")
+    page, document = written(here, "fig8")
+    assert (
+        "| A | 20.0 (10.0 to 40.0) | 23.0 (11.0 to 42.0) | +10.0 (+5.0 to +15.0) | 32 | "
+        "under 10 % |\n" in page
+    )
+    assert "| B |  |  |  |  |  |\n" in page
+    assert document["rows"][1]["overhead"] == pytest.approx(
+        {"median": 0.1, "low": 0.05, "high": 0.15}
+    )
+    assert (here / "runs/small/fig8.png").exists()
+    first = calls(here)[0]
+    assert first.startswith(f"--config={here}/c.py:a,small --config={here}/c.py:b,small --json=")
+    assert "B and B + SAIB: failed with exit code 1, see " in capsys.readouterr().out
+
+
+def test_commands_are_printed_and_nothing_runs(here, capsys, monkeypatch):
+    monkeypatch.setattr(runs, "MAIN", ("-m", "iecl_jax.main"))
+    monkeypatch.setattr(table_times, "BENCHMARK", ("-m", "iecl_jax.benchmark"))
+    flags = [f"--config={here / 'tables.py'}", "--workdir=my runs", "--print_commands"]
+    printed = {}
+    for scale in ("smoke", "small", "paper"):
+        tables.main([*flags, "--table=5", f"--scale={scale}", "--seeds=2", "--", "--config.d=a b"])
+        printed[scale] = capsys.readouterr().out.splitlines()
+    for scale in ("smoke", "small"):
+        assert len(printed[scale]) == 4
+        assert printed[scale][3] == (
+            f"python -m iecl_jax.main --config={here}/c.py:b,{scale} --config.seed=1 "
+            f"'--config.d=a b' '--workdir=my runs/{scale}/c-b/seed-1'"
+        )
+    home = "my runs/paper/c-a/seed-0"
+    assert printed["paper"][0] == (
+        f"python -m iecl_jax.main --config={here}/c.py:a --config.seed=0 '--config.d=a b' "
+        f"'--workdir={home}' && python -m iecl_jax.main --config=configs/linear_probe.py "
+        f"'--config.checkpoint={home}' --config.seed=0 '--workdir={home}/linear_probe'"
+    )
+    tables.main([*flags, "--table=fig8", "--scale=small"])
+    assert capsys.readouterr().out.startswith(
+        "mkdir -p 'my runs/small/times' && python -m iecl_jax.benchmark "
+        f"--config={here}/c.py:a,small --config={here}/c.py:b,small "
+    )
+    assert not calls(here)
+    assert not (here / "my runs").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--table=6"], "--table=6 is unknown: use one of 5, f, w, fig3, fig7, fig8."),
+        (["--scale=big"], "--scale=big is unknown: use one of smoke, small, paper."),
+        (["--seeds=0"], "--seeds=0 must be at least 1."),
+        (["--processes=0"], "--processes=0 must be at least 1."),
+        (["--config=nowhere.py"], "there is no config file 'nowhere.py': see configs/."),
+        (["--table=fig7", "--processes=2"], "--processes=2 would disturb what is timed"),
+    ],
+)
+def test_mistakes_are_one_sentence(here, capsys, flags, words):
+    with pytest.raises(SystemExit):
+        tables.main([f"--config={here / 'tables.py'}", "--table=5", "--scale=small", *flags])
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_a_change_is_paired_and_its_interval_is_students(count):
+    rng = np.random.default_rng(count)
+    before = dict(enumerate(rng.normal(0.5, 0.1, count)))
+    after = {seed: value + rng.normal(0.02, 0.01) for seed, value in before.items()}
+    lonely = {count: 0.9}
+    found = table_results.change(after | lonely, {seed: before[seed] for seed in reversed(before)})
+    pairs = [after[seed] - before[seed] for seed in before]
+    low, high = stats.ttest_1samp(pairs, 0).confidence_interval(0.95)
+    assert found == pytest.approx({"mean": np.mean(pairs), "low": low, "high": high, "n": count})
+
+
+def test_little_is_said_of_few_seeds():
+    assert table_results.change({0: 0.5}, {0: 0.25}) == {
+        "mean": 0.25,
+        "low": None,
+        "high": None,
+        "n": 1,
+    }
+    assert table_results.change({0: 0.5}, {1: 0.25}) is None
+    assert table_results.spread([0.5]) == {"mean": 0.5, "std": None, "n": 1}
+    assert table_results.spread([]) is None
+    assert table_results.spread([1.0, 3.0]) == {"mean": 2.0, "std": pytest.approx(2**0.5), "n": 2}
+
+
+def test_different_revisions_and_changed_files_are_told(here):
+    _, document = run(here, "5", seeds=1)
+    document["rows"][0]["git"] = [{"revision": "fedcba9876", "dirty": True}, None]
+    page = table_format.markdown(document)
+    assert "- Revision: fedcba9 with uncommitted changes; unknown; 0123456.\n" in page
+    assert "- Warning: not everything was measured with the same revisions.\n" in page
+    assert "same devices" not in page
+
+
+def test_an_accuracy_that_was_not_measured_is_blank(here):
+    run(here, "5", seeds=1)
+    path = here / "runs/small/c-b/seed-0/results.json"
+    results = json.loads(path.read_text())
+    results["metrics"] = {}
+    path.write_text(json.dumps(results))
+    page, _ = run(here, "5", seeds=1)
+    assert "| A + SAIB |  |  | 1 | 67.54 |  |\n" in page
+
+
+# --- configs/tables.py itself ---
+
+
+def test_the_tables_of_the_paper_are_whole():
+    found = read_tables(ROOT / "configs" / "tables.py")
+    sizes = {name: len(table.rows) for name, table in found.items()}
+    assert sizes == {"1": 4, "2a": 28, "3": 4, "4": 3, "5": 8, "fig3": 36, "fig7": 10, "fig8": 18}
+    for name, table in found.items():
+        labels = [row.label for row in table.rows]
+        assert len(set(labels)) == len(labels), name
+        assert {row.compared_with for row in table.rows} <= {"", *labels}, name
+        assert any(row.compared_with for row in table.rows) == bool(table.change) or name == "fig8"
+        if table.kind == "grid":
+            assert len({row.cell for row in table.rows}) == len(labels), name
+        assert table.rows_at("small"), name
+    assert [row.label for row in found["5"].rows][3:5] == ["SimSiam", "MoCo-v2 + SAIB"]
+
+
+def test_the_averages_of_figure_3_are_those_the_paper_prints():
+    grid = runpy.run_path(str(ROOT / "configs" / "tables.py"))["GRID"]
+    averages = [round(float(np.mean(numbers)) + 1e-9, 1) for numbers in grid.values()]
+    assert averages == [35.9, 32.7, 19.5, 13.8, 9.2, 8.5]
+
+
+def test_every_row_is_a_config_of_this_project_at_every_scale(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = read_tables(pathlib.Path("configs/tables.py"))
+    makers, wrong = {}, []
+    for config in {row.config for table in found.values() for row in table.rows}:
+        path, _, variant = config.partition(":")
+        if path not in makers:
+            makers[path] = runpy.run_path(path)["get_config"]
+        for suffix in ("", ",smoke", ",small"):
+            try:
+                made = makers[path](variant + suffix)
+                assert made.data.name == {",smoke": "generated", ",small": "cifar10"}.get(
+                    suffix, made.data.name
+                )
+            except ValueError as error:
+                wrong.append(f"{config}{suffix}: {error}")
+    assert not wrong
+    for table in found.values():
+        for scale, flags in table.flags.items():
+            assert runs.config_text(at_scale(table.rows[0].config, scale), flags)

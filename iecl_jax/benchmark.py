@@ -11,10 +11,8 @@ so that a machine that grows slower favours none. A ratio is that of two times o
 """
 
 import argparse
-import ast
 import functools
 import json
-import runpy
 import shlex
 import statistics
 import sys
@@ -33,48 +31,6 @@ from iecl_jax import workdir
 from iecl_jax.experiment import build
 
 NUM_CLASSES = 10  # of the random labels, which only the online probe sees
-
-
-def load(name: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
-    """The config FILE[:VARIANT], changed by arguments `--config.KEY=VALUE`.
-
-    A value is a Python literal, or else a string, of the type that the key has; an integer will do
-    for a float.
-
-    Raises:
-      ValueError: there is no such file, variant or key, or the value is of another type.
-    """
-    path, _, variant = name.partition(":")
-    if not Path(path).is_file():
-        raise ValueError(f"there is no config file {path!r}: see configs/.")
-    config = runpy.run_path(path)["get_config"](*filter(None, [variant]))
-    for argument in overrides:
-        flag, equals, text = argument.partition("=")
-        if not flag.startswith("--config.") or not equals:
-            raise ValueError(f"{argument!r} is no override: write --config.KEY=VALUE.")
-        sentence = config_lib.unknown_override(config, [argument])
-        if sentence:
-            raise ValueError(sentence)
-        key = flag.removeprefix("--config.")
-        config.update_from_flattened_dict({key: _value(config, key, text)})
-    return config
-
-
-def _value(config: ml_collections.ConfigDict, key: str, text: str) -> Any:
-    old: Any = config
-    for part in key.split("."):
-        old = old[part]
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    if isinstance(old, str) and not isinstance(value, str):
-        value = text
-    if isinstance(old, float) and type(value) is int:
-        value = float(value)
-    if type(value) is not type(old):
-        raise ValueError(f"{key}={text} must be a {type(old).__name__}, as {old!r} is.")
-    return value
 
 
 class TimedStep:
@@ -163,12 +119,12 @@ def summarize(
       names: FILE[:VARIANT] of each.
       times: [config][round], milliseconds a step.
       steps: how many steps each of them is the mean of.
-      overrides: those of `load`.
+      overrides: those of `config.load`.
 
     Returns:
       config, overrides, batch_size, image_size, num_devices, compile_seconds; step_ms (one a
       round) and its median; images_per_second at that median, over all devices; ratio_to_first (one
-      a round, to the first config) and its median; rounds, steps, device and versions.
+      a round, to the first config) and its median; rounds, steps, device, versions and git.
     """
     results = []
     for each, name, milliseconds in zip(timed, names, times, strict=True):
@@ -191,6 +147,7 @@ def summarize(
                 "steps": steps,
                 "device": workdir.device_description(),
                 "versions": workdir.versions(),
+                "git": workdir.git_state(),
             }
         )
     return results
@@ -217,9 +174,8 @@ def format_table(results: Sequence[dict[str, Any]]) -> str:
 def write_json(path: Path, results: Sequence[dict[str, Any]]) -> None:
     """Writes the object of a single config, or the list of several, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(results if len(results) > 1 else results[0], indent=2) + "\n")
-    partial.replace(path)
+    written = results if len(results) > 1 else results[0]
+    workdir.write_atomically(path, json.dumps(written, indent=2))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -237,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.rounds < 1 or args.steps < 1:
         parser.error(f"--rounds={args.rounds} and --steps={args.steps} must be at least 1.")
     try:
-        configs = [load(name, args.overrides) for name in args.config]
+        configs = [config_lib.load(name, args.overrides) for name in args.config]
         timed = [TimedStep(config) for config in configs]
     except ValueError as error:
         sys.exit(f"error: {error}")

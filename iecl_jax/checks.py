@@ -39,7 +39,7 @@ def one_of(name: str, value: str, choices: Iterable[str]) -> None:
     """Raises ValueError with the nearest of the choices if `value` is none of them."""
     if value not in choices:
         near = difflib.get_close_matches(str(value), choices)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         raise ValueError(f"{name}={value!r} is unknown: {hint}use one of {', '.join(choices)}.")
 
 

@@ -1,15 +1,21 @@
 """Checks of a config before anything compiles; every mistake is one sentence (ValueError)."""
 
 import difflib
-from collections.abc import Iterable
+import runpy
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import ml_collections
+from absl import flags
+from ml_collections import config_flags
 
 from iecl_jax import augment, checks, data, methods, objective, optim, precision
 from iecl_jax.checks import BELOW_ONE, NOT_NEGATIVE, POSITIVE, Rule, leaf_names
 from iecl_jax.methods.parts.saib import SIDES
 from iecl_jax.models import resnet, saib
 
+_ONE_AT_A_TIME = threading.Lock()  # runpy changes sys.modules for a while
 JOBS = ("pretrain", "linear_probe", "knn", "jacobian")
 SEED = Rule(lambda seed: 0 <= seed < 2**32, "from 0 to 2**32 - 1")
 ABOVE_ZERO = (
@@ -202,6 +208,34 @@ def check_length(
             f"{config.schedule.warmup_epochs * steps_per_epoch:g} steps, as long as the whole run "
             f"of {total_steps}: lower it or train longer."
         )
+
+
+def load(flag: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """The config FILE[:VARIANT], changed by overrides `--config.KEY=VALUE` as on the command line.
+
+    Raises:
+      ValueError: there is no such file, variant or key, or a value does not fit its key.
+    """
+    path, _, variant = flag.partition(":")
+    if not Path(path).is_file():
+        raise ValueError(f"there is no config file {path!r}: see configs/.")
+    with _ONE_AT_A_TIME:
+        config = runpy.run_path(path)["get_config"](*filter(None, [variant]))
+    for argument in overrides:
+        if not argument.startswith("--config.") or "=" not in argument:
+            raise ValueError(f"{argument!r} is no override: write --config.KEY=VALUE.")
+    sentence = unknown_override(config, overrides)
+    if sentence:
+        raise ValueError(sentence)
+    values, command = flags.FlagValues(), ["", *overrides]
+    try:
+        holder = config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, sys_argv=command
+        )
+        values(command)
+    except (flags.Error, TypeError, ValueError) as error:
+        raise ValueError(f"{' '.join(overrides)}: {error}") from error
+    return holder.value
 
 
 def unknown_override(config: ml_collections.ConfigDict, argv: Iterable[str]) -> str | None:

@@ -2,7 +2,6 @@
 
 import logging as std_logging
 import os
-import runpy
 import sys
 from pathlib import Path
 
@@ -57,11 +56,8 @@ def _parse(argv: list[str]) -> list[str]:
     ]
     for argument in joined[1:]:
         if argument.lstrip("-").startswith("config="):
-            path, _, variant = argument.partition("=")[2].partition(":")
-            if not Path(path).is_file():
-                sys.exit(f"error: there is no config file {path!r}: see configs/.")
             try:
-                config = runpy.run_path(path)["get_config"](*filter(None, [variant]))
+                config = config_lib.load(argument.partition("=")[2])
             except ValueError as error:
                 sys.exit(f"error: {error}")
             sentence = config_lib.unknown_override(config, argv[1:])

@@ -54,7 +54,8 @@ def make(
     `outputs` are the method's (see `methods.Method`). KL and H are of the projections of all
     devices, l2-normalised except for the softmax KL, which takes them raw. They compare the view
     that passed through SAIB with the other; where both passed, they are means over both. Terms:
-    method_loss, what the method logs beside it, and where their weight is positive kl, entropy (nats per dimension) and saib_decay.
+    method_loss, what the method logs beside it, and where their weight is positive kl, entropy
+    (nats per dimension) and saib_decay.
     """
     settings = config.objective
     estimate = estimators(settings.entropy)[settings.entropy.estimator]

@@ -6,25 +6,20 @@ saves a checkpoint, and no further one is started.
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from absl import flags
-from ml_collections import config_flags
-
+from iecl_jax import config as config_lib
 from iecl_jax import workdir
 from iecl_jax.preemption import EXIT_CODE
 
 MAIN = ("-m", "iecl_jax.main")
 Job = TypeVar("Job")
-_ONE_AT_A_TIME = threading.Lock()  # runpy changes sys.modules for a while
 
 
 class Run(NamedTuple):
@@ -45,33 +40,6 @@ class Run(NamedTuple):
         return [*MAIN, f"--config={self.config}", *self.flags, f"--workdir={self.workdir}"]
 
 
-def config_text(config: str, overrides: Iterable[str]) -> str:
-    """The `config.json` of a run, as `iecl_jax.main` would write it now.
-
-    Args:
-      config: FILE[:VARIANT].
-      overrides: `--config.KEY=VALUE`, read as `iecl_jax.main` reads them.
-
-    Raises:
-      ValueError: there is no such config, or an override is something else or does not fit it.
-    """
-    path, _, variant = config.partition(":")
-    given = ["", *overrides]
-    if not all(word.startswith("--config.") and "=" in word for word in given[1:]):
-        raise ValueError(f"{' '.join(given[1:])} is more than overrides --config.KEY=VALUE.")
-    values = flags.FlagValues()
-    try:
-        with _ONE_AT_A_TIME:
-            default = runpy.run_path(path)["get_config"](*filter(None, [variant]))
-        holder = config_flags.DEFINE_config_dict(
-            "config", default, flag_values=values, sys_argv=given
-        )
-        values(given)
-    except (flags.Error, LookupError, TypeError, AttributeError, OSError) as error:
-        raise ValueError(f"{config}{' '.join(given)}: {error}") from error
-    return workdir.config_to_json(holder.value)
-
-
 def is_finished(run: Run) -> bool:
     """True if the run has its results, under the config that its flags give now.
 
@@ -83,7 +51,8 @@ def is_finished(run: Run) -> bool:
         starts = json.loads((run.workdir / "provenance.json").read_text())
         unchanged = not any(start["config_changes"] for start in starts)
         known = (run.workdir / "config.json").read_text()
-        return unchanged and known.strip() == config_text(run.config, run.flags)
+        now = workdir.config_to_json(config_lib.load(run.config, run.flags))
+        return unchanged and known.strip() == now
     except (ValueError, LookupError, TypeError, OSError):
         return False
 

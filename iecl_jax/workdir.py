@@ -67,15 +67,15 @@ def prepare(
         {
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": list(command),
-            "git": _git_state(),
+            "git": git_state(),
             "python": platform.python_version(),
             "versions": versions(),
             "device": device_description(),
             "config_changes": changes,
         }
     )
-    _write_atomically(workdir / "provenance.json", json.dumps(starts, indent=2))
-    _write_atomically(workdir / "config.json", config_to_json(config))
+    write_atomically(workdir / "provenance.json", json.dumps(starts, indent=2))
+    write_atomically(workdir / "config.json", config_to_json(config))
 
 
 def write_results(
@@ -119,7 +119,7 @@ def write_results(
         }
     )
     if jax.process_index() == 0:
-        _write_atomically(pathlib.Path(workdir) / "results.json", json.dumps(results, indent=2))
+        write_atomically(pathlib.Path(workdir) / "results.json", json.dumps(results, indent=2))
     return results
 
 
@@ -161,7 +161,7 @@ def device_description() -> str:
     return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
 
-def _git_state() -> dict[str, Any] | None:
+def git_state() -> dict[str, Any] | None:
     """{"revision": hash, "dirty": bool} of the repository that tracks this file, or None."""
 
     def git(*arguments: str) -> str:
@@ -225,7 +225,8 @@ def _read_json(path: pathlib.Path, default: Any) -> Any:
         raise ValueError(f"{path} is not JSON ({error}): repair or remove it.") from error
 
 
-def _write_atomically(path: pathlib.Path, text: str) -> None:
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes a line-ended text file that is whole or, after a kill, as it was before."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     with open(temporary, "w") as file:
         file.write(text + "\n")

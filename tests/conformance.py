@@ -31,7 +31,7 @@ __all__ = [
     "test_the_step_compiles_once",
 ]
 
-STEPS, BATCH, SIDE = 6, 16, 8
+STEPS, BATCH, SIDE = 3, 16, 8
 OWN_METHOD = '''
 """Pulls the projections of both views together, and away from the mean of all."""
 
@@ -72,10 +72,11 @@ def tiny_config(name: str, *, saib: bool, **overrides: Any):
         config.method = {"name": name, "running_stats": "anchor", "spread": 0.5}
     config.data.image_size = SIDE
     config.encoder.update({"name": "tiny", "width": 4, "spectral_norm": True})
-    config.projector.update({"num_layers": 2, "hidden_dim": 8, "output_dim": 6})
+    # So wide that no image loses all hidden units, and with them the direction of its embedding.
+    config.projector.update({"num_layers": 2, "hidden_dim": 32, "output_dim": 6})
     if "predictor" in config.method:
-        config.method.predictor.hidden_dim = 8
-    config.optimizer.update({"name": "sgd", "learning_rate": 0.8})  # 0.05 at this batch
+        config.method.predictor.hidden_dim = 32
+    config.optimizer.update({"name": "sgd", "learning_rate": 0.16})  # 0.01 at this batch
     config.update_from_flattened_dict(overrides)
     return config
 
@@ -98,7 +99,7 @@ def first(tree: Any) -> Any:
 
 
 def make_case(config: Any, *, steps: int = STEPS) -> Case:
-    """Builds and runs a few steps on two devices; views and queue stay those of step 0."""
+    """Builds and runs a few steps on two devices."""
     config_lib.check(config, 2)
     built = experiment.build(config, total_steps=1000, steps_per_epoch=100, num_classes=10)
     traces: list[int] = []
@@ -122,8 +123,6 @@ def make_case(config: Any, *, steps: int = STEPS) -> Case:
         states, metrics = case.step(state)
         case.history.append((states, first(metrics)))
         state = first(states)
-        held = {k: initial.method_state[k] for k in ("queue",) if k in initial.method_state}
-        state = state.replace(step=initial.step, method_state=state.method_state | held)
     return case
 
 
@@ -150,9 +149,13 @@ def cases(saib: bool):
 
 
 def test_the_loss_falls_on_a_fixed_batch(case):
-    losses = [float(metrics["loss"]) for _, metrics in case.history]
-    assert np.isfinite(losses).all()
-    assert losses[-1] < losses[0] - 0.01 * abs(losses[0]), losses
+    """Only parameters move: views, targets, queue and statistics are those of the first step."""
+    losses, state = [], case.initial
+    for _ in range(5):
+        moved, metrics = first(case.step(state))
+        losses.append(float(metrics["loss"]))
+        state = case.initial.replace(params=moved.params)
+    assert losses[-1] < min(losses[0], losses[1]), losses
 
 
 def test_replicas_stay_equal_bit_for_bit(case):

@@ -13,6 +13,7 @@ import time
 import jax
 
 from iecl_jax import benchmark, data
+from iecl_jax import config as config_lib
 from iecl_jax.diagnostics import Diagnostics
 
 
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2)
     args = parser.parse_args()
-    config = benchmark.load(args.config)
+    config = config_lib.load(args.config)
     every = config.diagnostics.every_steps
     results = measure(config, rounds=args.rounds, steps=args.steps)
     shares = [100 * taken / (taken + every * step) for step, taken in results]

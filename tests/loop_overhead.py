@@ -14,7 +14,8 @@ import time
 
 import jax
 
-from iecl_jax import benchmark, data, train
+from iecl_jax import config as config_lib
+from iecl_jax import data, train
 
 
 def measure(config, *, steps: int, rounds: int) -> list[tuple[float, float]]:
@@ -71,7 +72,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
-    settings = benchmark.load(arguments.config)
+    settings = config_lib.load(arguments.config)
     settings.data.dir = arguments.data_dir
     pairs = measure(settings, steps=arguments.steps, rounds=arguments.rounds)
     for loop, bare in pairs:

@@ -26,6 +26,7 @@ import jax
 import ml_collections
 
 from iecl_jax import benchmark, workdir
+from iecl_jax import config as config_lib
 
 PEER_METHODS = {
     "ie_cl": "iecl",
@@ -58,7 +59,7 @@ def load_pair(
         changes += ["--config.objective.kl.weight=0", "--config.objective.entropy.weight=0"]
     if method == "moco_v2":
         changes.append("--config.method.symmetric=False")
-    without, with_saib = (benchmark.load(variant, [*changes, *overrides]) for variant in variants)
+    without, with_saib = (config_lib.load(variant, [*changes, *overrides]) for variant in variants)
     without.saib.enabled = False
     return without, with_saib
 

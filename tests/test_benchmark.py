@@ -13,6 +13,7 @@ import saib_overhead
 from test_structure import WITHOUT_TENSORFLOW
 
 from iecl_jax import benchmark
+from iecl_jax import config as config_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = f"{ROOT / 'configs' / 'resnet18.py'}:cifar10,smoke"
@@ -81,7 +82,7 @@ def test_json_is_an_object_for_one_config_and_a_list_for_several(tmp_path):
     assert set(single) == set(several[0]) == set(several[1])
     names = "config overrides batch_size image_size num_devices compile_seconds step_ms_median"
     names += " step_ms images_per_second ratio_to_first_median ratio_to_first rounds steps device"
-    assert set(single) == {*names.split(), "versions"}
+    assert set(single) == {*names.split(), "versions", "git"}
     assert single["step_ms"] == TIMES[0]
     assert single["overrides"] == ["--config.seed=1"]
     assert single["versions"]["jax"] == jax.__version__
@@ -96,13 +97,12 @@ def test_json_is_an_object_for_one_config_and_a_list_for_several(tmp_path):
         ("optimizer.learning_rate=1", 1.0),
         ("optimizer.learning_rate=1e-3", 1e-3),
         ("method.name=simclr", "simclr"),
-        ("data.name='digits'", "digits"),
         ("data.dir=100", "100"),
         ("augment.mean=(0.1, 0.2, 0.3)", (0.1, 0.2, 0.3)),
     ],
 )
 def test_overrides_keep_the_type_of_their_key(argument, value):
-    config = benchmark.load(CONFIG, [f"--config.{argument}"])
+    config = config_lib.load(CONFIG, [f"--config.{argument}"])
     found = get(config, argument.split("=")[0])
     assert found == value
     assert type(found) is type(value)
@@ -116,10 +116,9 @@ def test_overrides_keep_the_type_of_their_key(argument, value):
         (CONFIG, ["--config.saib.groups=4"], "config has no key 'saib.groups': did you mean"),
         (CONFIG, ["--seed=4"], "'--seed=4' is no override: write --config.KEY=VALUE."),
         (CONFIG, ["--config.seed"], "'--config.seed' is no override: write"),
-        (CONFIG, ["--config.seed=1.0"], "seed=1.0 must be a int, as 42 is."),
-        (CONFIG, ["--config.saib.enabled=1"], "saib.enabled=1 must be a bool, as True is."),
-        (CONFIG, ["--config.train.batch_size=True"], "train.batch_size=True must be a int"),
-        (CONFIG, ["--config.train.batch_size=many"], "train.batch_size=many must be a int"),
+        (CONFIG, ["--config.seed=1.5"], "--config.seed=1.5: "),
+        (CONFIG, ["--config.saib.enabled=2"], "--config.saib.enabled=2: "),
+        (CONFIG, ["--config.train.batch_size=many"], "--config.train.batch_size=many: "),
     ],
 )
 def test_mistakes_are_one_sentence(name, overrides, sentence):

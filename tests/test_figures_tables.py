@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from matplotlib.container import BarContainer
 
-from iecl_jax import table_figures
 from iecl_jax.figures import bars, heat_map, style
+from iecl_jax.tables import pictures
 
 NAN = float("nan")
 
@@ -130,7 +130,7 @@ def test_a_document_of_epochs_is_bars_of_seconds():
         timed("A", [10.0, 30.0, 20.0], seconds_per_epoch=2.0),
         {"label": "B", "compared_with": ""},
     ]
-    (axes,) = table_figures.draw(time_document(rows)).axes
+    (axes,) = pictures.draw(time_document(rows)).axes
     np.testing.assert_allclose(next(iter(heights(axes).values())), [2.0, NAN])
     (container,) = [c for c in axes.containers if isinstance(c, BarContainer)]
     _, _, (lines,) = container.errorbar.lines
@@ -145,7 +145,7 @@ def test_a_document_of_overheads_is_pairs_of_bars():
         {"label": "B", "compared_with": ""},
         {"label": "B + SAIB", "compared_with": "B"},
     ]
-    (axes,) = table_figures.draw(time_document(rows)).axes
+    (axes,) = pictures.draw(time_document(rows)).axes
     np.testing.assert_array_equal(heights(axes)["with SAIB"], [23.0, NAN])
     assert [text.get_text() for text in axes.texts] == ["+10.0 %"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["A", "B"]
@@ -153,4 +153,4 @@ def test_a_document_of_overheads_is_pairs_of_bars():
 
 def test_a_document_without_a_figure_has_none():
     document = time_document([]) | {"kind": "accuracy"}
-    assert table_figures.draw(document) is None
+    assert pictures.draw(document) is None

@@ -11,6 +11,7 @@ import fake_main
 import ml_collections
 import pytest
 
+from iecl_jax import config as config_lib
 from iecl_jax import runs, workdir
 from iecl_jax.runs import Run, Runner
 
@@ -77,7 +78,7 @@ def test_what_the_files_do_not_tell_is_asked(config, tmp_path):
 
 def test_the_text_of_a_config_is_what_main_keeps(config, tmp_path, monkeypatch):
     overrides = ["--config.seed=3", "--config.rate=1", "--config.linear=(0.5, 1.0)"]
-    text = runs.config_text(f"{config}:b,small", overrides)
+    text = workdir.config_to_json(config_lib.load(f"{config}:b,small", overrides))
     known = json.loads(text)
     assert (known["seed"], known["rate"], known["linear"]) == (3, 1.0, [0.5, 1.0])
     changed = ml_collections.ConfigDict(known | {"linear": (0.5, 1.0)})
@@ -122,9 +123,17 @@ def test_a_signal_ends_the_children_and_starts_no_more(config, tmp_path, capsys,
     assert done == [False, False, False]
     assert len(calls(tmp_path)) == 2
     assert sorted(capsys.readouterr().out.splitlines()) == ["x: stopped", "y: stopped"]
+    assert runner.call(["-c", "print(1)"], tmp_path / "log") == 75
+    assert not (tmp_path / "log").exists()
     with pytest.raises(SystemExit) as end:
         runner.leave(done)
     assert end.value.code == 75
+
+
+def test_a_child_is_out_of_reach_of_the_terminals_ctrl_c(tmp_path):
+    with Runner(1, tmp_path / "compiled") as runner:
+        runner.call(["-c", "import os; print(os.getpgid(0))"], tmp_path / "log")
+    assert int((tmp_path / "log").read_text()) != os.getpgid(0)
 
 
 def test_an_error_in_the_parent_ends_the_children(config, tmp_path):

@@ -19,7 +19,8 @@ LEVELS = {
     2: "methods",
     3: "objective optim train_state workdir seal checkpoint data config summaries",
     4: "train_step evals encoding experiment",
-    5: "diagnostics evaluate evaluate_jacobian online_evaluation train figures study runs benchmark tables table_format",
+    5: "diagnostics evaluate evaluate_jacobian online_evaluation train figures runs study tables "
+    "benchmark",
     6: "main",
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names.split()}

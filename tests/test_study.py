@@ -2,6 +2,7 @@
 
 import json
 
+import fake_main
 import pytest
 
 from iecl_jax import runs, study
@@ -60,6 +61,17 @@ def test_a_failed_run_is_told_and_left_out(files, capsys):
     assert "plain, seed 13: failed with exit code 1, see " in capsys.readouterr().out
     assert "bad luck" in (files[1] / "plain" / "seed-13" / "log.txt").read_text()
     assert "| plain | 1 | 25.0 |" in (files[1] / "table.md").read_text()
+
+
+def test_a_finished_run_is_not_started_again(files, tmp_path, monkeypatch):
+    config, _ = files
+    config.write_text(fake_main.CONFIG)
+    monkeypatch.setattr(runs, "MAIN", (fake_main.__file__,))
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    for seeds in ("--seeds=0", "--seeds=0,1"):
+        table = run(files, seeds, "--settings=a,b")
+    assert "| a | 2 | 35.0 ± 7.1 | 51.0 ± 1.4 |" in table
+    assert len((tmp_path / "calls").read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from iecl_jax import runs, table_format, table_results, table_times, tables
-from iecl_jax.table_rows import at_scale, read_tables
+from iecl_jax import config as config_lib
+from iecl_jax import runs
+from iecl_jax.tables import command, format, results, times
+from iecl_jax.tables.rows import at_scale, read_tables
 
 ROOT = pathlib.Path(__file__).parent.parent
 TABLES = """
@@ -74,13 +76,13 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "benchmark.py").write_text(BENCHMARK)
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(runs, "MAIN", (fake_main.__file__,))
-    monkeypatch.setattr(table_times, "BENCHMARK", (str(tmp_path / "benchmark.py"),))
+    monkeypatch.setattr(times, "BENCHMARK", (str(tmp_path / "benchmark.py"),))
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     return tmp_path
 
 
 def run(here, table, *flags, scale="small", seeds=2):
-    tables.main(
+    command.main(
         [
             f"--table={table}",
             f"--scale={scale}",
@@ -249,11 +251,11 @@ def test_overheads_are_ratios_of_the_same_round(here, capsys):
 
 def test_commands_are_printed_and_nothing_runs(here, capsys, monkeypatch):
     monkeypatch.setattr(runs, "MAIN", ("-m", "iecl_jax.main"))
-    monkeypatch.setattr(table_times, "BENCHMARK", ("-m", "iecl_jax.benchmark"))
+    monkeypatch.setattr(times, "BENCHMARK", ("-m", "iecl_jax.benchmark"))
     flags = [f"--config={here / 'tables.py'}", "--workdir=my runs", "--print_commands"]
     printed = {}
     for scale in ("smoke", "small", "paper"):
-        tables.main([*flags, "--table=5", f"--scale={scale}", "--seeds=2", "--", "--config.d=a b"])
+        command.main([*flags, "--table=5", f"--scale={scale}", "--seeds=2", "--", "--config.d=a b"])
         printed[scale] = capsys.readouterr().out.splitlines()
     for scale in ("smoke", "small"):
         assert len(printed[scale]) == 4
@@ -267,7 +269,7 @@ def test_commands_are_printed_and_nothing_runs(here, capsys, monkeypatch):
         f"'--workdir={home}' && python -m iecl_jax.main --config=configs/linear_probe.py "
         f"'--config.checkpoint={home}' --config.seed=0 '--workdir={home}/linear_probe'"
     )
-    tables.main([*flags, "--table=fig8", "--scale=small"])
+    command.main([*flags, "--table=fig8", "--scale=small"])
     assert capsys.readouterr().out.startswith(
         "mkdir -p 'my runs/small/times' && python -m iecl_jax.benchmark "
         f"--config={here}/c.py:a,small --config={here}/c.py:b,small "
@@ -289,7 +291,7 @@ def test_commands_are_printed_and_nothing_runs(here, capsys, monkeypatch):
 )
 def test_mistakes_are_one_sentence(here, capsys, flags, words):
     with pytest.raises(SystemExit):
-        tables.main([f"--config={here / 'tables.py'}", "--table=5", "--scale=small", *flags])
+        command.main([f"--config={here / 'tables.py'}", "--table=5", "--scale=small", *flags])
     assert words in capsys.readouterr().err
 
 
@@ -299,29 +301,29 @@ def test_a_change_is_paired_and_its_interval_is_students(count):
     before = dict(enumerate(rng.normal(0.5, 0.1, count)))
     after = {seed: value + rng.normal(0.02, 0.01) for seed, value in before.items()}
     lonely = {count: 0.9}
-    found = table_results.change(after | lonely, {seed: before[seed] for seed in reversed(before)})
+    found = results.change(after | lonely, {seed: before[seed] for seed in reversed(before)})
     pairs = [after[seed] - before[seed] for seed in before]
     low, high = stats.ttest_1samp(pairs, 0).confidence_interval(0.95)
     assert found == pytest.approx({"mean": np.mean(pairs), "low": low, "high": high, "n": count})
 
 
 def test_little_is_said_of_few_seeds():
-    assert table_results.change({0: 0.5}, {0: 0.25}) == {
+    assert results.change({0: 0.5}, {0: 0.25}) == {
         "mean": 0.25,
         "low": None,
         "high": None,
         "n": 1,
     }
-    assert table_results.change({0: 0.5}, {1: 0.25}) is None
-    assert table_results.spread([0.5]) == {"mean": 0.5, "std": None, "n": 1}
-    assert table_results.spread([]) is None
-    assert table_results.spread([1.0, 3.0]) == {"mean": 2.0, "std": pytest.approx(2**0.5), "n": 2}
+    assert results.change({0: 0.5}, {1: 0.25}) is None
+    assert results.spread([0.5]) == {"mean": 0.5, "std": None, "n": 1}
+    assert results.spread([]) is None
+    assert results.spread([1.0, 3.0]) == {"mean": 2.0, "std": pytest.approx(2**0.5), "n": 2}
 
 
 def test_different_revisions_and_changed_files_are_told(here):
     _, document = run(here, "5", seeds=1)
     document["rows"][0]["git"] = [{"revision": "fedcba9876", "dirty": True}, None]
-    page = table_format.markdown(document)
+    page = format.markdown(document)
     assert "- Revision: fedcba9 with uncommitted changes; unknown; 0123456.\n" in page
     assert "- Warning: not everything was measured with the same revisions.\n" in page
     assert "same devices" not in page
@@ -380,4 +382,4 @@ def test_every_row_is_a_config_of_this_project_at_every_scale(monkeypatch):
     assert not wrong
     for table in found.values():
         for scale, flags in table.flags.items():
-            assert runs.config_text(at_scale(table.rows[0].config, scale), flags)
+            assert config_lib.load(at_scale(table.rows[0].config, scale), flags)

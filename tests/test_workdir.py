@@ -191,13 +191,13 @@ def test_git_state_is_of_the_repository_that_tracks_the_package(tmp_path, monkey
     package.write_text("1")
     monkeypatch.setattr(workdir, "__file__", str(package))
     git("init", "-q")
-    assert workdir._git_state() is None
+    assert workdir.git_state() is None
     git("add", "workdir.py")
     git("commit", "-q", "-m", "first")
-    state = workdir._git_state()
+    state = workdir.git_state()
     assert len(state["revision"]) == 40
     assert state["dirty"] is False
     package.write_text("2")
-    assert workdir._git_state() == {**state, "dirty": True}
+    assert workdir.git_state() == {**state, "dirty": True}
     monkeypatch.setenv("PATH", "")
-    assert workdir._git_state() is None
+    assert workdir.git_state() is None

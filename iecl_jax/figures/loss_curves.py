@@ -22,7 +22,7 @@ PANELS = (
 
 
 def draw(runs: Mapping[str, events.Events]) -> Figure:
-    """The method's own loss (InfoNCE for IE-CL) on the left, the sum of all weighted terms (Eq. 17) on the right.
+    """The method's own loss (IE-CL: InfoNCE) on the left, all terms of Eq. 17 on the right.
 
     Args:
       runs: what each run wrote, by its label; at least one.

@@ -123,7 +123,8 @@ def _header(name: str, config: Any, starts: Any, results: Any) -> str:
         "Command": shlex.join(map(str, last.get("command", []))),
     }
     saib = " + SAIB" if _at(config, "saib.enabled") else ""
-    title = _text(config, "{method.name}" + saib + " on {data.name}") or str(_at(config, "job") or name)
+    title = _text(config, "{method.name}" + saib + " on {data.name}")
+    title = title or str(_at(config, "job") or name)
     unfinished = "" if results else page.paragraph("No results.json: not finished.", "missing")
     return (
         f"<h1>{html.escape(title)}</h1>{page.paragraph(name, 'lead')}"

@@ -46,15 +46,15 @@ def check(config: ml_collections.ConfigDict) -> None:
     name = config.method.name
     rules = {f"method.{key}": rule for key, rule in load(name).SETTINGS.items()}
     present = {f"method.{key}" for key in checks.leaf_names(config.method)} - {"method.name"}
+    start = f"start from configs/plug_and_play.py:{name}, or " if name in NAMES else ""
     for key in sorted(rules.keys() - present):
         raise ValueError(
-            f"method.name={name!r} needs {key}, which this config lacks: start from "
-            f"configs/plug_and_play.py:{name}, or add the key to a config of your own."
+            f"method.name={name!r} needs {key}, which this config lacks: {start}add it."
         )
     for key in sorted(present - rules.keys()):
         raise ValueError(
-            f"{key} is no setting of method.name={name!r}, which reads {', '.join(rules)}: start "
-            f"from configs/plug_and_play.py:{name}, or take the key out."
+            f"{key} is no setting of method.name={name!r}, which reads {', '.join(rules)}: "
+            f"{start}take it out."
         )
     checks.check(config, rules)
 

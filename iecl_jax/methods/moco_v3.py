@@ -3,7 +3,7 @@
     loss = 2 T (InfoNCE(p_anchor, k_query) + InfoNCE(p_query, k_anchor)),  T the temperature
 
 The sum of both directions; the other keys are those of the batch on all devices. The factor 2 T is
-in the loss, not in the logged `info_nce`.
+in the loss, not in the logged `info_nce`, and the logged top-1 is the first direction's.
 """
 
 import ml_collections

@@ -3,7 +3,8 @@
     loss = InfoNCE(nn(z_anchor), p_query) / 2 + InfoNCE(nn(z_query), p_anchor) / 2
 
 nn(z) is the row of the support queue most similar to z, a constant; the keys are the predictions of
-all devices. The mean of both directions. z_anchor enters the queue after the look-up.
+all devices. The mean of both directions; the logged top-1 is the first one's. z_anchor enters the
+queue after the look-up.
 """
 
 import jax
@@ -11,7 +12,6 @@ import jax.numpy as jnp
 import ml_collections
 
 from iecl_jax.checks import POSITIVE
-from iecl_jax.losses.contrastive import l2_normalize
 from iecl_jax.methods.parts import contrast, online, queue
 from iecl_jax.methods.parts.method import Method, unmoved
 
@@ -60,5 +60,5 @@ def make(
 def nearest(z: jax.Array, support: jax.Array) -> jax.Array:
     """The rows of unit `support` [K, d] with the largest cosine to each of z [b, d], constants."""
     with jax.default_matmul_precision("highest"):
-        similarity = l2_normalize(jax.lax.stop_gradient(z)) @ support.T
+        similarity = z @ support.T  # the scale of z does not change which is the largest
     return jnp.take(support, similarity.argmax(axis=1), axis=0)

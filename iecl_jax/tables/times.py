@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from iecl_jax.runs import Runner, config_text
-from iecl_jax.table_rows import Row, Table, at_scale, folder_name
+from iecl_jax import config as config_lib
+from iecl_jax import workdir
+from iecl_jax.runs import Runner
+from iecl_jax.tables.rows import Row, Table, at_scale, folder_name
 
 BENCHMARK = ("-m", "iecl_jax.benchmark")
 
@@ -61,7 +63,9 @@ def calls(table: Table, scale: str, folder: Path, flags: Sequence[str]) -> list[
 
 def _digest(configs: Sequence[str], overrides: Sequence[str], timing: Mapping[str, int]) -> str:
     try:
-        settings = [config_text(config, overrides) for config in configs]
+        settings = [
+            workdir.config_to_json(config_lib.load(config, overrides)) for config in configs
+        ]
     except ValueError:  # the benchmark will say what is wrong
         settings = [*configs, *overrides]
     return hashlib.sha256(json.dumps([settings, dict(timing)]).encode()).hexdigest()[:12]
@@ -69,14 +73,15 @@ def _digest(configs: Sequence[str], overrides: Sequence[str], timing: Mapping[st
 
 def measure(runner: Runner, call: Call) -> bool:
     """Measures what has not been, the console beside the JSON, and prints how it ended."""
+    if runner.stopped:
+        return False
     name = " and ".join(row.label for row in call.rows)
     if call.path.exists():
         print(f"{name}: measured before", flush=True)
         return True
     log = call.path.with_suffix(".txt")
     code = runner.call(call.arguments(), log)
-    if not runner.stopped or code == 0:
-        runner.tell(name, code, log)
+    runner.tell(name, code, log)
     return code == 0
 
 

@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iecl_jax import table_figures, table_format, table_results, table_times
 from iecl_jax.figures import style
 from iecl_jax.runs import Run, Runner
-from iecl_jax.table_rows import SCALES, Row, Table, at_scale, read_tables, trainings
+from iecl_jax.tables import format, pictures, results, times
+from iecl_jax.tables.rows import SCALES, Row, Table, at_scale, read_tables, trainings
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     shown = ("title", "source", "kind", "change", "corner", "averages")
     document: dict[str, Any] = {name: getattr(table, name) for name in shown}
     document |= {"scale": args.scale, "command": _command(args, table), "rows": rows}
-    page = table_format.markdown(document)
-    picture = table_figures.draw(document)
+    page = format.markdown(document)
+    picture = pictures.draw(document)
     path = folder / (args.table if args.table.startswith("fig") else f"table-{args.table}")
     if picture is not None:
         style.save(picture, path.with_suffix(".png"))
@@ -103,7 +103,7 @@ def commands(table: Table, scale: str, seeds: int, folder: Path, extra: Sequence
         return [
             f"mkdir -p {shlex.quote(str(call.path.parent))} && "
             + shlex.join(["python", *call.arguments()])
-            for call in table_times.calls(table, scale, folder, extra)
+            for call in times.calls(table, scale, folder, extra)
         ]
     return [
         " && ".join(shlex.join(["python", *run.arguments()]) for run in runs)
@@ -138,9 +138,9 @@ def _measure_accuracies(
     measured: dict[str, dict[int, Any]] = {label: {} for label in labels}
     for (row, seed, runs), done in zip(jobs, succeeded, strict=True):
         if done:
-            measured[row.label][seed] = table_results.read(runs)
+            measured[row.label][seed] = results.read(runs)
     rows = [
-        table_results.record(
+        results.record(
             row, at_scale(row.config, scale), measured[row.label], measured[row.compared_with]
         )
         for row in table.rows
@@ -152,12 +152,8 @@ def _measure_times(
     runner: Runner, table: Table, scale: str, seeds: int, folder: Path, extra: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[bool]]:
     """Likewise; seeds make no difference."""
-    calls = table_times.calls(table, scale, folder, extra)
-    succeeded = runner.map(lambda call: table_times.measure(runner, call), calls)
+    calls = times.calls(table, scale, folder, extra)
+    succeeded = runner.map(lambda call: times.measure(runner, call), calls)
     images = table.images.get(scale)
-    rows = [row for call in calls for row in table_times.records(call, images)]
+    rows = [row for call in calls for row in times.records(call, images)]
     return rows, succeeded
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import special
 
 from iecl_jax.runs import Run
-from iecl_jax.table_rows import Row
+from iecl_jax.tables.rows import Row
 
 METRICS = ("linear_top1", "knn_top1")
 FACTS = ("config_sha256", "data", "protocol", "device", "versions", "git")

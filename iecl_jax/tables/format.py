@@ -1,7 +1,7 @@
 """Markdown of a table from its JSON: what was measured, beside what the paper printed.
 
 A document is {"title", "source", "kind", "change", "corner", "averages", "scale", "command",
-"rows"}; the rows are those of `table_results.record` or `table_times.records`. Accuracies are
+"rows"}; the rows are those of `results.record` or `times.records`. Accuracies are
 fractions in it and percent in the Markdown. What was not measured is blank.
 """
 
@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from iecl_jax.table_results import different
+from iecl_jax.tables.results import different
 
 Document = Mapping[str, Any]
 NOT_COMPARABLE = (

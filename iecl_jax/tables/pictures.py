@@ -7,14 +7,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from iecl_jax.figures import bars, heat_map
-from iecl_jax.table_format import Document, average, grid, measured_mean
+from iecl_jax.tables.format import Document, average, grid, measured_mean
 
 
 def draw(document: Document) -> Figure | None:
     """A heat map of a grid with averages, or bars of times; None for what is a table alone.
 
     Args:
-      document: see `table_format`.
+      document: see `format`.
     """
     title = f"{document['title']}\nmeasured at scale {document['scale']}"
     rows = {row["label"]: row for row in document["rows"]}

@@ -1,0 +1,1 @@
+"""The paper's tables and figures of numbers: rows, runs, statistics, Markdown and pictures."""

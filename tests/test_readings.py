@@ -285,6 +285,10 @@ def both(**ops: Any) -> dict[str, Any]:
 
 
 INFO_NCE, KL, ENTROPY = ({n, f"gradient of {n}"} for n in ("info_nce", "kl", "entropy"))
+INFO_NCE |= {"method_loss"}
+SAIB_ON_ANCHOR = {"output features", "output projection", "state: online", "state: saib"}
+SAIB_ON_ANCHOR |= KL | ENTROPY
+SAIB_OFF_QUERY = {"output query_projection", "output target_projection", "state: momentum"}
 KNN = {"objective.entropy.estimator": "kozachenko_leonenko"}
 RENYI = {"objective.entropy.estimator": "renyi2"}
 EXPANSIVE = {"saib.variant": "expansive"}
@@ -292,6 +296,7 @@ COSINE = {"method.ema.schedule": "cosine"}
 KEYS_OF_THE_ANCHOR = {"output anchor_target_projection", "state: momentum"}  # K's statistics
 QUEUE = {"info_nce_top1", "output negatives", "state: queue"}
 FEW_OPS = both(blur_prob=0.0, jitter_prob=0.0, gray_prob=0.0)
+ON_KERNELS = {"updates of kernels", "updates of SAIB"}
 UPDATES = {f"updates of {kind}" for kind in ("kernels", "BN and biases", "SAIB")}
 VIEWS = {"anchor views", "query views"}
 GROUPED = {f"{n}: {p}" for n in ("encoder", "projector") for p in ("training", "statistics")}
@@ -318,8 +323,10 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], set[str]]] = [
     ("9", {"objective.entropy.neighbors": 2, "objective.entropy.kernel_scale": 1.5}, {}, set()),
     ("10", {"method.symmetric": True}, {}, {*INFO_NCE, *KEYS_OF_THE_ANCHOR}),
     ("11", {"method.queue_size": 16}, {}, {*QUEUE, *INFO_NCE}),
+    ("12", {"optimizer.name": "adam"}, {}, UPDATES),
     ("12", {"optimizer.name": "adamw"}, {}, UPDATES),
-    ("12", {"optimizer.name": "lars"}, {}, {"updates of kernels", "updates of SAIB"}),
+    ("12", {"optimizer.trust_clip": True}, {"optimizer.name": "lars"}, ON_KERNELS),
+    ("12", {"optimizer.name": "lars"}, {}, ON_KERNELS),
     ("12", {"optimizer.learning_rate": 0.1}, {}, {"learning rate"}),
     ("12", {"optimizer.momentum": 0.5}, {}, {*UPDATES, "updates of the online probe"}),
     ("13", {"optimizer.weight_decay": 0.01}, {}, {"updates of kernels"}),
@@ -334,6 +341,8 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], set[str]]] = [
     ("18", {"projector.num_layers": 3}, {}, every("projector")),
     ("18", {"projector.hidden_dim": 12}, {}, every("projector")),
     ("18", {"projector.output_dim": 5}, {}, every("projector")),
+    ("18", {"projector.hidden_bn": False}, {}, every("projector")),
+    ("18", {"projector.output_bn": False}, {}, every("projector")),
     # In training the function stays, since BN follows every convolution.
     ("19", {"encoder.spectral_norm": False}, {}, every("encoder", "statistics", "evaluation")),
     ("20", both(crop_scale=(0.08, 1.0), blur_prob=0.0), {}, VIEWS),  # SimCLR's for CIFAR
@@ -344,6 +353,8 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], set[str]]] = [
     ("24", {"data.name": "imagenet100"}, {}, {"classes"}),
     ("25", {"seed": 7}, {}, BY_SEED),
     ("other", {"saib.residual_scale": 0.5}, EXPANSIVE, {"saib: initial values"}),
+    ("other", {"saib.side": "anchor"}, {}, SAIB_ON_ANCHOR | SAIB_OFF_QUERY),
+    ("other", {"saib.side": "both"}, {}, SAIB_ON_ANCHOR),
     ("other", {"method.running_stats": "both"}, {}, {"state: online"}),
     ("Table 4", {"saib.num_blocks": 2}, {}, every("saib")),
 ]

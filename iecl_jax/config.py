@@ -64,6 +64,7 @@ PRETRAIN: checks.Rules = {
     "optimizer.name": optim.OPTIMIZERS,
     "optimizer.predictor_schedule": optim.PREDICTOR_SCHEDULES,
     "optimizer.momentum": BELOW_ONE,
+    "saib.side": SIDES,
     "objective.kl.form": objective.KL_FORMS,
     "objective.kl.stop_gradient": objective.STOP_GRADIENT,
     **dict.fromkeys(ABOVE_ZERO, POSITIVE),
@@ -91,7 +92,6 @@ JACOBIAN: checks.Rules = {
 KNN: checks.Rules = {"knn.k": NOT_NEGATIVE, "knn.temperature": NOT_NEGATIVE}
 SAIB: checks.Rules = {
     "saib.variant": saib.VARIANTS,
-    "saib.side": SIDES,
     "saib.group_size": POSITIVE,
     "saib.patch_size": POSITIVE,
     "saib.num_blocks": POSITIVE,
@@ -200,7 +200,7 @@ def check_length(
     if queue_size(config) > num_images:
         raise ValueError(
             f"method.queue_size={queue_size(config)} is more than the {num_images} images of "
-            f"{config.data.name}: a queue must not hold an image twice, so lower it."
+            f"{config.data.name}: it would hold images more than once, so lower it."
         )
     if config.schedule.warmup_epochs * steps_per_epoch >= total_steps:
         raise ValueError(

@@ -67,6 +67,8 @@ def make(
             return in_float32(outputs, params)
 
     def in_float32(outputs, params):
+        if settings.kl.weight > 0 or settings.entropy.weight > 0:
+            _require_projections(outputs)
         loss, terms = method_loss(outputs)
         terms = {"method_loss": loss} | terms
         if settings.kl.weight > 0:
@@ -93,6 +95,15 @@ def make(
         return estimate(collectives.gather(contrastive.l2_normalize(z), axis_name))
 
     return objective
+
+
+def _require_projections(outputs: Mapping[str, jax.Array]) -> None:
+    for name in ("projection", "query_projection"):
+        if name not in outputs:
+            raise ValueError(
+                f"the KL and entropy terms need the method's output {name!r}, but it has only "
+                f"{', '.join(outputs)}: set their weights to 0, or let the method return it."
+            )
 
 
 def _mean(values: Iterable[jax.Array]) -> jax.Array:

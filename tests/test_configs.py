@@ -15,13 +15,15 @@ from iecl_jax import config as config_lib
 from iecl_jax import workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
-PLUGGED = [name + end for name in methods.NAMES for end in ("", "+saib", "+sn", "+saib+sn")]
+ENDS = ("", "+saib", "+terms", "+sn", "+saib+sn", "+terms+sn")
+PLUGGED = ["ie_cl", *(name + end for name in methods.RECIPES for end in ENDS)]
 OPERATORS = augmentation_grid.OPERATORS
 VARIANTS = {
     "imagenet_r50": ("100", "200", "400", "800"),
     "resnet18": (
         *resnet18.DATA_SETS,
-        *(f"cifar10,{name}{end}" for name in methods.NAMES for end in ("", "+saib")),
+        "cifar10,ie_cl",
+        *(f"cifar10,{name}{end}" for name in methods.RECIPES for end in ("", "+saib")),
         *(f"{data},{name}" for data in resnet18.DATA_SETS[1:] for name in methods.NAMES),
     ),
     "ablation": ("baseline", "saib", "saib+kl", "full"),

@@ -154,7 +154,7 @@ def test_jacobian_without_saib_is_one_sentence(tmp_path):
 
 def test_a_finished_run_is_not_trained_again(workdir, monkeypatch):
     before = json.loads((workdir / "results.json").read_text())
-    monkeypatch.setattr(train, "train_step", lambda *_, **__: pytest.fail("trained a step"))
+    monkeypatch.setattr(experiment, "train_step", lambda *_, **__: pytest.fail("trained a step"))
     assert train.pretrain(tiny_config(), str(workdir)) == before
     (workdir / "results.json").unlink()  # as if killed between the last save and the results
     after = train.pretrain(tiny_config(), str(workdir))

@@ -20,16 +20,7 @@ def make(
     """See `methods.Method`."""
     network = online.make(config, axis_name, predictor=True)
     target = ema.make(config, axis_name, total_steps=total_steps)
-
-    def init(key, views):
-        params, state = network.init(key, views)
-        return params, target.init(params, state)
-
-    def forward(params, state, views):
-        outputs, state = network.forward(params, state, views)
-        targets, state = target.forward(state, views)
-        names = "anchor_target_projection", "target_projection"
-        return outputs | dict(zip(names, targets, strict=True)), state
+    init, forward = ema.of_both_views(network, target)
 
     def loss(outputs):
         first = negative_cosine(outputs["prediction"], outputs["target_projection"])

@@ -6,8 +6,8 @@ Q, the online network, is trained; K, the momentum network, follows it:
 
 The loss is InfoNCE of q_anchor against k_query, with `symmetric` plus that of q_query against
 k_anchor (a sum, not a mean; the logged top-1 is the first one's). The other keys are those of the
-batch on all devices (IE-CL) or, with `queue_size`, earlier k_query alone (MoCo). Q sees the query
-where something asks for q_query.
+batch on all devices (IE-CL) or, with `queue_size`, earlier k_query alone (MoCo): one queue for both
+directions, where some libraries have two. Q sees the query where something asks for q_query.
 """
 
 import jax

@@ -26,17 +26,8 @@ def make(
     """See `methods.Method`."""
     network = online.make(config, axis_name, predictor=True)
     target = ema.make(config, axis_name, total_steps=total_steps)
+    init, forward = ema.of_both_views(network, target)
     temperature = config.method.temperature
-
-    def init(key, views):
-        params, state = network.init(key, views)
-        return params, target.init(params, state)
-
-    def forward(params, state, views):
-        outputs, state = network.forward(params, state, views)
-        targets, state = target.forward(state, views)
-        names = "anchor_target_projection", "target_projection"
-        return outputs | dict(zip(names, targets, strict=True)), state
 
     def direction(predictions, keys):
         return contrast.info_nce(predictions, keys, temperature=temperature, axis_name=axis_name)

@@ -14,7 +14,8 @@ from iecl_jax.tables.results import different
 Document = Mapping[str, Any]
 NOT_COMPARABLE = (
     "The published numbers are of other images, networks and lengths of training: they cannot be "
-    "compared with what was measured at this scale."
+    "compared with what was measured at this scale. Nor does that rank the methods, whose recipes "
+    "are made for hundreds of epochs."
 )
 TIMED = (
     "the training step with its augmentation, on one batch of random images; no input pipeline, no "

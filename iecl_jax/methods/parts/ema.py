@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from iecl_jax.checks import SHARE
-from iecl_jax.methods.parts.online import Network, apply_views
+from iecl_jax.methods.parts.online import Network, Online, apply_views
 from iecl_jax.models import build
 
 SCHEDULES = ("constant", "cosine")
@@ -59,6 +59,28 @@ def make(config: ml_collections.ConfigDict, axis_name: str | None, *, total_step
         return state | {"momentum": state["momentum"] | {"params": averaged}}
 
     return Momentum(init, forward, post_update, schedule)
+
+
+def of_both_views(
+    online: Online, momentum: Momentum
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """(init, forward) of a method whose two networks both see both views (BYOL, MoCo-v3).
+
+    The outputs are those of `Online.forward`, and of the momentum network target_projection of the
+    query and anchor_target_projection [b, d].
+    """
+
+    def init(key, views):
+        params, state = online.init(key, views)
+        return params, momentum.init(params, state)
+
+    def forward(params, state, views):
+        outputs, state = online.forward(params, state, views)
+        targets, state = momentum.forward(state, views)
+        names = ("anchor_target_projection", "target_projection")
+        return outputs | dict(zip(names, targets, strict=True)), state
+
+    return init, forward
 
 
 def coefficient(

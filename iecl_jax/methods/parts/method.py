@@ -27,7 +27,7 @@ class Method(NamedTuple):
       init: (key, views) -> (params, method_state); runs outside the pmapped step.
       forward: (params, method_state, views) -> (outputs, method_state); training mode. `outputs`
         maps names to float32 arrays. Everywhere known are
-          features [b, F]: the encoder's of the anchor, for the online linear probe;
+          features [b, F]: the encoder's of a view without SAIB, for the online linear probe;
           projection [b, d]: the online network's of the anchor;
           query_projection [b, d]: the online network's of the query; may be left out where the
             weights of KL and entropy are 0;

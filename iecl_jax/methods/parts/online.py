@@ -37,8 +37,9 @@ class Online(NamedTuple):
       init: (key, views) -> ({"online": parameters}, {"online": statistics}).
       forward: (params, state, views) -> (outputs, state): training mode, the anchor and, if it is
         there, the query as one batch, each with BN statistics of its own. Outputs "features" [b, F]
-        of the anchor; "projection" [b, d] of the anchor and "query_projection" of the query;
-        with a predictor likewise "prediction" and "query_prediction".
+        of the anchor, or of the query where SAIB transforms the anchor alone; "projection" [b, d]
+        of the anchor and "query_projection" of the query; with a predictor likewise "prediction"
+        and "query_prediction".
       encode, embed: see `methods.Method`.
     """
 
@@ -59,6 +60,9 @@ def make(
         build.predictor(config, axis_name) if predictor else None,
     )
     every_view_moves = config.method.running_stats == "both"
+    # Evaluation encodes images without SAIB, so the view without it leads: it moves the statistics
+    # and gives the online probe its features.
+    saib_on_anchor = config.saib.enabled and config.saib.side == "anchor"
 
     def init(key, views):
         variables = network.init(key, views[0], train=True)
@@ -74,8 +78,10 @@ def make(
         )
 
     def forward(params, state, views):
-        of_views, stats = apply(params, state, views)
+        clean = 1 if saib_on_anchor and len(views) == 2 else 0
+        of_views, stats = apply(params, state, views[::-1] if clean else views)
         outputs = {"features": of_views.pop("pooled")[0]}
+        of_views = {name: values[::-1] for name, values in of_views.items()} if clean else of_views
         for name, values in of_views.items():
             outputs |= dict(zip((name, f"query_{name}"), values, strict=False))
         return outputs, state | {"online": stats}

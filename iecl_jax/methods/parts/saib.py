@@ -28,18 +28,17 @@ def attach(
 
     def apply(params: Any, state: Any, images: jax.Array, *, train: bool):
         images, updated = block.apply(
-            {"params": params["saib"], "batch_stats": state["saib"]},
+            {"params": params["saib"], "batch_stats": state.get("saib", {})},
             images,
             train=train,
             mutable=["batch_stats"],
         )
-        # The expansive variant has no statistics.
+        # The expansive variant has no statistics, and a checkpoint of it no "saib" in its state.
         return images, state | {"saib": updated.get("batch_stats", {})}
 
     def init(key, views):
-        keys = jax.random.split(key)
-        params, state = method.init(keys[0], views)
-        variables = block.init(keys[1], views[1], train=True)
+        params, state = method.init(key, views)  # the same weights as without SAIB
+        variables = block.init(jax.random.fold_in(key, 1), views[1], train=True)
         stats = variables.get("batch_stats", {})
         return params | {"saib": variables["params"]}, state | {"saib": stats}
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from configs import imagenet_r50, jacobian, knn, linear_probe
-from iecl_jax import evaluate, evaluate_jacobian, train
+from iecl_jax import evaluate, evaluate_jacobian, experiment, train
 from iecl_jax.figures import events
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's and TFDS's own

@@ -1,5 +1,7 @@
 """What every method must do, with SAIB and without; the files that enrol them import all of it.
 
+The bfloat16 steps, twenty compilations more, are slow tests: `pytest -m slow tests/test_conf*.py`.
+
 A module that does `from conformance import *` gives a module fixture `case`: a Case of each method.
 """
 
@@ -130,10 +132,7 @@ def make_case(config: Any, *, steps: int = STEPS) -> Case:
 
 
 def cases(saib: bool):
-    """A module fixture that is a Case of every method in turn, one of them in a folder of its own.
-
-    Compiled without most optimizations, which cost more than they save here.
-    """
+    """A module fixture that is a Case of every method in turn, one of them in a folder of its own."""
 
     @pytest.fixture(scope="module", params=[*methods.NAMES, "a file"])
     def case(request, tmp_path_factory):
@@ -144,9 +143,7 @@ def cases(saib: bool):
             name = str(path)
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(ARCHITECTURES, "tiny", ((1,), False))
-            jax.config.update("jax_disable_most_optimizations", True)
             yield make_case(tiny_config(name, saib=saib))
-            jax.config.update("jax_disable_most_optimizations", False)
 
     return case
 
@@ -237,6 +234,7 @@ def test_a_restored_checkpoint_goes_on_bit_for_bit(case, tmp_path):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.mark.slow
 def test_a_bfloat16_step_stays_finite(case):
     config = tiny_config(
         case.config.method.name, saib=case.config.saib.enabled, **{"train.precision": "bfloat16"}

@@ -187,6 +187,15 @@ def test_a_query_pass_is_made_where_a_term_needs_it(weight):
     assert "query_projection" in outputs
 
 
+def test_the_view_without_saib_gives_running_statistics_and_probe_features():
+    views, params, state = _inputs(saib__side="anchor")
+    outputs, new = _forward(saib__side="anchor")(params, state, views)
+    clean, expected = _plain_forward()(*_without_saib(params, state), views[::-1])
+    _assert_close(new["online"], expected["online"])
+    _assert_close(outputs["features"], clean["features"])
+    _assert_close(outputs["query_projection"], clean["projection"])
+
+
 # ---------------------------------------------------------------- devices and queue
 
 

@@ -132,7 +132,7 @@ def make_case(config: Any, *, steps: int = STEPS) -> Case:
 
 
 def cases(saib: bool):
-    """A module fixture that is a Case of every method in turn, one of them in a folder of its own."""
+    """A module fixture: a Case of every method in turn, one of them in a folder of its own."""
 
     @pytest.fixture(scope="module", params=[*methods.NAMES, "a file"])
     def case(request, tmp_path_factory):

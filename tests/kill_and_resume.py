@@ -34,7 +34,8 @@ def command(workdir: pathlib.Path, steps: int) -> list[str]:
 
 
 def start(workdir: pathlib.Path, steps: int) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    # The tests compile without optimizations, which so many steps would not pay for.
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
     environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(workdir.parent / "compiled"))
     workdir.parent.mkdir(exist_ok=True)
     with (workdir.parent / "log.txt").open("a") as log:

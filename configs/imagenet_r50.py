@@ -38,6 +38,9 @@ def get_config(arg: str = "100") -> ml_collections.ConfigDict:
     train.num_epochs = int(variant)
     train.num_steps = 0  # wins over num_epochs when set
     train.precision = "float32"  # float32 | bfloat16 | float16 (with dynamic loss scaling)
+    # Steps in one call of the device, at most: a call ends where something is logged, evaluated,
+    # measured or saved. More than 1 helps where a step takes a few milliseconds.
+    train.steps_per_call = 1
     train.log_every_steps = 100
 
     config.method = method = ml_collections.ConfigDict()  # its keys are those of the method
@@ -58,6 +61,7 @@ def get_config(arg: str = "100") -> ml_collections.ConfigDict:
     encoder.feature_dim = 0  # 256 puts a linear layer after pooling; 0 = native width
     encoder.spectral_norm = True  # every convolution is divided by its largest singular value
     encoder.bn_group = 0  # images that share BN statistics; 0 = the global batch
+    encoder.remat = False  # True: less memory, a third more work (blocks are computed twice)
     encoder.zero_init_residual = False  # start each residual branch's last BN scale at 0
 
     config.projector = projector = ml_collections.ConfigDict()

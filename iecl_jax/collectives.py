@@ -1,24 +1,54 @@
-"""Collectives over the devices of a pmapped step; with `axis_name=None` each is the identity."""
+"""Collectives over the devices of a pmapped step.
+
+With `axis_name=None`, and on an axis of one device, each is the identity and is not in the program.
+"""
+
+import itertools
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 
 
-def gather(x: jax.Array, axis_name: str | None) -> jax.Array:
-    """Concatenates the leading axis over devices in global order: [b, ...] -> [B, ...].
+def gather(tree, axis_name: str | None):
+    """Concatenates every leaf's leading axis over devices in global order: [b, ...] -> [B, ...].
 
-    Differentiable: with every device computing the same loss of the gathered array, the mean over
-    devices of the parameter gradients is the gradient of that loss.
+    A tree, of one dtype, travels as one array. Differentiable: with every device computing the same
+    loss of the gathered arrays, the mean over devices of the parameter gradients is the gradient of
+    that loss.
     """
-    return x if axis_name is None else jax.lax.all_gather(x, axis_name, tiled=True)
+    if _alone(axis_name):
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    rows = [leaf.reshape(len(leaf), -1) for leaf in leaves]
+    sent = rows[0] if len(rows) == 1 else jnp.concatenate(rows, axis=1)
+    gathered = jax.lax.all_gather(sent, axis_name, tiled=True)
+    ends = list(itertools.accumulate(row.shape[1] for row in rows))
+    parts = jnp.split(gathered, ends[:-1], axis=1)
+    shaped = [part.reshape(-1, *leaf.shape[1:]) for part, leaf in zip(parts, leaves, strict=True)]
+    return jax.tree.unflatten(structure, shaped)
 
 
-def mean(tree, axis_name: str | None):
-    """Mean over devices of every leaf."""
-    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+def mean(tree, axis_name: str | None, *, devices: int = 0):
+    """Mean of every leaf over all devices, or over each `devices` consecutive ones (0 = all).
+
+    A tree, of one dtype, travels as one array, so that it costs one all-reduce: sent leaf by leaf,
+    how many there are is up to the backend's combiner.
+    """
+    if _alone(axis_name) or devices == 1:
+        return tree
+    total = jax.lax.axis_size(axis_name)
+    groups = [list(range(i, i + devices)) for i in range(0, total, devices)] if devices else None
+    flat, restore = jax.flatten_util.ravel_pytree(tree)
+    sums = restore(jax.lax.psum(flat, axis_name, axis_index_groups=groups))
+    return jax.tree.map(lambda leaf: leaf / (devices or total), sums)
 
 
 def places(batch_size: int, axis_name: str | None) -> jax.Array:
     """Places in the global batch of this device's `batch_size` images: int32 [b]."""
     local = jnp.arange(batch_size)
     return local if axis_name is None else local + batch_size * jax.lax.axis_index(axis_name)
+
+
+def _alone(axis_name: str | None) -> bool:
+    return axis_name is None or jax.lax.axis_size(axis_name) == 1

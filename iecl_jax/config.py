@@ -21,6 +21,7 @@ SEED = Rule(lambda seed: 0 <= seed < 2**32, "from 0 to 2**32 - 1")
 ABOVE_ZERO = (
     "train.batch_size",
     "train.log_every_steps",
+    "train.steps_per_call",
     "encoder.width",
     "projector.num_layers",
     "projector.hidden_dim",

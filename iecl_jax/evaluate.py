@@ -186,7 +186,10 @@ def _stream_probe(config, pretrain, method, weights, encoder, run_dir):
     def step(probe, weights, batch):
         places = collectives.places(len(batch["label"]), AXIS)
         key = jax.random.key(config.seed)
-        views = make_views(augment.image_keys(key, probe.step, places), batch["image"])
+        images = batch["image"]
+        if images.ndim == 5:  # The host cuts one crop: it stands for that of the query too.
+            images = jnp.concatenate([images, images], axis=1)
+        views = make_views(augment.image_keys(key, probe.step, places), images)
         features = method.encode(*weights, views[0])["pooled"]
         features = linear_probe.normalize_features(features, config.probe.feature_norm)
         return linear_probe.probe_step(probe, features, batch["label"], tx=tx, axis_name=AXIS)
@@ -200,6 +203,7 @@ def _stream_probe(config, pretrain, method, weights, encoder, run_dir):
     probe = linear_probe.init_probe(
         jax.random.key(config.seed), feature_dim, encoder.num_classes, tx
     )
+    probe = replicate(probe)  # Where the step leaves it; `pmap` may then reuse its memory.
     # A probe belongs to one encoder: that of another checkpoint starts anew beside it.
     probe_dir = Path(run_dir) / f"probe-{digest(weights)[:12]}"
     checkpointer = Checkpointer(probe_dir, keep=1, keep_best=0, config=config)
@@ -210,10 +214,13 @@ def _stream_probe(config, pretrain, method, weights, encoder, run_dir):
         logging.info("Resuming the probe from step %d of %d.", first_step, total_steps)
     writer = summaries.create_writer(run_dir)
     weights, train = replicate(weights), encoder.splits["train"]
-    with data.TrainBatches(stream, train, start=position) as batches, Preemption() as preemption:
+    with (
+        data.TrainBatches(stream, train, start=position, num_views=1) as batches,
+        Preemption() as preemption,
+    ):
         for number in range(first_step + 1, total_steps + 1):
             probe, loss = p_step(probe, weights, next(batches))
-            stop = preemption.requested
+            stop = preemption.due()
             if stop or number % steps_per_epoch == 0:
                 if not np.isfinite(loss):
                     raise FloatingPointError(

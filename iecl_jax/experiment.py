@@ -1,10 +1,11 @@
 """A config made into the functions that training is made of."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -23,6 +24,9 @@ class Experiment(NamedTuple):
       pure_step: (state, batch of one device, seed uint32) -> (state, metrics), under an axis named
         AXIS. The seed is an argument so that runs of other seeds share a compilation cache.
       step: it pmapped, (state, batch [D, b, ...]) -> (state, metrics); donates the state.
+      steps: as many steps as there are batches, from 1 to `config.train.steps_per_call`, in one
+        call of the devices: (state, batches) -> (state, metrics [steps_per_call], where rows past
+        the number of batches are zero). Compiled once, whatever that number.
       views: (step, batch of one device) -> views [2, b, S, S, 3], as the step makes them.
       create_state: () -> the initial TrainState of `config.seed`.
     """
@@ -30,6 +34,7 @@ class Experiment(NamedTuple):
     method: Method
     pure_step: Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
     step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
+    steps: Callable[[TrainState, Sequence[Any]], tuple[TrainState, dict[str, jax.Array]]]
     views: Callable[[int, Any], jax.Array]
     create_state: Callable[[], TrainState]
 
@@ -58,21 +63,40 @@ def build(
             schedules={"learning_rate": schedule, **method.schedules},
         )
 
+    def pure_steps(state, batches, count, seed):
+        if len(batches) == 1:
+            state, metrics = pure_step(state, batches[0], seed)
+            return state, jax.tree.map(lambda x: x[None], metrics)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
+        batch_at = lambda i: jax.tree.map(lambda leaf: leaf[i], stacked)  # noqa: E731
+        _, shapes = jax.eval_shape(pure_step, state, batch_at(0), seed)
+        rows = jax.tree.map(lambda x: jnp.zeros((len(batches), *x.shape), x.dtype), shapes)
+
+        def body(i, carry):
+            state, rows = carry
+            state, metrics = pure_step(state, batch_at(i), seed)
+            return state, jax.tree.map(lambda row, x: row.at[i].set(x), rows, metrics)
+
+        return jax.lax.fori_loop(0, count, body, (state, rows))
+
     # Replicas are equal, so the state goes in and comes out as one tree, without a device axis.
-    pmapped = jax.pmap(
-        pure_step, axis_name=AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0
-    )
+    pmap = functools.partial(jax.pmap, axis_name=AXIS, out_axes=(None, None), donate_argnums=0)
+    pmapped = pmap(pure_step, in_axes=(None, 0, None))
+    pmapped_steps = pmap(pure_steps, in_axes=(None, 0, None, None))
+    per_call = config.train.steps_per_call
+
+    def steps(state, batches):
+        padded = [*batches, *[batches[-1]] * (per_call - len(batches))]
+        return pmapped_steps(state, padded, np.int32(len(batches)), seed)
 
     @jax.jit
     def views(seed, step, batch):
-        keys = augment.image_keys(
-            augment.run_key(seed), step, jax.numpy.arange(len(batch["label"]))
-        )
+        keys = augment.image_keys(augment.run_key(seed), step, jnp.arange(len(batch["label"])))
         return make_views(keys, batch["image"])
 
     size = config.data.image_size
     images = config.saib.group_size if config.saib.enabled else 2
-    replicated = NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec())
+    replicated = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec())
 
     def create_state():
         state = train_state.create(
@@ -90,6 +114,7 @@ def build(
         method,
         pure_step,
         lambda state, batch: pmapped(state, batch, seed),
+        steps,
         functools.partial(views, seed),
         create_state,
     )

@@ -8,6 +8,8 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from iecl_jax import distributed, runtime
+
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else TensorFlow greets with a page of text
 std_logging.getLogger("jax").setLevel(std_logging.WARNING)
 
@@ -16,6 +18,17 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default ru
 _ALLOW_CHANGE = flags.DEFINE_bool(
     "allow_config_change", False, "Go on in a workdir that was begun with another config."
 )
+_CLUSTER = flags.DEFINE_enum(
+    "cluster",
+    "auto",
+    distributed.CLUSTERS,
+    "What started several processes of this run; auto sees SLURM and Open MPI, none is alone.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT of process 0, for processes started in another way."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
 
 
 def default_workdir(config_flag: str) -> str:
@@ -28,6 +41,13 @@ def main(argv: list[str]) -> None:
     """Runs the job of the config that the flags name."""
     if len(argv) > 1:
         raise ValueError(f"argument {argv[1]!r} is not a flag: flags look like --config=FILE.")
+    runtime.configure()
+    distributed.start(
+        cluster=_CLUSTER.value,
+        coordinator_address=_COORDINATOR.value,
+        num_processes=_NUM_PROCESSES.value,
+        process_id=_PROCESS_ID.value,
+    )
     # Imported after the flags were parsed, so that a mistake there is told at once.
     from iecl_jax import evaluate, evaluate_jacobian, train
 
@@ -73,11 +93,12 @@ def run(argv: list[str]) -> None:
     """`main`, with a user's mistake told in one sentence and exit code 1."""
     if flags.FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.INFO)
-    try:
-        main(argv)
-    except (ValueError, FloatingPointError) as error:
-        logging.debug("traceback", exc_info=True)
-        sys.exit(f"error: {error}")
+    with distributed.ending_the_others():
+        try:
+            main(argv)
+        except (ValueError, FloatingPointError) as error:
+            logging.debug("traceback", exc_info=True)
+            sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

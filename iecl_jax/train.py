@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from absl import logging
 from clu import metric_writers, periodic_actions
 
 from iecl_jax import config as config_lib
-from iecl_jax import data, summaries, workdir
+from iecl_jax import data, distributed, summaries, workdir
 from iecl_jax.checkpoint import Checkpointer
 from iecl_jax.diagnostics import CollapseError, Diagnostics, Measured
 from iecl_jax.experiment import build
@@ -73,9 +74,9 @@ def pretrain(
                 "asked for: use another --workdir, or train longer."
             )
     finished = workdir.read_results(run_dir)
-    if first_step == total_steps and finished is not None:
+    if first_step == total_steps and distributed.agreed(finished is not None):
         logging.info("This run is finished; nothing is left to do.")
-        return finished
+        return finished or {}
     writer = summaries.create_writer(run_dir)
     log = MetricLog(writer, steps_per_epoch, config.train.batch_size)
     progress = periodic_actions.ReportProgress(
@@ -91,13 +92,19 @@ def pretrain(
     diagnosis: dict[str, float] = {}
 
     with data.TrainBatches(config, split, start=position) as batches, Preemption() as preemption:
-        for step in range(first_step + 1, total_steps + 1):
-            state, metrics = experiment.step(state, next(batches))
-            log.add(step, metrics)
+        for taken in calls(
+            first_step,
+            total_steps,
+            most=config.train.steps_per_call,
+            intervals=[log_steps, every_eval, every_diagnosis, save_steps],
+        ):
+            state, metrics = experiment.steps(state, [next(batches) for _ in taken])
+            log.add(taken, metrics)
+            step = taken[-1]
             progress(step)
             last = step == total_steps
             due_eval = last or (every_eval > 0 and step % every_eval == 0)
-            stop = preemption.requested
+            stop = preemption.due()
             due_diagnosis = diagnose is not None and not stop and step % every_diagnosis == 0
             due_diagnosis |= diagnose is not None and due_eval
             due_save = last or stop or step % save_steps == 0
@@ -114,6 +121,8 @@ def pretrain(
                     logging.warning("step %d: %s", step, alarm)
                 if last or not config.diagnostics.stop_on_collapse:
                     alarms = []
+                elif distributed.agreed(bool(alarms)) != bool(alarms):
+                    alarms = [] if alarms else ["Process 0 measured a collapse."]
                 due_save |= bool(alarms)
                 log.restart_clock()
             if due_eval:
@@ -165,6 +174,20 @@ def pretrain(
     return results
 
 
+def calls(first: int, total: int, *, most: int, intervals: Sequence[int]) -> Iterator[range]:
+    """The steps after `first` up to `total`, as the ranges that go to the device in one call.
+
+    A call takes `most` steps, or fewer if a multiple of one of the `intervals` comes before (0 is
+    none) or the training ends.
+    """
+    step = first
+    while step < total:
+        until = [every - step % every for every in intervals if every]
+        count = min([most, total - step, *until])
+        yield range(step + 1, step + count + 1)
+        step += count
+
+
 def write_diagnosis(
     writer: metric_writers.MetricWriter, step: int, measured: Measured, *, with_layers: bool
 ) -> None:
@@ -190,16 +213,19 @@ class MetricLog:
     def __init__(self, writer: metric_writers.MetricWriter, steps_per_epoch: int, batch_size: int):
         self._writer, self._steps_per_epoch = writer, steps_per_epoch
         self._batch_size = batch_size
-        self._pending: list[tuple[int, dict[str, jax.Array]]] = []
+        self._pending: list[tuple[range, dict[str, jax.Array]]] = []
         self._clock, self._timed_steps = 0.0, 0
         self._compiled = False
         self.last: dict[str, float] = {}
         self.images_per_second = 0.0
 
-    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes a step's metrics without waiting for the device, but for the very first."""
-        self._pending.append((step, metrics))
-        self._timed_steps += 1
+    def add(self, steps: range, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics [len(steps) or more] of a call of `Experiment.steps`.
+
+        Does not wait for the device, but for the very first.
+        """
+        self._pending.append((steps, metrics))
+        self._timed_steps += len(steps)
         if not self._compiled:  # the first step's compilation is left out of the speed
             jax.block_until_ready(metrics)
             self._compiled = True
@@ -215,8 +241,13 @@ class MetricLog:
         Raises:
           FloatingPointError: a metric is not finite; names the step, the term and the checkpoint.
         """
-        steps = [step for step, _ in self._pending]
-        rows = jax.device_get([metrics for _, metrics in self._pending])
+        steps = [step for taken, _ in self._pending for step in taken]
+        fetched = jax.device_get([metrics for _, metrics in self._pending])
+        rows = [
+            {name: values[i] for name, values in metrics.items()}
+            for (taken, _), metrics in zip(self._pending, fetched, strict=True)
+            for i in range(len(taken))
+        ]
         self._pending.clear()
         for step, row in zip(steps, rows, strict=True):
             check_finite(step, row, newest_checkpoint)

@@ -36,8 +36,8 @@ def prepare(
 
     `provenance.json` is a list of starts, oldest first, each with "time" (UTC, ISO 8601),
     "command", "git" ({"revision", "dirty"} of the repository that tracks this package, or null),
-    "python", "versions", "device", and "config_changes" (["key: old -> new", ...] of a replaced
-    config).
+    "python", "versions", "device", "num_processes", and "config_changes" (["key: old -> new", ...]
+    of a replaced config).
 
     Args:
       workdir: the directory; made if absent, parents too.
@@ -71,6 +71,7 @@ def prepare(
             "python": platform.python_version(),
             "versions": versions(),
             "device": device_description(),
+            "num_processes": jax.process_count(),
             "config_changes": changes,
         }
     )

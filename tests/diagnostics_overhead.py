@@ -12,8 +12,9 @@ import time
 
 import jax
 
-from iecl_jax import benchmark, data
 from iecl_jax import config as config_lib
+from iecl_jax import data
+from iecl_jax.benchmark import parts, timing
 from iecl_jax.diagnostics import Diagnostics
 
 
@@ -22,7 +23,7 @@ def measure(config, *, rounds: int, steps: int) -> list[tuple[float, float]]:
     config.data.update({"name": "generated", "cache": "host"})
     split = data.open_split(config.data, "pretrain")
     config.diagnostics.num_images = min(config.diagnostics.num_images, len(split))
-    timed = benchmark.TimedStep(config)
+    timed = parts.TimedStep(config)
     diagnose = Diagnostics(config, split)
 
     def seconds_to_diagnose():
@@ -31,8 +32,8 @@ def measure(config, *, rounds: int, steps: int) -> list[tuple[float, float]]:
         return time.perf_counter() - begun
 
     seconds_to_diagnose()  # compiles
-    contestants = [lambda: timed.milliseconds(steps) / 1e3, seconds_to_diagnose]
-    return list(zip(*benchmark.alternate(contestants, rounds), strict=True))
+    contestants = [lambda: statistics.mean(timed.durations(steps)) / 1e3, seconds_to_diagnose]
+    return list(zip(*timing.alternate(contestants, rounds), strict=True))
 
 
 def main() -> None:

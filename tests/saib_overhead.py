@@ -25,8 +25,9 @@ import sys
 import jax
 import ml_collections
 
-from iecl_jax import benchmark, workdir
 from iecl_jax import config as config_lib
+from iecl_jax import workdir
+from iecl_jax.benchmark import parts, timing
 
 PEER_METHODS = {
     "ie_cl": "iecl",
@@ -97,13 +98,18 @@ def run_peer(command: list[str]) -> dict:
     return json.loads(result.stdout)
 
 
+def median_step(step: parts.TimedStep, steps: int) -> float:
+    """Milliseconds, as the peer gives them."""
+    return statistics.median(step.durations(steps))
+
+
 def row(method: str, times: list[list[float]]) -> str:
     """A line of the table; `times` are [ours without, with, peer's without, with][round], ms."""
     cells = [method]
     for without, with_saib in (times[:2], times[2:]):
-        overheads = [100 * (ratio - 1) for ratio in benchmark.ratios(with_saib, without)]
+        overheads = [100 * (ratio - 1) for ratio in timing.ratios(with_saib, without)]
         cells += [f"{statistics.median(side):.1f}" for side in (without, with_saib)]
-        cells.append(benchmark.spread(overheads, "{:+.1f}"))
+        cells.append(timing.spread(timing.extent(overheads), "{:+.1f}"))
     return f"| {' | '.join(cells)} |"
 
 
@@ -131,15 +137,15 @@ def main() -> None:
         command = [args.peer_python, args.peer, *peer_flags(configs[1], method)]
         command += [f"--steps={args.steps}", "--warmup=1", *shlex.split(args.peer_flags)]
         commands.append(shlex.join(command))
-        ours = [benchmark.TimedStep(config) for config in configs]
+        ours = [parts.TimedStep(config) for config in configs]
 
         def time_peer(flag, command=command):
             seen.update(run_peer([*command, flag]))
             return seen["ms_per_step"]
 
-        contestants = [functools.partial(step.milliseconds, args.steps) for step in ours]
+        contestants = [functools.partial(median_step, step, args.steps) for step in ours]
         contestants += [functools.partial(time_peer, flag) for flag in ("--no-saib", "--saib")]
-        rows.append(row(method, benchmark.alternate(contestants, args.rounds)))
+        rows.append(row(method, timing.alternate(contestants, args.rounds)))
         print(rows[-1], file=sys.stderr, flush=True)
         jax.clear_caches()
 

@@ -1,36 +1,74 @@
-"""The benchmark: whose turn it is, its arithmetic, its files and overrides, and one real run."""
+"""The benchmark: its clock, arithmetic, files and mistakes, and real runs of tiny configs."""
 
 import json
+import math
 import pathlib
+import statistics
 import subprocess
 import sys
-import types
 
 import jax
-import ml_collections
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import saib_overhead
 from test_structure import WITHOUT_TENSORFLOW
 
-from iecl_jax import benchmark
 from iecl_jax import config as config_lib
+from iecl_jax import data
+from iecl_jax.benchmark import __main__ as command
+from iecl_jax.benchmark import flops, images, parts, program, report, roofline, timing
+from iecl_jax.models.resnet import ResNet
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = f"{ROOT / 'configs' / 'resnet18.py'}:cifar10,smoke"
+TINY = CONFIG.replace("smoke", "simclr,smoke")
+TINY_OVERRIDES = ["--config.encoder.width=4", "--config.data.image_size=16"]
 TIMES = [[100.0, 200.0, 110.0], [120.0, 180.0, 121.0]]
+ROUNDS = [[[90.0, 100.0, 110.0], [200.0], [110.0]], [[120.0], [170.0, 190.0], [121.0]]]
 
 
-def summarized(times=TIMES):
-    config = ml_collections.ConfigDict({"train": {"batch_size": 64}, "data": {"image_size": 32}})
-    timed = [types.SimpleNamespace(config=config, compile_seconds=7.5) for _ in times]
-    names = [f"f.py:{i}" for i in range(len(times))]
-    return benchmark.summarize(timed, names, times, steps=3, overrides=["--config.seed=1"])
+def speeds(part="step"):
+    """Records of two configs, as if the rounds of TIMES had been measured."""
+    records = [
+        {"config": f"f.py:{i}", "batch_size": 64} | report.speed(part, times, 64)
+        for i, times in enumerate(ROUNDS)
+    ]
+    if part == "step":
+        report.compare(records)
+    return records
 
 
 def get(config, key):
     for part in key.split("."):
         config = config[part]
     return config
+
+
+def tiny(*overrides):
+    return config_lib.load(TINY, [*TINY_OVERRIDES, *overrides])
+
+
+def conv_multiplications(side, stride, kernel, in_features, features):
+    """(padding counted as pixels, padding left out) of a square convolution as ResNets have it."""
+    pad, out = (kernel - 1) // 2, -(-side // stride)
+    inside = sum(0 <= stride * i + k - pad < side for i in range(out) for k in range(kernel))
+    return (out * kernel) ** 2 * in_features * features, inside**2 * in_features * features
+
+
+def resnet18_multiplications(side, width=64):
+    """(with padding, without) an image of ResNet-18 with the CIFAR stem, layer by layer."""
+    layers = [conv_multiplications(side, 1, 3, 3, width)]
+    for stage in range(4):
+        out = width * 2**stage
+        into = out if stage == 0 else out // 2
+        stride = 1 if stage == 0 else 2
+        layers.append(conv_multiplications(side, stride, 3, into, out))
+        if stage:
+            layers.append(conv_multiplications(side, stride, 1, into, out))
+        side //= stride
+        layers += [conv_multiplications(side, 1, 3, out, out)] * 3
+    return [sum(each) for each in zip(*layers)]
 
 
 def test_every_other_round_goes_backwards():
@@ -43,49 +81,103 @@ def test_every_other_round_goes_backwards():
 
         return take_turn
 
-    results = benchmark.alternate([contestant(name) for name in "ABC"], rounds=3)
+    results = timing.alternate([contestant(name) for name in "ABC"], rounds=3)
     assert "".join(turns) == "ABCCBAABC"
     assert results == [[1, 6, 7], [2, 5, 8], [3, 4, 9]]
 
 
+def test_a_call_is_timed_to_its_end_while_the_next_one_runs(monkeypatch):
+    """A device that takes 100 ms a call, a host that takes 30 ms to start one."""
+    now, free, events = 0.0, 0.0, []
+
+    def start():
+        nonlocal now, free
+        now += 0.030
+        free = max(free, now) + 0.100
+        events.append("start")
+        return free
+
+    def finish(end):
+        nonlocal now
+        now = max(now, end)
+        events.append("finish")
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
+    assert timing.durations(start, finish, 3) == pytest.approx([100.0] * 3)
+    assert events == ["start", *["start", "finish"] * 3, "finish"]
+
+
 def test_ratios_are_of_times_of_the_same_round():
     """So their median is not the ratio of the medians, which would be 121 / 110 here."""
-    first, second = summarized()
+    first, second = speeds()
+    assert [first["step_ms"], second["step_ms"]] == TIMES
     assert first["ratio_to_first"] == [1.0, 1.0, 1.0]
     assert second["ratio_to_first"] == pytest.approx([1.2, 0.9, 1.1])
     assert second["ratio_to_first_median"] == pytest.approx(1.1)
-    assert summarized([[10.0, 20.0], [20.0, 20.0]])[1]["ratio_to_first_median"] == 1.5
 
 
-def test_speeds_are_at_the_median():
-    first, second = summarized()
-    assert (first["step_ms_median"], second["step_ms_median"]) == (110.0, 121.0)
+def test_median_and_percentile_are_of_all_batches():
+    values = np.random.default_rng(0).lognormal(3, 1, 60)
+    record = report.speed("augment", np.split(values, 6), 64)
+    assert record["augment_ms_median"] == pytest.approx(statistics.median(values))
+    ninth = statistics.quantiles(values, n=10, method="inclusive")[8]
+    assert record["augment_ms_p90"] == pytest.approx(ninth)
+    assert record["augment_calls"] == 60
+
+
+def test_what_comes_in_bursts_has_the_speed_of_the_whole_time():
+    first, second = speeds()
+    assert (first["step_ms_median"], first["step_calls"]) == (110.0, 5)
     assert first["images_per_second"] == pytest.approx(64 / 0.110)
-    assert (first["rounds"], first["steps"], first["compile_seconds"]) == (3, 3, 7.5)
+    assert second["images_per_second"] == pytest.approx(64 / 0.1455)
+    loop = speeds("loop")[0]
+    assert loop["loop_images_per_second"] == pytest.approx(5 * 64 / 0.610)
+    assert "images_per_second" not in loop
 
 
-def test_the_table_shows_medians_and_ranges():
-    lines = benchmark.format_table(summarized()).splitlines()
-    assert lines[0] == "| config | batch | ms a step | images/s | ratio to the first |"
-    assert lines[2] == "| f.py:0 | 64 | 110.0 (100.0 to 200.0) | 581.8 |  |"
-    assert lines[3] == ("| f.py:1 | 64 | 121.0 (120.0 to 180.0) | 528.9 | 1.100 (0.900 to 1.200) |")
+def test_the_table_shows_medians_and_the_range_of_the_ratios():
+    records = [left | right for left, right in zip(speeds(), speeds("loop"), strict=True)]
+    lines = report.format_speeds(records).splitlines()
+    assert lines[0] == (
+        "| config | part | batch | median ms | p90 ms | calls | images/s | ratio to the first |"
+    )
+    assert lines[2] == "| f.py:0 | step | 64 | 110.00 | 164.00 | 5 | 581.8 |  |"
+    assert lines[4].startswith("| f.py:1 | step | 64 | 145.50 | 184.00 | 4 | 439.9 | 1.100 (0.900")
+    assert lines[5] == "| f.py:1 | loop | 64 | 145.50 | 184.00 | 4 | 426.0 |  |"
     assert len({line.count("|") for line in lines}) == 1
+    assert "ratio" not in report.format_speeds(records[:1])
+    assert report.format_speeds([{"config": "f.py"}]) == ""
+
+
+def test_facts_are_rows_and_what_no_config_has_is_left_out():
+    records = [{"config": "a", "mfu_conv": 0.25}, {"config": "b", "flops_per_image": 7.09e9}]
+    assert report.format_facts(records).splitlines() == [
+        "|  | a | b |",
+        "|---|---:|---:|",
+        "| GFLOP an image by XLA |  | 7.090 |",
+        "| utilisation by the convolutions | 0.250 |  |",
+    ]
+
+
+def test_utilisation_is_of_the_products():
+    found = report.utilisation(
+        {
+            "images_per_second": 100.0,
+            "product_flops_per_image": 5e9,
+            "matmul_gflops": 2000.0,
+            "conv_gflops": 1000.0,
+        }
+    )
+    assert found == {"step_gflops": 500.0, "mfu_matmul": 0.25, "mfu_conv": 0.5}
 
 
 def test_json_is_an_object_for_one_config_and_a_list_for_several(tmp_path):
     path = tmp_path / "new" / "times.json"
-    benchmark.write_json(path, summarized(TIMES[:1]))
-    single = json.loads(path.read_text())
-    benchmark.write_json(path, summarized())
-    several = json.loads(path.read_text())
-    assert [entry["config"] for entry in several] == ["f.py:0", "f.py:1"]
-    assert set(single) == set(several[0]) == set(several[1])
-    names = "config overrides batch_size image_size num_devices compile_seconds step_ms_median"
-    names += " step_ms images_per_second ratio_to_first_median ratio_to_first rounds steps device"
-    assert set(single) == {*names.split(), "versions", "git"}
-    assert single["step_ms"] == TIMES[0]
-    assert single["overrides"] == ["--config.seed=1"]
-    assert single["versions"]["jax"] == jax.__version__
+    records = speeds()
+    report.write_json(path, records[:1])
+    assert json.loads(path.read_text()) == records[0]
+    report.write_json(path, records)
+    assert [entry["config"] for entry in json.loads(path.read_text())] == ["f.py:0", "f.py:1"]
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -123,7 +215,7 @@ def test_overrides_keep_the_type_of_their_key(argument, value):
 )
 def test_mistakes_are_one_sentence(name, overrides, sentence):
     with pytest.raises(SystemExit) as caught:
-        benchmark.main([f"--config={name}", "--", *overrides])
+        command.main([f"--config={name}", "--", *overrides])
     message = str(caught.value)
     assert message.startswith(f"error: {sentence}")
     assert "\n" not in message
@@ -138,56 +230,186 @@ def test_mistakes_are_one_sentence(name, overrides, sentence):
 )
 def test_configs_that_cannot_train_are_refused_before_anything_compiles(overrides, sentence):
     with pytest.raises(SystemExit, match=sentence):
-        benchmark.main([f"--config={CONFIG}", "--", *overrides])
+        command.main([f"--config={CONFIG}", "--", *overrides])
 
 
-def test_a_real_run_takes_its_steps_and_compiles_once(tmp_path, monkeypatch, capsys):
-    experiments, timed = [], []
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--only=step,steps"], "--only=steps is unknown: use some of step, augment, input"),
+        (["--only=input", "--trace=there"], "--trace is of the step: add it to --only."),
+        (["--steps=0"], "--rounds=5 and --steps=0 must be at least 1."),
+    ],
+)
+def test_mistakes_in_the_options_are_told(arguments, sentence, capsys):
+    with pytest.raises(SystemExit):
+        command.main([f"--config={CONFIG}", *arguments])
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_flops_of_resnet18_are_those_counted_by_hand():
+    """Products exactly; XLA's within 2 %: without padding, but with additions and BN."""
+    model = ResNet("resnet18", stem="cifar")
+    pictures = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), pictures)
+
+    def pooled(params, stats, x):
+        outputs = model.apply({"params": params, "batch_stats": stats}, x, train=False)
+        return outputs["pooled"].sum()
+
+    arguments = variables["params"], variables["batch_stats"], pictures
+    padded, inside = resnet18_multiplications(32)
+    traced = jax.jit(pooled).trace(*arguments)
+    found = program.arithmetic(traced, traced.lower(), images=2)
+    assert found["product_flops_per_image"] == 2 * padded
+    assert found["flops_per_image"] == pytest.approx(2 * inside, rel=0.02)
+    assert found["flops_per_image"] < 0.9 * found["product_flops_per_image"]
+
+    both = jax.jit(jax.grad(pooled)).trace(*arguments).jaxpr.jaxpr
+    stem, _ = conv_multiplications(32, 1, 3, 3, 64)
+    assert flops.product_flops(both) == 2 * 2 * (3 * padded - stem)  # no gradient by the pixels
+
+
+def test_products_inside_of_other_functions_count():
+    x = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+
+    def repeated(x):
+        return jax.lax.scan(lambda carry, _: (carry @ carry, None), x, None, length=5)[0]
+
+    def either(x):
+        return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x)
+
+    for function, products in ((repeated, 5), (either, 2), (jax.checkpoint(jax.jit(repeated)), 5)):
+        assert flops.product_flops(jax.make_jaxpr(function)(x).jaxpr) == products * 2 * 4**3
+
+
+def test_the_roofline_is_of_the_shapes_of_the_network():
+    config = config_lib.load(str(ROOT / "configs" / "imagenet_r50.py"))
+    stages = [(32, 56, 56, 64), (32, 28, 28, 128), (32, 14, 14, 256), (32, 7, 7, 512)]
+    assert roofline.conv_shapes(config, num_devices=8) == stages
+    assert roofline.conv_shapes(tiny(), num_devices=2)[3] == (8, 2, 2, 32)
+
+
+def test_the_roofline_counts_the_work_of_all_devices(monkeypatch):
+    """Were a call to take a second, a device would do just its FLOPs in it."""
+    monkeypatch.setattr(roofline.timing, "durations", lambda start, finish, count: [1e3] * count)
+    assert roofline.matmul_gflops(8, jnp.bfloat16) == pytest.approx(2 * 2 * 8**3 / 1e9)
+    products = 2 * 3 * 2 * 5 * 4 * 4 * 9 * 6 * 6
+    assert roofline.conv_gflops((5, 4, 4, 6), jnp.float32) == pytest.approx(products / 1e9)
+
+
+@pytest.mark.parametrize("size, shape", [(16, (16, 16, 3)), (112, (2, 112, 112, 3))])
+def test_stand_ins_come_in_the_shapes_that_the_program_is_compiled_for(size, shape, tmp_path):
+    config = tiny(
+        f"--config.data.image_size={size}",
+        "--config.data.name=cifar10",
+        f"--config.data.dir={tmp_path}",
+    )
+    readable, split, note = images.open_images(config)
+    assert note.startswith("generated images stand in for cifar10: Data set cifar10 is not")
+    with data.TrainBatches(readable, split) as batches:
+        batch = next(batches)
+    assert batch["image"].shape == (2, 8, *shape)
+    found = {name: (array.shape, array.dtype) for name, array in batch.items()}
+    expected = program.batch_shapes(readable, 2)
+    assert found == {name: (array.shape, array.dtype) for name, array in expected.items()}
+    assert {name: (x.shape, x.dtype) for name, x in parts.random_batch(config).items()} == found
+
+
+def test_a_data_set_that_is_there_is_read():
+    config, split, note = images.open_images(tiny())
+    assert (config.data.name, split.name, note) == ("generated", "generated", "")
+    assert len(split) == 256
+
+
+def test_a_step_is_compiled_once_and_for_the_places_that_it_leaves_the_state_in(monkeypatch):
+    first, made = [], []
 
     def recording_build(config, **lengths):
-        made = build(config, **lengths)
+        experiment = build(config, **lengths)
 
         def create_state():
-            state = made.create_state()
-            experiments.append(jax.tree.map(lambda leaf: leaf.sharding, state))
+            state = experiment.create_state()
+            first.append(jax.tree.map(lambda leaf: leaf.sharding, state))
             return state
 
-        return made._replace(create_state=create_state)
+        def steps(state, batches):
+            made.append(jax.tree.map(lambda leaf: leaf.sharding, state))
+            return experiment.steps(state, batches)
 
-    class Recorded(benchmark.TimedStep):
-        def __init__(self, config):
-            super().__init__(config)
-            timed.append(self)
+        return experiment._replace(create_state=create_state, steps=steps)
 
-    build = benchmark.build
-    monkeypatch.setattr(benchmark, "build", recording_build)
-    monkeypatch.setattr(benchmark, "TimedStep", Recorded)
-    path = tmp_path / "time.json"
-    config = CONFIG.replace("smoke", "simclr,smoke")
-    overrides = ["--config.encoder.width=4", "--config.data.image_size=16"]
-    benchmark.main(
-        [f"--config={config}", "--rounds=1", "--steps=2", f"--json={path}", "--", *overrides]
+    build = program.build
+    monkeypatch.setattr(program, "build", recording_build)
+    timed = parts.TimedStep(tiny())
+    times = timed.durations(2)
+    assert len(times) == 2
+    assert timed.state.step == 4  # the first, one that leads in, two that are timed
+    assert made == first * 4
+    assert 0 < sum(times) < 1e3 * timed.compile_seconds
+
+
+def test_the_memory_is_that_of_the_state_the_batch_and_what_is_between(tmp_path):
+    path = tmp_path / "memory.json"
+    options = [f"--config={TINY}", "--memory", f"--json={path}", "--", *TINY_OVERRIDES]
+    arrays = len(jax.live_arrays())
+    command.main([*options, "--config.train.precision=float16"])
+    assert len(jax.live_arrays()) == arrays
+    found = json.loads(path.read_text())
+    prepared = program.prepare(tiny(), 2)
+    state = jax.eval_shape(prepared.experiment.create_state)
+    state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    batch_bytes = 8 * (16 * 16 * 3 + 4)
+    arguments = found["memory_argument_bytes"]
+    assert arguments == pytest.approx(state_bytes + batch_bytes + 4, rel=0.01)
+    assert found["memory_aliased_bytes"] == pytest.approx(state_bytes, rel=0.01)
+    views = 2 * 8 * 16 * 16 * 3 * 4
+    assert found["memory_temporary_bytes"] > views
+    sizes = [found[f"memory_{name}_bytes"] for name in ("output", "temporary", "aliased")]
+    assert found["memory_total_bytes"] == arguments + sizes[0] + sizes[1] - sizes[2]
+    assert found["collectives_all_reduce"] > 0
+    assert found["memory_half_bytes"] == found["memory_total_bytes"] - sizes[1] // 2
+    assert found["precision"] == "float16"
+    assert "step_ms_median" not in found
+
+
+def test_everything_is_measured_without_tensorflow(tmp_path):
+    """The data set of the config is missing too; its images are made up and that is said."""
+    path, trace = tmp_path / "all.json", tmp_path / "trace"
+    options = [f"--config={TINY}", "--rounds=2", "--steps=3", f"--json={path}", f"--trace={trace}"]
+    options += ["--", *TINY_OVERRIDES, "--config.data.name=digits", f"--config.data.dir={tmp_path}"]
+    options += ["--config.train.steps_per_call=2"]
+    code = f"""{WITHOUT_TENSORFLOW}
+from iecl_jax.benchmark import __main__, roofline
+roofline.MATRIX_SIDE["cpu"] = 64
+__main__.main({options})
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
-
-    (step,) = timed
-    assert step.state.step == 3
-    # A step is compiled for the places of its arguments: the first state must lie where others do.
-    assert experiments == [jax.tree.map(lambda leaf: leaf.sharding, step.state)]
-    result = json.loads(path.read_text())
-    assert result["num_devices"] == 2
-    assert result["image_size"] == 16
-    assert result["overrides"] == overrides
-    assert 0 < 2 * result["step_ms_median"] < 1e3 * result["compile_seconds"]
-    printed = capsys.readouterr().out
-    assert f"| {config} | 16 |" in printed
-    assert f"2 x cpu; jax {jax.__version__}" in printed
-    assert "python -m iecl_jax.benchmark" in printed
-
-
-def test_the_benchmark_needs_no_tensorflow():
-    command = [sys.executable, "-c", WITHOUT_TENSORFLOW, "benchmark"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+    record = json.loads(path.read_text())
+    for name, value in record.items():
+        assert isinstance(value, str | int | float | None | list), name
+    lists = {name for name, value in record.items() if isinstance(value, list)}
+    assert lists == {"overrides", "step_ms", "ratio_to_first"}
+    for part in report.PARTS:
+        assert record[f"{part}_calls"] == 6
+        assert 0 < record[f"{part}_ms_median"] <= record[f"{part}_ms_p90"]
+        speed = record["images_per_second" if part == "step" else f"{part}_images_per_second"]
+        assert 0 < speed < math.inf
+    assert (record["num_devices"], record["input_images"]) == (2, "generated")
+    assert record["peak_memory_bytes"] == record["memory_total_bytes"]
+    assert 0.5 < record["flops_per_image"] / record["product_flops_per_image"] < 2
+    assert record["mfu_conv"] > 0 < record["mfu_matmul"]
+    assert record["compile_seconds"] > 0
+    note = "generated images stand in for digits: tensorflow_datasets is forbidden here"
+    assert record["note"] == note
+    assert f"{TINY}: {note}\n" in result.stdout
+    assert f"2 x cpu; jax {jax.__version__}" in result.stdout
+    assert record["command"] in result.stdout
+    assert list(trace.rglob("*.xplane.pb"))
+    assert list(trace.rglob("perfetto_trace.json.gz"))
 
 
 @pytest.mark.parametrize("method", saib_overhead.PEER_METHODS)

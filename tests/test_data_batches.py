@@ -83,6 +83,15 @@ def test_process_count_does_not_move_the_host_crops():
     assert_equal(half, jax.tree.map(lambda leaf: leaf[12:], whole))
 
 
+def test_one_view_is_the_anchor_crop_of_two():
+    config = make_config("none", image_size=100)
+    split = open_split(config.data, "train")
+    with TrainBatches(config, split) as both, TrainBatches(config, split, num_views=1) as single:
+        two, one = next(both)["image"], next(single)["image"]
+    assert one.shape == (2, 12, 1, 100, 100, 3)
+    np.testing.assert_array_equal(one[:, :, 0], two[:, :, 0])
+
+
 def test_cache_modes_give_the_same_batches():
     none, host, device = (take(make_config(cache), 23) for cache in ("none", "host", "device"))
     assert none[0]["image"].shape == (2, 12, 8, 8, 3)

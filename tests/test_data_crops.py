@@ -104,13 +104,22 @@ def test_every_view_has_its_own_random_numbers():
     assert crops.view_generator(1, 2, 3, 0).random() in first
 
 
+def test_random_numbers_do_not_depend_on_those_drawn_before():
+    for count in range(4):
+        crops.view_generator(7, 6, 5, 1).integers(1000, size=count)  # half a word may be left over
+        fresh = np.random.Generator(np.random.Philox(key=[1, 2], counter=[0, 0, 0, 3]))
+        again = crops.view_generator(1, 2, 3, 0)
+        np.testing.assert_array_equal(again.integers(1000, size=9), fresh.integers(1000, size=9))
+        assert again.random() == fresh.random()
+
+
 def test_views_use_their_own_settings():
     config = imagenet_r50.get_config()
     config.data.image_size = 16
     config.augment.anchor.update({"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0)})
     config.augment.query.crop_interpolation = "bicubic"
     pixels = smooth_image(80, 80)
-    anchor, query = crops.random_views(pixels, config, step=5, place=9)
+    anchor, query = crops.make_random_views(config)(pixels, 5, 9)
     whole = (0, 0, 80, 80)
     np.testing.assert_array_equal(anchor, reference(pixels, whole, 16, Image.Resampling.BILINEAR))
     ops = config.augment.query

@@ -60,8 +60,8 @@ if any(":fail" in config for config in configs):
 times = [[10.0, 20.0, 40.0], [11.0, 23.0, 42.0]]
 found = [
     {"config": config, "batch_size": 32, "device": "1 x abacus", "images_per_second": 1600.0,
-     "step_ms": ms, "step_ms_median": ms[1], "versions": {"jax": "1"},
-     "git": {"revision": "0123456789", "dirty": True}}
+     "step_ms": ms, "step_ms_median": ms[1], "versions": "jax 1",
+     "git_revision": "0123456789", "git_dirty": True}
     for config, ms in zip(configs, times)
 ]
 path = pathlib.Path(dict(flags)["--json"])
@@ -226,7 +226,7 @@ def test_times_of_an_epoch_are_those_of_its_steps(here, capsys):
     assert "A: measured before\n" in capsys.readouterr().out
     run(here, "fig7", "--", "--config.rate=0.25")
     assert len(calls(here)) == 2
-    assert calls(here)[1].endswith("--rounds=3 --steps=2 -- --config.rate=0.25")
+    assert calls(here)[1].endswith("--rounds=3 --steps=2 --only=step -- --config.rate=0.25")
     run(here, "fig7", scale="paper")
     assert calls(here)[2].endswith("-- --config.rate=0.125")
 

@@ -1,17 +1,36 @@
 """Where the two random crops of an image lie, when the host cuts them."""
 
 import math
+import threading
+from collections.abc import Callable
 
 import ml_collections
 import numpy as np
 
 from iecl_jax.data import images
 
+_of_thread = threading.local()
+
 
 def view_generator(seed: int, step: int, place: int, view: int) -> np.random.Generator:
-    """Random numbers of one view: Philox keyed by (seed, step), counter set by (place, view)."""
+    """Random numbers of one view: Philox keyed by (seed, step), counter set by (place, view).
+
+    It is the thread's only generator, good until the next call: a new one would read the system's
+    entropy for nothing.
+    """
+    if not hasattr(_of_thread, "generator"):
+        _of_thread.generator = np.random.Generator(np.random.Philox(0))
     # The counter's two low words count the numbers drawn, so the streams never meet.
-    return np.random.Generator(np.random.Philox(key=[seed, step], counter=[0, 0, view, place]))
+    counter = np.array([0, 0, view, place], np.uint64)
+    _of_thread.generator.bit_generator.state = {
+        "bit_generator": "Philox",
+        "state": {"counter": counter, "key": np.array([seed, step], np.uint64)},
+        "buffer": np.zeros(4, np.uint64),
+        "buffer_pos": 4,  # all of the buffer is used up
+        "has_uint32": 0,
+        "uinteger": 0,
+    }
+    return _of_thread.generator
 
 
 def sample_box(
@@ -41,23 +60,31 @@ def sample_box(
     return (width - w) // 2, (height - h) // 2, w, h
 
 
-def random_views(
-    source: images.Source, config: ml_collections.ConfigDict, step: int, place: int
-) -> np.ndarray:
-    """The anchor and query crops of the image at `place` of the global batch: uint8 [2,S,S,3].
+def make_random_views(
+    config: ml_collections.ConfigDict, num_views: int = 2
+) -> Callable[[images.Source, int, int], np.ndarray]:
+    """Builds the function that cuts the views of an image on the host.
 
-    Decoder errors (OSError and others) pass through.
+    Args:
+      config: a pretraining config.
+      num_views: 2: the anchor's and the query's crop; 1: the anchor's alone.
+
+    Returns:
+      (source, step, place) -> uint8 [num_views, S, S, 3], of the image at `place` of the global
+      batch of `step`. Errors of the decoder (`split.DECODE_ERRORS`) pass through.
     """
-    image = images.open_image(source)
-    views = config.augment.anchor, config.augment.query
-    boxes = [
-        sample_box(
-            view_generator(config.seed, step, place, number),
-            *image.size,
-            ops.crop_scale,
-            ops.crop_ratio,
-        )
-        for number, ops in enumerate(views)
-    ]
+    # Read once: reading a ConfigDict takes microseconds, for each of a million images.
+    views = (config.augment.anchor, config.augment.query)[:num_views]
+    limits = [(tuple(ops.crop_scale), tuple(ops.crop_ratio)) for ops in views]
     names = [ops.crop_interpolation for ops in views]
-    return images.crop_views(image, boxes, config.data.image_size, names)
+    seed, size = config.seed, config.data.image_size
+
+    def random_views(source: images.Source, step: int, place: int) -> np.ndarray:
+        image = images.open_image(source)
+        boxes = [
+            sample_box(view_generator(seed, step, place, number), *image.size, scale, ratio)
+            for number, (scale, ratio) in enumerate(limits)
+        ]
+        return images.crop_views(image, boxes, size, names)
+
+    return random_views

@@ -28,6 +28,7 @@ def eval_batches(
     """
     indices = np.arange(len(split)) if indices is None else np.asarray(indices)
     batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+    shape = (*(split.image_shape or (data.image_size,) * 2), 3)
 
     def view(_: int, image: images.Source) -> np.ndarray:
         if split.image_shape is not None:
@@ -39,7 +40,7 @@ def eval_batches(
         if data.cache != "none":
             pixels, labels = split.pixels
             return _pad(pixels[batch], labels[batch], batch_size)
-        return _pad(*split.decode_in(pool, batch, view), batch_size)
+        return _pad(*split.decode_in(pool, batch, shape, view), batch_size)
 
     with ThreadPoolExecutor(data.num_threads, thread_name_prefix="decode") as pool:
         numbers = grain.MapDataset.range(len(batches)).map(load)

@@ -28,13 +28,16 @@ def open_image(source: Source) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts grey, CMYK and palette images; transparent ones are laid over white."""
+    """Converts grey, CMYK and palette images; transparent ones are laid over white.
+
+    An RGB image comes back as it is, and may still be undecoded.
+    """
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy
 
 
 def decode(source: Source) -> np.ndarray:
@@ -61,15 +64,19 @@ def crop_views(
     drafted = image.draft(None, (width // reduction, height // reduction))
     reduction = round(width / drafted[1][2]) if drafted else 1
     image = to_rgb(image)
-    views = []
-    for (left, top, box_width, box_height), name in zip(boxes, interpolations, strict=True):
+    views = np.empty((len(boxes), size, size, 3), np.uint8)
+    for view, (left, top, box_width, box_height), name in zip(
+        views, boxes, interpolations, strict=True
+    ):
         x0, y0 = left / reduction, top / reduction
         x1, y1 = (left + box_width) / reduction, (top + box_height) / reduction
         outer = math.floor(x0), math.floor(y0), math.ceil(x1), math.ceil(y1)
         inner = x0 - outer[0], y0 - outer[1], x1 - outer[0], y1 - outer[1]
-        view = image.crop(outer).resize((size, size), INTERPOLATIONS[name], box=inner)
-        views.append(np.asarray(view))
-    return np.stack(views)
+        # Cropped first: `resize(box=...)` of the whole image lets pixels outside the box in.
+        view[:] = np.asarray(
+            image.crop(outer).resize((size, size), INTERPOLATIONS[name], box=inner)
+        )
+    return views
 
 
 def center_crop(source: Source, size: int) -> np.ndarray:

@@ -117,21 +117,26 @@ class Split:
         self,
         pool: ThreadPoolExecutor,
         indices: np.ndarray,
+        shape: tuple[int, ...],
         function: Callable[[int, images.Source], np.ndarray],
     ) -> tuple[np.ndarray, np.ndarray]:
-        """`decode` in the threads of `pool`, with the results, arrays of one shape, stacked."""
+        """`decode` in the threads of `pool`, of a `function` that returns uint8 arrays of `shape`.
 
-        def decode(chunk: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-            return self.decode(
-                indices[chunk], lambda position, image: function(int(chunk[position]), image)
-            )
+        Returns (uint8 [len(indices), *shape], labels int32 [len(indices)]).
+        """
+        results = np.empty((len(indices), *shape), np.uint8)
+        labels = np.empty(len(indices), np.int32)
+
+        def decode(chunk: np.ndarray) -> None:
+            def fill(position: int, image: images.Source) -> None:
+                results[chunk[position]] = function(int(chunk[position]), image)
+
+            _, labels[chunk] = self.decode(indices[chunk], fill)
 
         chunks = np.array_split(np.arange(len(indices)), min(self.num_threads, len(indices)))
-        parts = list(pool.map(decode, chunks))
-        return (
-            np.stack([result for results, _ in parts for result in results]),
-            np.concatenate([labels for _, labels in parts]),
-        )
+        for _ in pool.map(decode, chunks):
+            pass  # An error of a thread is raised here.
+        return results, labels
 
     def _decode_one(self, index, record, position, function):
         while True:

@@ -23,17 +23,22 @@ def host_batches(
     split: Split,
     pool: ThreadPoolExecutor,
     *,
+    num_views: int = 2,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
     """Batch t of one process as NumPy arrays: its b places of the global batch.
 
-    {"image": uint8 [b,H,W,3] if all images are small and of one size, else the two crops uint8
-    [b,2,S,S,3]; "label": int32 [b]}. With data.cache="device" {"index": int32 [b]} instead.
+    {"image": uint8 [b,H,W,3] if all images are small and of one size, else the first `num_views`
+    of the anchor's and the query's crop, uint8 [b,num_views,S,S,3]; "label": int32 [b]}. With
+    data.cache="device" {"index": int32 [b]} instead.
     """
     batch_size = config.train.batch_size
     places = process_slice(batch_size, process_index, process_count)
     order = batch_order(len(split), batch_size, config.seed)
+    random_views = crops.make_random_views(config, num_views)
+    size = config.data.image_size
+    shape = (*split.image_shape, 3) if split.image_shape else (num_views, size, size, 3)
 
     def indices(step: int, batch: np.ndarray) -> Batch:
         del step
@@ -48,9 +53,9 @@ def host_batches(
         def view(position: int, image: images.Source) -> np.ndarray:
             if split.image_shape is not None:
                 return images.decode(image)
-            return crops.random_views(image, config, step, places.start + position)
+            return random_views(image, step, places.start + position)
 
-        pixels, labels = split.decode_in(pool, batch[places], view)
+        pixels, labels = split.decode_in(pool, batch[places], shape, view)
         return {"image": pixels, "label": labels}
 
     function = {"none": decoded, "host": gathered, "device": indices}[config.data.cache]
@@ -69,14 +74,24 @@ class TrainBatches(Iterator[dict[str, jax.Array]]):
       position: batches that were returned; `start=position` continues with the very next one.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, split: Split, *, start: int = 0):
-        """ValueError if the batch exceeds the split or is no multiple of the device count, the seed
-        is not in 0 to 2**32 - 1, or the split cannot be cached as `data.cache` says."""
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        split: Split,
+        *,
+        start: int = 0,
+        num_views: int = 2,
+    ):
+        """Opens the batches; `num_views` as in `host_batches`.
+
+        ValueError if the batch exceeds the split or is no multiple of the device count, the seed
+        is not in 0 to 2**32 - 1, or the split cannot be cached as `data.cache` says.
+        """
         check_batches(config, split)
         self.steps_per_epoch = len(split) // config.train.batch_size
         self.position = start
         mesh = Mesh(np.array(jax.local_devices()), ("device",))
-        put = functools.partial(_put, mesh=mesh)
+        put = functools.partial(_put, sharding=NamedSharding(mesh, PartitionSpec("device")))
         if config.data.cache == "host":
             split.pixels  # noqa: B018  Decodes now, not at the first batch.
         elif config.data.cache == "device":
@@ -88,6 +103,7 @@ class TrainBatches(Iterator[dict[str, jax.Array]]):
             config,
             split,
             pool,
+            num_views=num_views,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         ).to_iter_dataset(grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch))
@@ -108,7 +124,7 @@ class TrainBatches(Iterator[dict[str, jax.Array]]):
         return batch
 
     def close(self) -> None:
-        """Stops the threads."""
+        """Stops the threads, once the images that they are decoding are done."""
         self._finalizer()
 
     def __enter__(self) -> "TrainBatches":
@@ -139,16 +155,14 @@ def check_batches(config: ml_collections.ConfigDict, split: Split) -> None:
 def _close(iterators: list[grain.DatasetIterator], pool: ThreadPoolExecutor) -> None:
     # Grain's iterator must be gone before the interpreter's exit takes Grain's modules apart.
     iterators.pop().close()
-    pool.shutdown(wait=False, cancel_futures=True)
+    pool.shutdown(cancel_futures=True)
 
 
-def _put(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
+def _put(batch: Batch, sharding: NamedSharding) -> dict[str, jax.Array]:
     """Splits the first axis [b] over the local devices: [D, b / D]."""
-    sharding = NamedSharding(mesh, PartitionSpec("device"))
-    return {
-        name: jax.device_put(array.reshape(mesh.size, -1, *array.shape[1:]), sharding)
-        for name, array in batch.items()
-    }
+    count = sharding.mesh.size
+    split = {name: a.reshape(count, -1, *a.shape[1:]) for name, a in batch.items()}
+    return jax.device_put(split, sharding)
 
 
 def _device_gather(split: Split, mesh: Mesh):
@@ -175,4 +189,5 @@ def _device_gather(split: Split, mesh: Mesh):
     def gather(pixels, labels, index):
         return {"image": pixels[index], "label": labels[index]}
 
-    return lambda batch: gather(pixels, labels, _put(batch, mesh)["index"])
+    over_devices = NamedSharding(mesh, PartitionSpec("device"))
+    return lambda batch: gather(pixels, labels, _put(batch, over_devices)["index"])

@@ -19,6 +19,7 @@ def encoder(config: ml_collections.ConfigDict, axis_name: str | None = None) -> 
         spectral_norm=settings.spectral_norm,
         zero_init_residual=settings.zero_init_residual,
         bn_group=settings.bn_group,
+        remat=settings.remat,
         axis_name=axis_name,
         dtype=precision.compute_dtype(config),
     )

@@ -39,8 +39,29 @@ def _unit(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(), 1e-24))
 
 
+def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
+    """Convolution of x [B, H, W, C] by a kernel [k, k, C, F], zero-padded by (k - 1) // 2.
+
+    The barriers have the input, and the gradient of the output, computed once: XLA would repeat the
+    chain of operations that makes them inside each of their uses.
+    """
+    size = kernel.shape[0]
+    x = jax.lax.optimization_barrier(x)
+    if size == 1:
+        return jax.lax.optimization_barrier(x[:, ::stride, ::stride] @ kernel[0, 0])
+    before = (size - 1) // 2
+    y = jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=[(before, size - 1 - before)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return jax.lax.optimization_barrier(y)
+
+
 class Conv(nn.Module):
-    """Convolution of x [B, H, W, C] without bias, zero-padded by (kernel - 1) // 2 (torchvision's).
+    """`convolve` of x [B, H, W, C] by a kernel of its own, without bias (torchvision's padding).
 
     With `spectral_norm` the kernel, seen as a [kh * kw * in, out] matrix in float32, is divided by
     its largest singular value sigma (eta = 1 of Eq. 17). `batch_stats` keeps u and sigma; a
@@ -57,23 +78,11 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        size = self.kernel_size
-        kernel = self.param(
-            "kernel",
-            initializers.he_fan_out,
-            (size, size, x.shape[-1], self.features),
-            jnp.float32,
-        )
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", initializers.he_fan_out, shape, jnp.float32)
         if self.spectral_norm:
             kernel = kernel / self._sigma(kernel.reshape(-1, self.features))
-        pad = (size - 1) // 2
-        return jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=(self.stride, self.stride),
-            padding=[(pad, size - 1 - pad)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride)
 
     def _sigma(self, matrix: jax.Array) -> jax.Array:
         u = self.variable("batch_stats", "u", self._initial_u, matrix)

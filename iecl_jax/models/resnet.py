@@ -54,6 +54,7 @@ class ResNet(nn.Module):
     """x [V * b, H, W, 3] -> {"stage1" ... "stage4": [V * b, h, w, D], "pooled": f32 [V * b, F]}.
 
     See `BatchNorm` for views and groups. `feature_dim` > 0 puts a linear layer after pooling.
+    `remat` keeps each block's input alone for the backward pass, which computes the rest again.
     """
 
     architecture: str
@@ -64,6 +65,7 @@ class ResNet(nn.Module):
     zero_init_residual: bool = False
     bn_group: int = 0
     axis_name: str | None = None
+    remat: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -89,10 +91,11 @@ class ResNet(nn.Module):
             x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
         else:
             x = nn.relu(norm(name="bn1")(conv(self.width, 3, name="conv1")(x)))
+        block = nn.remat(Block) if self.remat else Block
         outputs = {}
         for i, depth in enumerate(stages, 1):
             for j in range(depth):
-                x = Block(
+                x = block(
                     width=self.width * 2 ** (i - 1),
                     stride=2 if i > 1 and j == 0 else 1,
                     bottleneck=bottleneck,

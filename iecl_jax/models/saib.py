@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from iecl_jax.models import initializers
 from iecl_jax.models.batch_norm import BatchNorm
+from iecl_jax.models.conv import convolve
 
 VARIANTS = ("paper", "expansive")
 
@@ -68,14 +69,13 @@ class SAIBBlock(nn.Module):
                 (size, size, x.shape[-1], features),
                 jnp.float32,
             ).astype(self.dtype)
-            x = x @ kernel[0, 0] if size == 1 else _conv(x, kernel)
             return BatchNorm(
                 use_running_average=not train,
                 axis_name=self.axis_name,
                 scale_init=nn.initializers.constant(scale),
                 dtype=self.dtype,
                 name=f"bn{index}",
-            )(x)
+            )(convolve(x, kernel))
 
         a = nn.swish(layer(patches, g, 1, 1))
         f = nn.swish(layer(a, 2 * g, 3, 2))
@@ -113,17 +113,10 @@ class ExpansiveBlock(nn.Module):
         deviation = math.sqrt(self.residual_scale / (9 * 2 * g))
         kernel = self.param("conv", initializers.normal(deviation), (3, 3, g, 2 * g), jnp.float32)
         kernel = kernel.astype(self.dtype)
-        hidden = nn.softplus(_conv(patches, kernel)) - math.log(2)
+        hidden = nn.softplus(convolve(patches, kernel)) - math.log(2)
         transposed = kernel[::-1, ::-1].swapaxes(2, 3)
-        change = positions.astype(self.dtype) + _conv(hidden, transposed)
+        change = positions.astype(self.dtype) + convolve(hidden, transposed)
         return images + unpatchify(change, images.shape, self.patch_size).astype(images.dtype)
-
-
-def _conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Zero-padded convolution of x [n, rows, pixels, in] by a kernel [k, k, in, out], k odd."""
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
 
 
 class SAIB(nn.Module):

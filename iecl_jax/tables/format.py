@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from iecl_jax.benchmark import timing
 from iecl_jax.tables.results import different
 
 Document = Mapping[str, Any]
@@ -134,7 +135,8 @@ def _time(document: Document) -> str:
     for label, other in compared.items():
         overhead = other.get("overhead")
         percent = {name: 100 * value for name, value in overhead.items()} if overhead else None
-        cells = [label, _step(rows[label]), _step(other), _range(percent, "{:+.1f}")]
+        cells = [label, _step(rows[label]), _step(other)]
+        cells.append(timing.spread(percent, "{:+.1f}") if percent else "")
         cells += [_blank(other.get("batch_size"), "{}"), _published(other["published"])]
         lines.append(cells)
     note = (
@@ -154,16 +156,8 @@ def _step(row: Mapping[str, Any]) -> str:
     times = row.get("step_ms")
     if not times:
         return ""
-    middle = row["step_ms_median"]
-    return _range({"median": middle, "low": min(times), "high": max(times)}, "{:.1f}")
-
-
-def _range(found: Mapping[str, float] | None, form: str) -> str:
-    """`MEDIAN (LOW to HIGH)`."""
-    if found is None:
-        return ""
-    middle, low, high = (form.format(found[name]) for name in ("median", "low", "high"))
-    return f"{middle} ({low} to {high})"
+    found = timing.extent(times) | {"median": row["step_ms_median"]}
+    return timing.spread(found, "{:.1f}")
 
 
 def _spread(found: Mapping[str, Any] | None) -> str:

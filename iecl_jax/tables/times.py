@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from iecl_jax import config as config_lib
 from iecl_jax import workdir
+from iecl_jax.benchmark import timing
 from iecl_jax.runs import Runner
 from iecl_jax.tables.rows import Row, Table, at_scale, folder_name
 
@@ -48,27 +48,28 @@ def calls(table: Table, scale: str, folder: Path, flags: Sequence[str]) -> list[
     rows = {row.label: row for row in table.rows_at(scale)}
     partners = {row.compared_with: row for row in rows.values() if row.compared_with}
     overrides = (*table.flags.get(scale, ()), *flags)
-    timing = table.timing[scale]
-    options = (f"--rounds={timing['rounds']}", f"--steps={timing['steps']}", "--", *overrides)
+    lengths = table.timing[scale]
+    rounds, steps = f"--rounds={lengths['rounds']}", f"--steps={lengths['steps']}"
+    options = (rounds, steps, "--only=step", "--", *overrides)
     found = []
     for row in rows.values():
         if row.compared_with:
             continue
         group = (row, partners[row.label]) if row.label in partners else (row,)
         configs = tuple(at_scale(each.config, scale) for each in group)
-        name = f"{folder_name(row.config)}-{_digest(configs, overrides, timing)}.json"
+        name = f"{folder_name(row.config)}-{_digest(configs, overrides, lengths)}.json"
         found.append(Call(group, configs, options, folder / "times" / name))
     return found
 
 
-def _digest(configs: Sequence[str], overrides: Sequence[str], timing: Mapping[str, int]) -> str:
+def _digest(configs: Sequence[str], overrides: Sequence[str], lengths: Mapping[str, int]) -> str:
     try:
         settings = [
             workdir.config_to_json(config_lib.load(config, overrides)) for config in configs
         ]
     except ValueError:  # the benchmark will say what is wrong
         settings = [*configs, *overrides]
-    return hashlib.sha256(json.dumps([settings, dict(timing)]).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([settings, dict(lengths)]).encode()).hexdigest()[:12]
 
 
 def measure(runner: Runner, call: Call) -> bool:
@@ -93,7 +94,8 @@ def records(call: Call, images: int | None) -> list[dict[str, Any]]:
       images: of an epoch; None for no time of an epoch.
 
     Returns:
-      A dictionary a row: its own fields and, once measured, what the benchmark wrote of it;
+      A dictionary a row: its own fields and, once measured, what the benchmark wrote of it and
+      "git", {"revision", "dirty"} or None;
       "seconds_per_epoch", of steps alone, if `images`; and for a row that is compared with the
       other "overhead", {"median", "low", "high"} over the rounds of the ratio of their times less
       one.
@@ -113,13 +115,14 @@ def records(call: Call, images: int | None) -> list[dict[str, Any]]:
             **entry,
             "config": config,
         }
+        if entry:
+            git = {"revision": entry["git_revision"], "dirty": entry["git_dirty"]}
+            record["git"] = git if git["revision"] else None
         if entry and images:
             steps = images // entry["batch_size"]
             record["seconds_per_epoch"] = steps * entry["step_ms_median"] / 1e3
         if entry and row.compared_with:
-            before = entries[call.configs[0]]["step_ms"]
-            ratios = [a / b - 1 for a, b in zip(entry["step_ms"], before, strict=True)]
-            middle = statistics.median(ratios)
-            record["overhead"] = {"median": middle, "low": min(ratios), "high": max(ratios)}
+            ratios = timing.ratios(entry["step_ms"], entries[call.configs[0]]["step_ms"])
+            record["overhead"] = timing.extent([ratio - 1 for ratio in ratios])
         found.append(record)
     return found

@@ -1,0 +1,104 @@
+"""What a program of XLA sends between devices, read from its text.
+
+The text is `compiled.as_text()`, what runs, or `lowered.as_text("hlo", debug_info=True)`, what was
+asked for before the compiler's passes dropped and combined some of it.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+KINDS = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "collective-permute",
+    "all-to-all",
+    "collective-broadcast",
+)
+_INSTRUCTION = re.compile(rf" = (?P<shape>.*?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(")
+_ARRAY = re.compile(r"\b(?:[a-z]+(?P<bits>\d+)\w*|pred)\[(?P<sizes>[\d,]*)\]")
+_OP_NAME = re.compile(r'op_name="(?P<name>[^"]*)"')
+_COMMENT = re.compile(r"/\*.*?\*/")
+
+
+class Collective(NamedTuple):
+    """One collective of a program.
+
+    Attributes:
+      kind: one of KINDS.
+      operands: arrays that it sends together.
+      bytes: of its results on one device.
+      source: XLA's op_name, the path of JAX's names to the operation; "" where it has none.
+    """
+
+    kind: str
+    operands: int
+    bytes: int
+    source: str
+
+
+def collectives(text: str) -> list[Collective]:
+    """Every collective of an HLO module's text, in its order.
+
+    One that is split into a start and a done is one; one inside a loop is one too, however often
+    the loop turns.
+    """
+    return list(_collectives(text))
+
+
+def summary(found: Iterable[Collective]) -> dict[str, dict[str, int]]:
+    """{kind: {"count", "operands", "bytes"}}, sums over the collectives of each kind there is."""
+    sums: dict[str, dict[str, int]] = {}
+    for each in found:
+        of_kind = sums.setdefault(each.kind, {"count": 0, "operands": 0, "bytes": 0})
+        of_kind["count"] += 1
+        of_kind["operands"] += each.operands
+        of_kind["bytes"] += each.bytes
+    return sums
+
+
+def _collectives(text: str) -> Iterator[Collective]:
+    for line in _COMMENT.sub("", text).splitlines():
+        match = _INSTRUCTION.search(line)
+        if not match:
+            continue
+        operands = _top_level(_inside(line, match.end() - 1))
+        results = _arrays(match["shape"])
+        if match["start"] and match["kind"] != "all-reduce":
+            # Its result holds the operands, then the results, then what the backend adds.
+            results = results[len(operands) : 2 * len(operands)]
+        name = _OP_NAME.search(line)
+        yield Collective(match["kind"], len(operands), sum(results), name["name"] if name else "")
+
+
+def _arrays(shape: str) -> list[int]:
+    """Bytes of each array of a shape, `f32[2,3]{1,0}` or a tuple of such."""
+    return [
+        math.prod(int(size) for size in array["sizes"].split(",") if size)
+        * math.ceil(int(array["bits"] or 8) / 8)
+        for array in _ARRAY.finditer(shape)
+    ]
+
+
+def _inside(line: str, opening: int) -> str:
+    """What stands between the parenthesis at `opening` and the one that closes it."""
+    depth = 0
+    for i, character in enumerate(line[opening:], opening):
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth == 0:
+            return line[opening + 1 : i]
+    raise ValueError(f"a parenthesis is not closed in the HLO line {line.strip()[:80]!r}.")
+
+
+def _top_level(operands: str) -> list[str]:
+    """Splits at the commas outside all brackets."""
+    parts, depth = [""], 0
+    for character in operands:
+        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part for part in parts if part.strip()]

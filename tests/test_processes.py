@@ -1,0 +1,260 @@
+"""Runs of several processes, connected as on a cluster: as good as one, and they end together."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from iecl_jax import distributed, preemption
+from iecl_jax.figures import events
+
+ROOT = pathlib.Path(__file__).parent.parent
+STEPS = 150
+PATIENCE = 300  # seconds for what takes a few, where many tests share a machine
+
+
+class Started:
+    """launch/multi_process_cpu.sh, running; its output is in `log`."""
+
+    def __init__(self, workdir, *flags, processes=2, devices=2, config="tests/tiny_run.py"):
+        environment = os.environ | {"PROCESSES": str(processes), "DEVICES": str(devices)}
+        environment["PATH"] = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+        self.workdir, self._log = workdir, workdir.with_suffix(f".{time.monotonic_ns()}.log")
+        with self._log.open("w") as log:
+            self.launcher = subprocess.Popen(
+                [
+                    *("launch/multi_process_cpu.sh", f"--config={config}"),
+                    *(f"--workdir={workdir}", f"--config.train.num_steps={STEPS}"),
+                    *("--config.train.log_every_steps=10", "--config.checkpoint.every_steps=10"),
+                    *flags,
+                ],
+                cwd=ROOT,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def newest_checkpoint(self) -> int:
+        names = [path.name for path in (self.workdir / "checkpoints").glob("*")]
+        return max((int(name) for name in names if name.isdigit()), default=0)
+
+    def send_when_it_has_saved(self, number: int, *, process: int) -> None:
+        """Sends a signal to one process once a checkpoint is newer than those before."""
+        before = self.newest_checkpoint()
+        while self.newest_checkpoint() == before:
+            assert self.launcher.poll() is None, self.log
+            time.sleep(0.01)
+        (pid,) = re.findall(rf"process {process} of \d: pid (\d+)", self.log)
+        os.kill(int(pid), number)
+
+    def codes(self) -> list[int]:
+        """Waits for the end; exit codes in the order in which the processes ended."""
+        code = self.launcher.wait(timeout=PATIENCE)
+        codes = [int(found) for found in re.findall(r"pid \d+ ended with code (\d+)", self.log)]
+        assert code == next((found for found in codes if found), 0)
+        return codes
+
+
+@pytest.fixture
+def start():
+    started = []
+
+    def start(*arguments, **options):
+        started.append(Started(*arguments, **options))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.launcher.terminate()  # Ends its processes too.
+
+
+def finish(started) -> dict:
+    assert set(started.codes()) == {0}, started.log
+    assert started.log.count("Results:") == 1
+    return json.loads((started.workdir / "results.json").read_text())
+
+
+def losses(workdir) -> np.ndarray:
+    assert len(list(workdir.glob("events.out.tfevents.*"))) == 1
+    return events.read(workdir).scalars["train/loss"].values
+
+
+def digests(workdir, step: int) -> dict[str, str]:
+    """SHA-256 of each part of a saved state."""
+    seal = workdir / "checkpoints" / str(step) / "seal" / "metadata"
+    return json.loads(seal.read_text())["fields"]
+
+
+def test_two_processes_train_like_one_and_resume_as_if_never_stopped(tmp_path, start):
+    one = finish(start(tmp_path / "one", processes=1, devices=4))
+    two = finish(start(tmp_path / "two"))
+    assert two["device"] == one["device"] == "4 x cpu"
+    # Four numbers added in another order, 150 steps.
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    (begun,) = json.loads((tmp_path / "two" / "provenance.json").read_text())
+    assert begun["num_processes"] == 2
+
+    workdir = tmp_path / "stopped"
+    stopped = start(workdir)
+    stopped.send_when_it_has_saved(signal.SIGTERM, process=1)  # to one of them alone
+    assert stopped.codes() == [preemption.EXIT_CODE] * 2, stopped.log
+    steps = re.findall(r"Stopped by SIGTERM after step (\d+), which is saved", stopped.log)
+    assert len(steps) == 2
+    assert set(steps) == {str(stopped.newest_checkpoint())}
+
+    killed = start(workdir)
+    killed.send_when_it_has_saved(signal.SIGKILL, process=1)
+    begun = time.monotonic()
+    assert killed.codes() == [128 + signal.SIGKILL, 1], killed.log
+    assert time.monotonic() - begun < 60
+    assert "error: process 0 of 2 stops, because another process of this run died" in killed.log
+    assert f"resuming from step {steps[0]} of {STEPS}" in killed.log.lower()
+
+    resumed = finish(start(workdir))
+    assert resumed["params_digest"] == two["params_digest"]
+    assert digests(workdir, STEPS) == digests(tmp_path / "two", STEPS)
+
+
+@pytest.mark.slow
+def test_ie_cl_is_the_same_on_two_processes(tmp_path, start):
+    options = {"config": "configs/imagenet_r50.py:100,smoke"}
+    flags = ["--config.train.num_steps=4", "--config.train.log_every_steps=1"]
+    one = finish(start(tmp_path / "one", *flags, processes=1, devices=4, **options))
+    two = finish(start(tmp_path / "two", *flags, **options))
+    assert losses(tmp_path / "two")[0] == pytest.approx(losses(tmp_path / "one")[0], rel=1e-6)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    for name in ("log_det", "rank_me"):
+        measured = [results["metrics"]["diagnostics"][name] for results in (one, two)]
+        assert measured[0] == pytest.approx(measured[1], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_dead_coordinator_ends_the_others_with_a_sentence(tmp_path, start):
+    killed = start(tmp_path / "run")
+    killed.send_when_it_has_saved(signal.SIGKILL, process=0)
+    assert killed.codes() == [128 + signal.SIGKILL, 1], killed.log
+    assert "error: process 1 of 2 stops, because another process of this run died" in killed.log
+
+
+@pytest.mark.slow
+def test_a_mistake_of_the_user_is_a_sentence_and_ends_all(tmp_path, start):
+    refused = start(tmp_path / "run", "--config.train.batch_size=6")
+    assert refused.codes() == [1, 1]
+    assert "error: train.batch_size=6 must be a multiple of the 4 devices" in refused.log
+    assert "Traceback" not in refused.log
+    assert "died" not in refused.log
+
+
+JOIN = """
+from iecl_jax import distributed
+distributed.start()
+import jax
+print("joined", jax.process_index(), jax.process_count(), jax.device_count(), flush=True)
+"""
+LAUNCHERS = {
+    "slurm": {
+        "SLURM_JOB_ID": "{job}",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_PROCID": "{i}",
+        "SLURM_LOCALID": "{i}",
+    },
+    "ompi": {
+        "OMPI_MCA_orte_hnp_uri": "{job}.0;tcp://127.0.0.1:1",
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+        "OMPI_COMM_WORLD_RANK": "{i}",
+        "OMPI_COMM_WORLD_LOCAL_RANK": "{i}",
+    },
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_processes_of_a_launcher_are_joined_without_flags(launcher):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_COORDINATOR_PORT": free_port()}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOIN],
+            env=environment
+            | {name: text.format(i=i, job=4096) for name, text in LAUNCHERS[launcher].items()},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    outputs = [process.communicate(timeout=PATIENCE)[0] for process in started]
+    assert [re.findall("joined.*", output) for output in outputs] == [["joined 0 2 4"], []]
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"},  # a batch script
+        {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"},  # an interactive shell
+        {"OMPI_COMM_WORLD_SIZE": "1"},
+        {"KUBERNETES_SERVICE_HOST": "10.0.0.1"},
+    ],
+)
+def test_a_process_alone_starts_nothing(environ, monkeypatch):
+    monkeypatch.setattr(os, "environ", environ)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **_: pytest.fail("joined"))
+    distributed.start()
+    assert distributed.agreed(True)
+    assert not distributed.agreed(False)
+
+
+@pytest.mark.parametrize(
+    "environ, devices",
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "1"}, []),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)"}, []),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, []),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8", "SLURM_GPUS_PER_TASK": "1"}, []),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "10(x2)"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2),8"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1", "JAX_LOCAL_DEVICE_IDS": "3"}, None),
+    ],
+)
+def test_a_process_alone_on_its_machine_takes_all_devices(environ, devices):
+    assert distributed.local_devices(environ) == devices
+
+
+@pytest.mark.parametrize(
+    "flags, sentence",
+    [
+        ({"process_id": 1}, "--process_id without --coordinator_address and --num_processes"),
+        ({"coordinator_address": "a", "num_processes": 2, "process_id": 0}, "must be HOST:PORT"),
+        ({"coordinator_address": "a:1", "num_processes": 2, "process_id": 2}, "must be from 0 to"),
+        (
+            {"coordinator_address": "a:1", "num_processes": 2, "process_id": 0, "cluster": "k8s"},
+            "use one",
+        ),
+    ],
+)
+def test_flags_that_do_not_go_together_are_a_sentence(flags, sentence, monkeypatch):
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **_: pytest.fail("joined"))
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        distributed.start(**flags)

@@ -1,0 +1,57 @@
+"""Defaults of XLA and the compilation cache, and that what the user set stays."""
+
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+
+from iecl_jax import runtime
+
+
+def test_flags_that_the_user_set_stay():
+    first, second = runtime.CPU_FLAGS
+    name = first.partition("=")[0]
+    assert runtime.with_defaults("").split() == [first, second]
+    assert runtime.with_defaults(f"--some=1 {name}=").split() == ["--some=1", f"{name}=", second]
+    assert runtime.with_defaults(runtime.with_defaults("")) == runtime.with_defaults("")
+
+
+@pytest.mark.parametrize(
+    "platforms, plugins, alone",
+    [
+        ("cpu", True, True),
+        ("cuda,cpu", False, False),
+        ("", True, False),
+        ("", False, True),
+    ],
+)
+def test_the_cpu_is_alone_if_the_user_says_so_or_nothing_else_is_installed(
+    monkeypatch, platforms, plugins, alone
+):
+    config = types.SimpleNamespace(jax_platforms=platforms)
+    monkeypatch.setattr(runtime, "jax", types.SimpleNamespace(config=config))
+    found = object() if plugins else None
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: found)
+    assert runtime.cpu_only() == alone
+
+
+def test_a_program_is_compiled_once_and_kept_in_the_cache_of_this_processor(tmp_path):
+    program = (
+        "from iecl_jax import runtime; runtime.configure(); runtime.configure(); import jax;"
+        "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0);"
+        "print(jax.jit(lambda x: (x @ x).sum())(jax.numpy.ones((64, 64))))"
+    )
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")
+    }
+    environment["XDG_CACHE_HOME"] = str(tmp_path)
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert float(result.stdout) == 64**3
+    (folder,) = (tmp_path / "iecl_jax").iterdir()
+    assert folder.name == runtime.cache_folder().name
+    assert any(folder.iterdir())

@@ -60,7 +60,14 @@ def start(
         method = {"auto": detect(os.environ), "none": None}.get(cluster, cluster)
     if method is None:
         return
+    given = [f"{name}={value}" for name, value in explicit.items() if value is not None]
+    failed = f"the processes of this run ({', '.join(given) or f'cluster={method}'}) did not " + (
+        "come together: {}; see docs/clusters.md."
+    )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    _explain_abort(
+        "error: " + failed.format(f"waited {wait_seconds} s, the lines above say for what")
+    )
     try:
         jax.distributed.initialize(
             **explicit,
@@ -71,11 +78,7 @@ def start(
         )
         _meet()
     except (RuntimeError, ValueError, ImportError) as error:
-        asked = ", ".join(f"{key}={value}" for key, value in explicit.items() if value is not None)
-        raise ValueError(
-            f"the processes of this run ({asked or f'cluster={method}'}) did not come together: "
-            f"{_first_line(error)}; see docs/clusters.md."
-        ) from error
+        raise ValueError(failed.format(_first_line(error))) from error
     global _joined
     _joined = jax.process_index(), jax.process_count()
     _explain_abort(_peer_died(" (the lines above say which)"))
@@ -161,7 +164,7 @@ def ending_the_others() -> Iterator[None]:
         yield
     except BaseException as error:
         code = error.code if isinstance(error, SystemExit) else 1
-        if _joined is None or not (code == 1 or isinstance(code, str)):
+        if not jax.distributed.is_initialized() or not (code == 1 or isinstance(code, str)):
             raise
         if isinstance(code, str):
             _leave(code)
@@ -203,9 +206,10 @@ def _leave(last_words: str) -> None:
 def _explain_abort(last_words: str) -> None:
     """Makes abort() end the process with a sentence.
 
-    JAX calls it in a thread of C++ when a peer has missed its heartbeats or the connection to the
-    coordinator broke, after log lines that say which. No `except` sees that, and a handler set by
-    Python's `signal` would run only after abort() had ended the process.
+    JAX calls it, after log lines with the reason, when the coordinator cannot be reached, and later
+    in a thread of C++ when a peer has missed its heartbeats or the connection to the coordinator
+    broke. No `except` sees that, and a handler set by Python's `signal` would run only after
+    abort() had ended the process.
     """
 
     @ctypes.CFUNCTYPE(None, ctypes.c_int)

@@ -32,11 +32,11 @@ def configure() -> None:
     - Where JAX runs on the CPU alone: CPU_FLAGS, and glibc keeps freed memory, which it would
       otherwise return to the system and fault in again at every step.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
     if cpu_only():
         os.environ["XLA_FLAGS"] = with_defaults(os.environ.get("XLA_FLAGS", ""))
-        _keep_freed_memory()
+        keep_freed_memory()
 
 
 def cache_folder() -> Path:
@@ -47,7 +47,7 @@ def cache_folder() -> Path:
 
 def cpu_only() -> bool:
     """Whether JAX_PLATFORMS, or the lack of an accelerator's plugin, leaves JAX the CPU alone."""
-    chosen = jax.config.jax_platforms
+    chosen = os.environ.get("JAX_PLATFORMS", "")
     if chosen:
         return set(chosen.split(",")) == {"cpu"}
     return not any(importlib.util.find_spec(name) for name in ACCELERATORS)
@@ -59,6 +59,15 @@ def with_defaults(flags: str) -> str:
     return " ".join([*flags.split(), *missing])
 
 
+def keep_freed_memory() -> None:
+    """Has glibc keep all memory that is freed; other C libraries are left as they are."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_ARENA_MAX, 1)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)
+
+
 def _processor_digest() -> str:
     """Eight characters that differ where the instructions of two processors do (Linux)."""
     try:
@@ -67,11 +76,3 @@ def _processor_digest() -> str:
         return "any"
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return hashlib.sha256(flags.encode()).hexdigest()[:8]
-
-
-def _keep_freed_memory() -> None:
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_ARENA_MAX, 1)
-        libc.mallopt(_M_TRIM_THRESHOLD, -1)

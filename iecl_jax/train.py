@@ -17,6 +17,7 @@ from iecl_jax.checkpoint import Checkpointer
 from iecl_jax.diagnostics import CollapseError, Diagnostics, Measured
 from iecl_jax.experiment import build
 from iecl_jax.figures import report, spectrum
+from iecl_jax.metric_log import MetricLog, write_scalars
 from iecl_jax.online_evaluation import OnlineEvaluation
 from iecl_jax.preemption import EXIT_CODE, Preemption
 from iecl_jax.seal import digest
@@ -200,101 +201,3 @@ def write_diagnosis(
     if measured.spectrum is not None and np.isfinite(measured.values["log_det"]):
         drawn = spectrum.draw(measured.spectrum, f"Jacobian of SAIB, step {step}")
         writer.write_images(step, {"jacobian_spectrum": drawn[None]})
-
-
-class MetricLog:
-    """Keeps each step's metrics on the device until they are written, as means over the interval.
-
-    Attributes:
-      last: what was written last.
-      images_per_second: over the newest interval that held no compilation.
-    """
-
-    def __init__(self, writer: metric_writers.MetricWriter, steps_per_epoch: int, batch_size: int):
-        self._writer, self._steps_per_epoch = writer, steps_per_epoch
-        self._batch_size = batch_size
-        self._pending: list[tuple[range, dict[str, jax.Array]]] = []
-        self._clock, self._timed_steps = 0.0, 0
-        self._compiled = False
-        self.last: dict[str, float] = {}
-        self.images_per_second = 0.0
-
-    def add(self, steps: range, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics [len(steps) or more] of a call of `Experiment.steps`.
-
-        Does not wait for the device, but for the very first.
-        """
-        self._pending.append((steps, metrics))
-        self._timed_steps += len(steps)
-        if not self._compiled:  # the first step's compilation is left out of the speed
-            jax.block_until_ready(metrics)
-            self._compiled = True
-            self.restart_clock()
-
-    def restart_clock(self) -> None:
-        """Leaves what happened since the last writing out of the speed."""
-        self._clock, self._timed_steps = time.monotonic(), 0
-
-    def write(self, newest_checkpoint: int | None) -> None:
-        """Waits for the device, checks every step's metrics, and writes their means.
-
-        Raises:
-          FloatingPointError: a metric is not finite; names the step, the term and the checkpoint.
-        """
-        steps = [step for taken, _ in self._pending for step in taken]
-        fetched = jax.device_get([metrics for _, metrics in self._pending])
-        rows = [
-            {name: values[i] for name, values in metrics.items()}
-            for (taken, _), metrics in zip(self._pending, fetched, strict=True)
-            for i in range(len(taken))
-        ]
-        self._pending.clear()
-        for step, row in zip(steps, rows, strict=True):
-            check_finite(step, row, newest_checkpoint)
-        self.last = {name: _mean(name, rows) for name in rows[0]}
-        if self._timed_steps:
-            elapsed = time.monotonic() - self._clock
-            self.images_per_second = self._timed_steps * self._batch_size / elapsed
-            self.last["images_per_second"] = self.images_per_second
-        self.restart_clock()
-        epoch = steps[-1] / self._steps_per_epoch
-        write_scalars(self._writer, "train", steps[-1], self.last | {"epoch": epoch})
-
-
-def _mean(name: str, rows: list[dict[str, Any]]) -> float:
-    """Mean over the steps; a gradient norm's over those that float16 did not skip."""
-    values = [row[name] for row in rows if not (name.startswith("grad_norm") and _skipped(row))]
-    return float(np.mean(values, dtype=np.float64)) if values else float("nan")
-
-
-def _skipped(metrics: dict[str, Any]) -> bool:
-    return bool(metrics.get("skipped_step", False))
-
-
-def check_finite(step: int, metrics: dict[str, Any], newest_checkpoint: int | None) -> None:
-    """Raises FloatingPointError naming the terms of `metrics` that are not finite.
-
-    A float16 step whose gradients overflowed was skipped: only its loss must be finite. A loss
-    scale below 1 says that they are not finite at any scale.
-    """
-    bad = [
-        name
-        for name, value in metrics.items()
-        if not np.isfinite(value) and not (_skipped(metrics) and name.startswith("grad_norm"))
-    ]
-    if metrics.get("loss_scale", 1.0) < 1:
-        bad.append("the gradients at every loss scale")
-    if bad:
-        saved = (
-            f"the last good checkpoint is that of step {newest_checkpoint}"
-            if newest_checkpoint is not None
-            else "no checkpoint was written before it"
-        )
-        raise FloatingPointError(f"step {step}: {', '.join(bad)} not finite; {saved}.")
-
-
-def write_scalars(
-    writer: metric_writers.MetricWriter, group: str, step: int, values: dict[str, float]
-) -> None:
-    """Writes values as GROUP/NAME, which TensorBoard shows a group at a time."""
-    writer.write_scalars(step, {f"{group}/{name}": value for name, value in values.items()})

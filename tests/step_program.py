@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python tests/step_program.py --config=configs/resnet18.py:cifar10 --devices=8
 
-prints what the step asks for on 8 host devices, in a Markdown table; with --compiled what XLA's CPU
+prints what the step asks for on 8 host devices, in a Markdown table, and its work; with --compiled what XLA's CPU
 backend makes of it, which drops duplicates and combines some. What follows `--` overrides the
 config. Nothing is trained.
 """
@@ -29,8 +29,8 @@ PURPOSES = (  # (words of JAX's names, what it is for), the first that fits
 )
 
 
-def lower(config: ml_collections.ConfigDict) -> tuple[Any, Any]:
-    """(lowered step of `config` for all devices, its state's shapes)."""
+def lower(config: ml_collections.ConfigDict) -> Any:
+    """The lowered step of `config` for all devices."""
     import jax
     import numpy as np
 
@@ -52,7 +52,7 @@ def lower(config: ml_collections.ConfigDict) -> tuple[Any, Any]:
         "label": jax.ShapeDtypeStruct(images, np.int32),
     }
     state = jax.eval_shape(built.create_state)
-    return step.lower(state, batch, np.uint32(config.seed)), state
+    return step.lower(state, batch, np.uint32(config.seed))
 
 
 def purpose(source: str) -> str:
@@ -86,12 +86,13 @@ def main() -> None:
     from iecl_jax import config as config_lib
     from iecl_jax import hlo
 
-    lowered, _ = lower(config_lib.load(args.config, args.overrides))
+    lowered = lower(config_lib.load(args.config, args.overrides))
     if args.compiled:
         text = lowered.compile().as_text()
     else:
         text = lowered.as_text("hlo", debug_info=True)
     print(table(hlo.collectives(text)))
+    print(f"\nA device computes {lowered.cost_analysis()['flops'] / 1e9:.2f} GFLOP a step.")
 
 
 if __name__ == "__main__":

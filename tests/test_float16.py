@@ -159,7 +159,7 @@ def test_the_scale_doubles_after_2000_finite_steps_and_the_next(warm):
 
 
 def test_the_scale_never_falls_below_its_floor(warm):
-    """The training loop gives up before that, below 1: see train.check_finite."""
+    """The training loop gives up before that, below 1: see metric_log.check_finite."""
     state = scaled(warm, 2.0**-14)
     params = jax.tree.map(lambda leaf: np.full_like(leaf, np.inf), state.params["saib"])
     state = state.replace(params=state.params | {"saib": params})

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from configs import imagenet_r50, jacobian, knn, linear_probe
-from iecl_jax import evaluate, evaluate_jacobian, experiment, train
+from iecl_jax import evaluate, evaluate_jacobian, experiment, metric_log, train
 from iecl_jax.figures import events
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's and TFDS's own
@@ -181,9 +181,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_by_name(tmp_path):
 def test_a_metric_that_is_not_finite_names_step_and_checkpoint():
     metrics = {"loss": np.float32(1), "kl": np.float32(np.nan)}
     with pytest.raises(FloatingPointError, match=r"step 7: kl not finite; .* step 5"):
-        train.check_finite(7, metrics, 5)
+        metric_log.check_finite(7, metrics, 5)
     skipped = {"loss": np.float32(1), "grad_norm_online": np.float32(np.inf), "skipped_step": 1.0}
-    train.check_finite(7, skipped, None)
+    metric_log.check_finite(7, skipped, None)
 
 
 def test_knn_reads_its_config_from_the_checkpoint(workdir, tmp_path):

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import types
 
 import pytest
 
@@ -30,8 +29,7 @@ def test_flags_that_the_user_set_stay():
 def test_the_cpu_is_alone_if_the_user_says_so_or_nothing_else_is_installed(
     monkeypatch, platforms, plugins, alone
 ):
-    config = types.SimpleNamespace(jax_platforms=platforms)
-    monkeypatch.setattr(runtime, "jax", types.SimpleNamespace(config=config))
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
     found = object() if plugins else None
     monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: found)
     assert runtime.cpu_only() == alone

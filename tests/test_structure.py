@@ -14,7 +14,7 @@ FILES = sorted((ROOT / "iecl_jax").rglob("*.py"))
 
 # A file imports only from its own level and from lower ones. A folder's level is its files'.
 LEVELS = {
-    0: "checks collectives distributed hlo precision preemption runtime losses augment",
+    0: "checks collectives distributed hlo metric_log precision preemption runtime losses augment",
     1: "models",
     2: "methods",
     3: "objective optim train_state workdir seal checkpoint data config summaries",

@@ -14,6 +14,7 @@ import collections
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -28,10 +29,23 @@ from iecl_jax import hlo, seal
 from iecl_jax.checkpoint import load_for_evaluation
 
 ROOT = pathlib.Path(__file__).parent.parent
-NOISE_FACTOR = 10
+NOISE_FACTOR = 4
 FIRST_STEP = 1e-6
-HALF_PRECISION = {"bfloat16": 2e-2, "float16": 2e-3}
-ONE_STEP = [case for case in trajectory.CASES if case not in trajectory.ON_EVERY_LAYOUT]
+# Differences of things of order 1: of entropies, and of gradients through the two views.
+SMALL_DIFFERENCES = ("kl", "grad_norm_saib")
+LOOSER = {
+    "bfloat16": 2e-2,
+    "float16": 2e-3,
+    # Small differences again, of cosines of both signs and of correlations from 1.
+    "simsiam": 1e-5,
+    "barlow_twins": 1e-5,
+    "w_mse": 1e-5,  # whitening divides by the smallest spread
+}
+VIEWS = 4e-6  # of normalised values: a millionth of the range from black to white
+ONE_STEP = ("simclr", "byol", "bfloat16")
+FURTHER = [
+    case for case in trajectory.CASES if case not in (*trajectory.ON_EVERY_LAYOUT, *ONE_STEP)
+]
 
 
 def run_on(devices: int, *command: str) -> None:
@@ -41,13 +55,23 @@ def run_on(devices: int, *command: str) -> None:
     subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=True)
 
 
+def run_cases(folder, layouts):
+    """What trajectory.py writes of {devices: cases}, by the number of devices."""
+    for devices, cases in layouts.items():
+        run_on(devices, "tests/trajectory.py", str(folder), *cases)
+    return {devices: dict(np.load(folder / f"{devices}.npz")) for devices in layouts}
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """What trajectory.py writes, by the number of devices."""
-    folder = tmp_path_factory.mktemp("runs")
-    for devices in trajectory.LAYOUTS:
-        run_on(devices, "tests/trajectory.py", str(folder))
-    return {devices: dict(np.load(folder / f"{devices}.npz")) for devices in trajectory.LAYOUTS}
+    always = trajectory.ON_EVERY_LAYOUT
+    cases = {n: always if n in (2, 4) else (*always, *ONE_STEP) for n in trajectory.LAYOUTS}
+    return run_cases(tmp_path_factory.mktemp("runs"), cases)
+
+
+@pytest.fixture(scope="module")
+def further_runs(tmp_path_factory):
+    return run_cases(tmp_path_factory.mktemp("further_runs"), {8: FURTHER, 1: FURTHER})
 
 
 def part(run, prefix):
@@ -60,16 +84,30 @@ def layouts(case):
     return (2, 4, 8) if case in trajectory.ON_EVERY_LAYOUT else (8,)
 
 
-@pytest.mark.parametrize("case", trajectory.CASES)
-def test_the_first_step_is_the_same_on_any_number_of_devices(runs, case):
+def compare_first_steps(runs, case):
     """Loss, every term, and the norm of every gradient."""
     expected = part(runs[1], f"{case}/metrics/")
-    tolerance = HALF_PRECISION.get(case, FIRST_STEP)
+    tolerance = LOOSER.get(case, FIRST_STEP)
     for devices in layouts(case):
         for name, values in part(runs[devices], f"{case}/metrics/").items():
             np.testing.assert_allclose(
-                values[0], expected[name][0], rtol=tolerance, err_msg=f"{name}, {devices} devices"
+                values[0],
+                expected[name][0],
+                rtol=tolerance,
+                atol=tolerance * (name in SMALL_DIFFERENCES),
+                err_msg=f"{name}, {devices} devices",
             )
+
+
+@pytest.mark.parametrize("case", [*trajectory.ON_EVERY_LAYOUT, *ONE_STEP])
+def test_the_first_step_is_the_same_on_any_number_of_devices(runs, case):
+    compare_first_steps(runs, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", FURTHER)
+def test_the_first_step_of_the_other_methods_is_the_same_too(further_runs, case):
+    compare_first_steps(further_runs, case)
 
 
 def divergence(run, case, other, name="ie_cl", start=0):
@@ -91,7 +129,7 @@ def distance(run, case, other, name):
 def test_fifty_steps_stay_within_the_noise_of_a_permuted_sum(runs):
     noise = np.max([divergence(runs[1], f"ulp{i}", runs[1]) for i in range(2)], axis=0)
     mistake = divergence(runs[1], "exchanged", runs[1])
-    assert all(mistake > 10 * NOISE_FACTOR * noise), (mistake, noise)
+    assert all(mistake > 1000 * noise), (mistake, noise)
     for devices in layouts("ie_cl"):
         found = divergence(runs[devices], "ie_cl", runs[1])
         assert all(found < NOISE_FACTOR * noise), (devices, found, noise)
@@ -112,7 +150,7 @@ def test_images_come_in_the_same_order(runs):
 
 def test_an_image_gets_the_same_views_on_any_device(runs):
     for devices in layouts("ie_cl"):
-        np.testing.assert_allclose(runs[devices]["views"], runs[1]["views"], rtol=0, atol=2e-6)
+        np.testing.assert_allclose(runs[devices]["views"], runs[1]["views"], rtol=0, atol=VIEWS)
 
 
 def test_the_queue_holds_the_same_keys_in_the_same_order(runs):
@@ -210,24 +248,35 @@ def test_a_device_alone_sends_nothing(runs):
     assert json.loads(str(runs[1]["sent"])) == []
 
 
-def test_the_work_of_a_device_does_not_grow_with_their_number(runs):
-    """At 4 images each; what grows are the gathered embeddings in the loss, small here."""
-    growth = runs[8]["flops"] / runs[1]["flops"]
-    assert 1 <= growth < 1.03, growth
-
-
-@pytest.mark.parametrize(
-    "config", ["cifar10", pytest.param("cifar10,moco_v2", marks=pytest.mark.slow)]
-)
-def test_the_docs_list_what_a_step_asks_for(config):
-    program = ["tests/step_program.py", f"--config=configs/resnet18.py:{config}"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+def step_program_of(config, devices, *overrides):
+    """(table, GFLOP of a device) that step_program.py prints."""
+    command = ["tests/step_program.py", f"--config=configs/resnet18.py:{config}"]
     result = subprocess.run(
-        [sys.executable, *program],
+        [
+            sys.executable,
+            *command,
+            f"--devices={devices}",
+            *(["--", *overrides] if overrides else []),
+        ],
         cwd=ROOT,
-        env=environment,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert result.stdout.strip() in (ROOT / "docs/topology.md").read_text()
+    table, work = result.stdout.split("\n\n")
+    return table, float(re.search(r"[\d.]+", work)[0])
+
+
+def test_the_docs_list_what_a_step_asks_for_and_its_work_is_constant():
+    """ResNet-18, 32 images on each device; the losses of the gathered embeddings grow, a little."""
+    table, eight = step_program_of("cifar10", 8)
+    assert table in (ROOT / "docs/topology.md").read_text()
+    _, one = step_program_of("cifar10", 1, "--config.train.batch_size=32")
+    assert 1 <= eight / one < 1.005, (one, eight)
+
+
+@pytest.mark.slow
+def test_the_docs_list_what_a_step_with_a_queue_asks_for():
+    table, _ = step_program_of("cifar10,moco_v2", 8)
+    assert table in (ROOT / "docs/topology.md").read_text()

@@ -37,7 +37,7 @@ import jax
 import ml_collections
 
 from iecl_jax import config as config_lib
-from iecl_jax import data
+from iecl_jax import data, runtime
 from iecl_jax.benchmark import images, parts, program, report, roofline, timing
 
 PROGRAM = "program"
@@ -125,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures the configs that the command line names, and prints the tables."""
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
+    runtime.configure()
     command = shlex.join(["python", "-m", "iecl_jax.benchmark", *argv])
     try:
         configs = [config_lib.load(name, args.overrides) for name in args.config]

@@ -1,0 +1,73 @@
+"""What each setting is worth: the step without it by the step with all of them, round by round.
+
+    PYTHONPATH=. python tests/setting_ratios.py [--config=FILE:VARIANT] [-- overrides]
+
+Each time is the median of `--steps` steps of a new process; the settings take turns, every other
+round backwards. Above 1: the setting makes the step that much faster. The settings are those of
+`iecl_jax/runtime.py`, on a CPU, and `encoder.remat`, which costs time.
+"""
+
+import argparse
+import functools
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import tempfile
+
+from iecl_jax import runtime
+from iecl_jax.benchmark import timing
+
+YNNPACK = f"{runtime.CPU_FLAGS[0]},LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+BENCHMARK = "from iecl_jax.benchmark.__main__ import main; main()"
+RETURNING = f"from iecl_jax import runtime; runtime.keep_freed_memory = lambda: None; {BENCHMARK}"
+SETTINGS = {
+    "all": ("", BENCHMARK, []),
+    "convolutions of YNNPACK, not Eigen": (YNNPACK, BENCHMARK, []),
+    "barriers dropped": ("--xla_disable_hlo_passes=", BENCHMARK, []),
+    "freed memory returned to the system": ("", RETURNING, []),
+    "none of the three": (f"{YNNPACK} --xla_disable_hlo_passes=", RETURNING, []),
+    "encoder.remat=True": ("", BENCHMARK, ["--config.encoder.remat=True"]),
+}
+
+
+def milliseconds(name: str, config: str, steps: int, overrides: list[str]) -> float:
+    """Median of a step in a new process with a setting."""
+    flags, program, more = SETTINGS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "step.json")
+        command = [
+            *(sys.executable, "-c", program, f"--config={config}", "--only=step", "--rounds=1"),
+            *(f"--steps={steps}", f"--json={path}", "--", *overrides, *more),
+        ]
+        environment = os.environ | {"XLA_FLAGS": flags}
+        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+        return json.loads(path.read_text())["step_ms_median"]
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="configs/resnet18.py:cifar10")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("overrides", nargs="*", help="--config.KEY=VALUE, after --")
+    args = parser.parse_args()
+    contestants = [
+        functools.partial(milliseconds, name, args.config, args.steps, args.overrides)
+        for name in SETTINGS
+    ]
+    times = timing.alternate(contestants, args.rounds)
+    print("| setting | ms a step | ratio |\n|---|---:|---:|")
+    for name, each in zip(SETTINGS, times, strict=True):
+        ratio = timing.spread(timing.extent(timing.ratios(each, times[0])), "{:.2f}")
+        print(f"| {name} | {timing.spread(timing.extent(each), '{:.0f}')} | {ratio} |")
+    print(shlex.join(["python", *sys.argv]))
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,6 @@ KINDS = (
 _INSTRUCTION = re.compile(rf" = (?P<shape>.*?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(")
 _ARRAY = re.compile(r"\b(?:[a-z]+(?P<bits>\d+)\w*|pred)\[(?P<sizes>[\d,]*)\]")
 _OP_NAME = re.compile(r'op_name="(?P<name>[^"]*)"')
-_COMMENT = re.compile(r"/\*.*?\*/")
 
 
 class Collective(NamedTuple):
@@ -60,7 +59,7 @@ def summary(found: Iterable[Collective]) -> dict[str, dict[str, int]]:
 
 
 def _collectives(text: str) -> Iterator[Collective]:
-    for line in _COMMENT.sub("", text).splitlines():
+    for line in text.splitlines():
         match = _INSTRUCTION.search(line)
         if not match:
             continue

@@ -2,9 +2,9 @@
 
     PYTHONPATH=. python tests/step_program.py --config=configs/resnet18.py:cifar10 --devices=8
 
-prints what the step asks for on 8 host devices, in a Markdown table, and its work; with --compiled what XLA's CPU
-backend makes of it, which drops duplicates and combines some. What follows `--` overrides the
-config. Nothing is trained.
+prints what the step asks for on 8 host devices, in a Markdown table, and the work of one of them;
+with --compiled what XLA's CPU backend makes of it, which drops duplicates and combines some. What
+follows `--` overrides the config. Nothing is trained.
 """
 
 import argparse

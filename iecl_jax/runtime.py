@@ -29,13 +29,15 @@ def configure() -> None:
     - A compilation cache in JAX_COMPILATION_CACHE_DIR, by default in the user's cache folder, one
       for each kind of processor: a program is compiled once, not once a run.
       JAX_ENABLE_COMPILATION_CACHE=false turns it off.
-    - Where JAX runs on the CPU alone: CPU_FLAGS, and glibc keeps freed memory, which it would
-      otherwise return to the system and fault in again at every step.
+    - Where JAX runs on the CPU alone: CPU_FLAGS; a step starts when the one before it is done, as
+      the memory of all that wait would be taken at once; and glibc keeps freed memory, which it
+      would otherwise return to the system and fault in again at every step.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
     if cpu_only():
         os.environ["XLA_FLAGS"] = with_defaults(os.environ.get("XLA_FLAGS", ""))
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
         keep_freed_memory()
 
 

@@ -104,7 +104,18 @@ def test_a_call_is_timed_to_its_end_while_the_next_one_runs(monkeypatch):
 
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
     assert timing.durations(start, finish, 3) == pytest.approx([100.0] * 3)
-    assert events == ["start", *["start", "finish"] * 3, "finish"]
+    assert events == ["start", *["start", "finish"] * 4, "finish"]
+
+
+def test_a_call_that_returns_when_it_is_done_has_its_own_time(monkeypatch):
+    now = 0.0
+
+    def start():
+        nonlocal now
+        now += 0.1
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
+    assert timing.durations(start, lambda _: None, 3) == pytest.approx([100.0] * 3)
 
 
 def test_ratios_are_of_times_of_the_same_round():
@@ -344,8 +355,8 @@ def test_a_step_is_compiled_once_and_for_the_places_that_it_leaves_the_state_in(
     timed = parts.TimedStep(tiny())
     times = timed.durations(2)
     assert len(times) == 2
-    assert timed.state.step == 4  # the first, one that leads in, two that are timed
-    assert made == first * 4
+    assert timed.state.step == 5  # the first, two that are timed, one before and one after them
+    assert made == first * 5
     assert 0 < sum(times) < 1e3 * timed.compile_seconds
 
 

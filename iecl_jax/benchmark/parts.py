@@ -125,25 +125,21 @@ class TimedLoop:
         self._log = MetricLog(_NoWriter(), steps_per_epoch, config.train.batch_size)
 
     def durations(self, count: int) -> list[float]:
-        """Milliseconds a step of each of `count` calls; a first, perhaps compiled, is not timed."""
+        """Milliseconds a step, a mean between two fetches of the metrics, of `count` calls or so.
+
+        A first call, perhaps compiled, is not timed.
+        """
         per_call = self._config.train.steps_per_call
-        every = min(count, max(1, self._config.train.log_every_steps // per_call)) * per_call
+        between = min(count, max(1, self._config.train.log_every_steps // per_call))
+        stamps = []
         with data.TrainBatches(self._config, self._split, start=self._position) as batches:
-            jax.block_until_ready(self._take(batches))
-            stamps: list[float] = []
-            running = None
-            while len(stamps) <= count:
-                following = self._take(batches)
-                if running is not None:
-                    jax.block_until_ready(running)
-                    stamps.append(time.perf_counter())
-                running = following
-                if batches.position % every == 0:  # waits for the call that was just dispatched
-                    self._log.write(None)
-                    stamps.append(time.perf_counter())
-                    running = None
+            for calls in [1, *[between] * (count // between)]:
+                for _ in range(calls):
+                    self._take(batches)
+                self._log.write(None)  # waits for the device
+                stamps.append(time.perf_counter())
             self._position = batches.position
-        return [gap / per_call for gap in timing.gaps(stamps)[:count]]
+        return [gap / (between * per_call) for gap in timing.gaps(stamps)]
 
     def _take(self, batches: data.TrainBatches) -> dict[str, jax.Array]:
         begin, per_call = batches.position + 1, self._config.train.steps_per_call

@@ -13,8 +13,9 @@ def durations(start: Callable[[], T], finish: Callable[[T], object], count: int)
     """Milliseconds from the end of each call to the end of the next one, `count` of them.
 
     The next call is always started before the end of the current one is waited for, so that the
-    device never waits for the host, as in training, and yet each call has its own time. One call
-    that is not timed leads in: `count` + 1 are made.
+    device never waits for the host, as in training, and yet each call has its own time; where a
+    call returns when it is done (`runtime.configure` on the CPU), its own is what it takes. One
+    call that is not timed leads in and one leads out: `count` + 2 are made.
 
     Args:
       start: dispatches a call and returns what `finish` needs.
@@ -23,13 +24,12 @@ def durations(start: Callable[[], T], finish: Callable[[T], object], count: int)
     """
     stamps = []
     running = start()
-    for _ in range(count):
+    for _ in range(count + 1):
         following = start()
         finish(running)
         stamps.append(time.perf_counter())
         running = following
     finish(running)
-    stamps.append(time.perf_counter())
     return gaps(stamps)
 
 

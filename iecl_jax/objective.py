@@ -67,15 +67,18 @@ def make(
             return in_float32(outputs, params)
 
     def in_float32(outputs, params):
+        compared = {}
         if settings.kl.weight > 0 or settings.entropy.weight > 0:
             _require_projections(outputs)
+            compared = {name: outputs[name] for name in PAIRS["query"][0]}
+            compared = collectives.gather(compared, axis_name)
         loss, terms = method_loss(outputs)
         terms = {"method_loss": loss} | terms
         if settings.kl.weight > 0:
-            terms["kl"] = _mean(kl(outputs[p], outputs[q]) for p, q in pairs)
+            terms["kl"] = _mean(kl(compared[p], compared[q]) for p, q in pairs)
             loss = loss + settings.kl.weight * terms["kl"]
         if settings.entropy.weight > 0:
-            terms["entropy"] = _mean(entropy_of(outputs[p]) for p, _ in pairs)
+            terms["entropy"] = _mean(entropy_of(compared[p]) for p, _ in pairs)
             loss = loss - settings.entropy.weight * terms["entropy"]
         if "saib" in params and settings.saib_decay > 0:
             terms["saib_decay"] = kernel_decay(params["saib"])
@@ -89,10 +92,10 @@ def make(
             q = jax.lax.stop_gradient(q)
         if settings.kl.form != "softmax":
             p, q = contrastive.l2_normalize(p), contrastive.l2_normalize(q)
-        return divergence_of(collectives.gather(p, axis_name), collectives.gather(q, axis_name))
+        return divergence_of(p, q)
 
     def entropy_of(z):
-        return estimate(collectives.gather(contrastive.l2_normalize(z), axis_name))
+        return estimate(contrastive.l2_normalize(z))
 
     return objective
 

@@ -61,15 +61,15 @@ def train_step(
         (_, (method_state, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params
         )
-        grads = collectives.mean(grads, axis_name)
+        grads, metrics = collectives.mean((grads, metrics), axis_name)
     else:
         gradient = scale.value_and_grad(loss_fn, has_aux=True, axis_name=axis_name)
         scale, finite, (_, (method_state, metrics)), grads = gradient(state.params)
+        metrics = collectives.mean(metrics, axis_name)
 
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     method_state = method.post_update(params, method_state, state.step)
-    metrics = collectives.mean(metrics, axis_name)
     metrics |= {f"grad_norm_{name}": optax.tree.norm(tree) for name, tree in grads.items()}
     metrics |= {name: fn(state.step) for name, fn in schedules.items()}
     new = TrainState(state.step + 1, params, method_state, opt_state, scale)

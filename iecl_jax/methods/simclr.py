@@ -26,7 +26,7 @@ def make(
         views = [outputs["projection"], outputs["query_projection"]]
         value, top1 = contrastive.nt_xent(
             jnp.stack(views),
-            jnp.stack([collectives.gather(view, axis_name) for view in views]),
+            jnp.stack(collectives.gather(views, axis_name)),
             collectives.places(len(views[0]), axis_name),
             temperature=config.method.temperature,
         )

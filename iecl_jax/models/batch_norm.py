@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from iecl_jax import collectives
+
 
 class BatchNorm(nn.Module):
     """Normalises every channel (last axis) of x [V * b, ..., C] by batch statistics in float32.
@@ -69,23 +71,14 @@ class BatchNorm(nn.Module):
         blocks = x.astype(jnp.float32).reshape(self.num_views, local // inside, -1, x.shape[-1])
         moments = jnp.stack([blocks.mean(2), jnp.square(blocks).mean(2)])
         if self._synchronised and (not group or group > local):
-            moments = jax.lax.pmean(
-                moments, self.axis_name, axis_index_groups=self._neighbours(group // local)
-            )
+            moments = collectives.mean(moments, self.axis_name, devices=group // local)
         mean, mean_square = moments
         return mean, jnp.maximum(mean_square - jnp.square(mean), 0)
-
-    def _neighbours(self, devices: int) -> list[list[int]] | None:
-        """Devices that share statistics, `devices` at a time; None: all."""
-        if devices == 0:
-            return None
-        total = jax.lax.axis_size(self.axis_name)
-        return [list(range(first, first + devices)) for first in range(0, total, devices)]
 
     def _move(self, running: nn.Variable, new: jax.Array) -> None:
         new = new[: self.running_views].mean((0, 1))
         if self._synchronised and self.group_size:
-            new = jax.lax.pmean(new, self.axis_name)
+            new = collectives.mean(new, self.axis_name)
         running.value = self.momentum * running.value + (1 - self.momentum) * new
 
     @property

@@ -64,7 +64,7 @@ def test_blocks_computed_twice_change_no_value_and_keep_less():
     results, kept = [], []
     for remat in (False, True):
         net = ResNet("resnet10", stem="cifar", width=4, spectral_norm=True, remat=remat)
-        variables = net.init(jax.random.key(0), x, train=True)
+        variables = jax.jit(functools.partial(net.init, train=True))(jax.random.key(0), x)
 
         def loss(params, net=net, variables=variables):
             outputs, state = net.apply(

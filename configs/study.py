@@ -1,6 +1,6 @@
 """The study of docs/findings.md: every open reading of the paper switched alone, at a small scale.
 
-    python -m iecl_jax.study --workdir=runs/study
+    python -m iecl_jax.tools.study --workdir=runs/study
 
 runs all of SETTINGS with three seeds; one of them is
 

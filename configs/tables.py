@@ -1,4 +1,4 @@
-"""The paper's tables and figures of numbers, row by row, for `python -m iecl_jax.tables`.
+"""The paper's tables and figures of numbers, row by row, for `python -m iecl_jax.tools.tables`.
 
 Only data. A table has a title, where the published numbers come from, a kind and rows:
 `accuracy` trains every row; `grid` too, and shows the rows as cells of a matrix; `time` measures

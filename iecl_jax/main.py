@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from iecl_jax import distributed, runtime
+from iecl_jax.run import distributed, runtime
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else TensorFlow greets with a page of text
 std_logging.getLogger("jax").setLevel(std_logging.WARNING)
@@ -49,7 +49,9 @@ def main(argv: list[str]) -> None:
         process_id=_PROCESS_ID.value,
     )
     # Imported after the flags were parsed, so that a mistake there is told at once.
-    from iecl_jax import evaluate, evaluate_jacobian, train
+    from iecl_jax.evals import jacobian_job as evaluate_jacobian
+    from iecl_jax.evals import jobs as evaluate
+    from iecl_jax.train import loop as train
 
     config = _CONFIG.value
     jobs = {
@@ -69,7 +71,7 @@ def main(argv: list[str]) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses flags; a wrong variant or an override that the config lacks becomes one sentence."""
-    from iecl_jax import config as config_lib
+    from iecl_jax.config import load as config_lib
 
     joined = [
         f"{a}={b}" if a in ("-config", "--config") else a for a, b in zip(argv, [*argv[1:], ""])

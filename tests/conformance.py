@@ -17,11 +17,12 @@ import pytest
 
 from configs import methods as recipes
 from configs import plug_and_play
-from iecl_jax import config as config_lib
-from iecl_jax import experiment, methods
-from iecl_jax.checkpoint import Checkpointer
-from iecl_jax.models.resnet import ARCHITECTURES
-from iecl_jax.train_step import AXIS
+from iecl_jax import methods
+from iecl_jax.config import load as config_lib
+from iecl_jax.models.encoders.resnet import ARCHITECTURES
+from iecl_jax.run.checkpoint import Checkpointer
+from iecl_jax.train import experiment
+from iecl_jax.train.step import AXIS
 
 __all__ = [
     "test_a_bfloat16_step_stays_finite",
@@ -40,8 +41,8 @@ OWN_METHOD = '''
 
 import jax.numpy as jnp
 
-from iecl_jax import collectives
-from iecl_jax.checks import POSITIVE
+from iecl_jax.models import collectives
+from iecl_jax.config.checks import POSITIVE
 from iecl_jax.losses.contrastive import l2_normalize
 from iecl_jax.methods.parts import online
 from iecl_jax.methods.parts.method import Method, unmoved

@@ -12,10 +12,10 @@ import time
 
 import jax
 
-from iecl_jax import config as config_lib
 from iecl_jax import data
-from iecl_jax.benchmark import parts, timing
-from iecl_jax.diagnostics import Diagnostics
+from iecl_jax.config import load as config_lib
+from iecl_jax.evals.diagnostics import Diagnostics
+from iecl_jax.tools.benchmark import parts, timing
 
 
 def measure(config, *, rounds: int, steps: int) -> list[tuple[float, float]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from clu import metric_writers
 
-from iecl_jax import summaries
+from iecl_jax.run import summaries
 
 STEPS = (10, 20, 30)
 NAMES = {

@@ -2,7 +2,7 @@
 
     PYTHONPATH=. taskset -c 1 python tests/input_overhead.py --python=TORCH_PYTHON [--images=DIR]
 
-The two cases of `iecl_jax.data.speed`; every other round goes backwards. The peer, torch_input.py,
+The two cases of `tools.benchmark.reading`; every other round goes backwards. The peer, torch_input.py,
 is a new process every time, with one worker a core, and makes the same crops with the same Pillow
 calls. Ours also puts the batches on the device of JAX, the peer's stay where the worker left them.
 """
@@ -15,8 +15,8 @@ import shlex
 import subprocess
 import sys
 
-from iecl_jax import workdir
-from iecl_jax.data import speed
+from iecl_jax.run import workdir
+from iecl_jax.tools.benchmark import reading as speed
 
 PEER = pathlib.Path(__file__).with_name("torch_input.py")
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 
-from iecl_jax.preemption import EXIT_CODE
+from iecl_jax.run.preemption import EXIT_CODE
 
 ROOT = pathlib.Path(__file__).parent.parent
 

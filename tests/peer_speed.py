@@ -29,10 +29,10 @@ import ml_collections
 import numpy as np
 import saib_overhead
 
-from iecl_jax import config as config_lib
-from iecl_jax import runtime, workdir
-from iecl_jax.benchmark import parts, timing
+from iecl_jax.config import load as config_lib
 from iecl_jax.models import build
+from iecl_jax.run import runtime, workdir
+from iecl_jax.tools.benchmark import parts, timing
 
 PEERS = {"eager": [], "compiled": ["--compile"]}
 

@@ -25,9 +25,9 @@ import sys
 import jax
 import ml_collections
 
-from iecl_jax import config as config_lib
-from iecl_jax import workdir
-from iecl_jax.benchmark import parts, timing
+from iecl_jax.config import load as config_lib
+from iecl_jax.run import workdir
+from iecl_jax.tools.benchmark import parts, timing
 
 PEER_METHODS = {
     "ie_cl": "iecl",

@@ -17,11 +17,11 @@ import subprocess
 import sys
 import tempfile
 
-from iecl_jax import runtime
-from iecl_jax.benchmark import timing
+from iecl_jax.run import runtime
+from iecl_jax.tools.benchmark import timing
 
 YNNPACK = f"{runtime.CPU_FLAGS[0]},LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
-BENCHMARK = "from iecl_jax.benchmark.__main__ import main; main()"
+BENCHMARK = "from iecl_jax.tools.benchmark.__main__ import main; main()"
 RETURNING = f"from iecl_jax import runtime; runtime.keep_freed_memory = lambda: None; {BENCHMARK}"
 SETTINGS = {
     "all": ("", BENCHMARK, []),

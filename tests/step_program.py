@@ -34,8 +34,8 @@ def lower(config: ml_collections.ConfigDict) -> Any:
     import jax
     import numpy as np
 
-    from iecl_jax import experiment
-    from iecl_jax.train_step import AXIS
+    from iecl_jax.train import experiment
+    from iecl_jax.train.step import AXIS
 
     built = experiment.build(config, **LENGTH)
     step = jax.pmap(
@@ -83,8 +83,8 @@ def main() -> None:
     # Before JAX is imported: it reads them then.
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={args.devices}"
     os.environ["JAX_PLATFORMS"] = "cpu"
-    from iecl_jax import config as config_lib
-    from iecl_jax import hlo
+    from iecl_jax.config import load as config_lib
+    from iecl_jax.tools.benchmark import hlo
 
     lowered = lower(config_lib.load(args.config, args.overrides))
     if args.compiled:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from iecl_jax import augment
+from iecl_jax.data import augment
 
 RESAMPLE = {
     "bilinear": Image.Resampling.BILINEAR,

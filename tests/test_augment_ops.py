@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage, stats
 
-from iecl_jax import augment
+from iecl_jax.data import augment
 
 GRAY = np.array([0.2989, 0.587, 0.114])
 KEYS = jax.random.split(jax.random.key(0), 4000)

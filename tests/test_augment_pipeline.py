@@ -9,7 +9,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from configs import common
-from iecl_jax import augment
+from iecl_jax.data import augment
 
 SIZE = 8
 PROBABILITIES = ("flip", "rotate", "jitter", "gray", "blur", "solarize", "noise")

@@ -14,11 +14,11 @@ import pytest
 import saib_overhead
 from test_structure import WITHOUT_TENSORFLOW
 
-from iecl_jax import config as config_lib
 from iecl_jax import data
-from iecl_jax.benchmark import __main__ as command
-from iecl_jax.benchmark import flops, images, parts, program, report, roofline, timing
-from iecl_jax.models.resnet import ResNet
+from iecl_jax.config import load as config_lib
+from iecl_jax.models.encoders.resnet import ResNet
+from iecl_jax.tools.benchmark import __main__ as command
+from iecl_jax.tools.benchmark import flops, images, parts, program, report, roofline, timing
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = f"{ROOT / 'configs' / 'resnet18.py'}:cifar10,smoke"
@@ -390,7 +390,7 @@ def test_everything_is_measured_without_tensorflow(tmp_path):
     options = [f"--config={TINY}", "--rounds=2", "--steps=3", f"--json={path}", f"--trace={trace}"]
     options += ["--", *TINY_OVERRIDES, "--config.data.name=digits", f"--config.data.dir={tmp_path}"]
     code = f"""{WITHOUT_TENSORFLOW}
-from iecl_jax.benchmark import __main__, roofline
+from iecl_jax.tools.benchmark import __main__, roofline
 roofline.MATRIX_SIDE["cpu"] = 64
 __main__.main({options})
 """

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 import pytest
 
-from iecl_jax import checkpoint, seal
+from iecl_jax.run import checkpoint, seal
 
 
 @flax.struct.dataclass
@@ -310,7 +310,7 @@ import sys, jax, jax.numpy as jnp, ml_collections, numpy as np
 workdir, process, port = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"localhost:{port}", 2, process)
-from iecl_jax import checkpoint
+from iecl_jax.run import checkpoint
 def make():
     return checkpoint.Checkpointer(workdir, keep=2, keep_best=0, config=ml_collections.ConfigDict())
 update = jax.pmap(lambda state, x: {"params": {"w": state["params"]["w"] + jax.lax.psum(x, "d")}},
@@ -353,7 +353,7 @@ def test_two_processes_save_and_restore_together(tmp_path):
 
 LOOP = """
 import sys, jax.numpy as jnp, ml_collections
-from iecl_jax import checkpoint
+from iecl_jax.run import checkpoint
 c = checkpoint.Checkpointer(sys.argv[1], keep=2, keep_best=0, config=ml_collections.ConfigDict())
 template = {"params": {"w": jnp.zeros(300_000)}}
 restored = c.restore(template)

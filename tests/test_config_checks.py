@@ -6,7 +6,7 @@ from typing import Any
 import ml_collections
 import pytest
 
-from iecl_jax import config as config_lib
+from iecl_jax.config import load as config_lib
 
 
 def load(name: str, arg: str) -> ml_collections.ConfigDict:

@@ -11,8 +11,8 @@ import pytest
 
 from configs import augmentation_grid, methods, resnet18
 from configs.study import SETTINGS
-from iecl_jax import config as config_lib
-from iecl_jax import workdir
+from iecl_jax.config import load as config_lib
+from iecl_jax.run import workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
 ENDS = ("", "+saib", "+terms", "+sn", "+saib+sn", "+terms+sn")

@@ -67,12 +67,12 @@ def test_missing_set_names_the_command(name, tmp_path):
     with pytest.raises(ValueError) as error:
         open_split(make_config(name, tmp_path / "my data").data, "train")
     source = "imagenet2012" if name == "imagenet100" else name
-    command = f"python -m iecl_jax.data.prepare --name={source} --dir='{tmp_path / 'my data'}'"
+    command = f"python -m iecl_jax.tools.prepare --name={source} --dir='{tmp_path / 'my data'}'"
     assert f"`{command}`" in str(error.value)
 
 
 def test_imagenet_preparation_says_where_the_files_go(tmp_path):
-    command = ["-m", "iecl_jax.data.prepare", "--name=imagenet2012"]
+    command = ["-m", "iecl_jax.tools.prepare", "--name=imagenet2012"]
     done = subprocess.run(
         [sys.executable, *command, f"--dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True
     )

@@ -8,7 +8,8 @@ import pytest
 import torch_input
 from PIL import Image
 
-from iecl_jax.data import crops, image_folder, images, speed
+from iecl_jax.data import crops, image_folder, images
+from iecl_jax.tools.benchmark import reading as speed
 
 TINY = [
     "--limit=16",

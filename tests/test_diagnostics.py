@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from configs import imagenet_r50
-from iecl_jax import data, diagnostics, methods
-from iecl_jax.evals import jacobian
-from iecl_jax.experiment import build
-from iecl_jax.train_step import AXIS
+from iecl_jax import data, methods
+from iecl_jax.evals import diagnostics, jacobian
+from iecl_jax.train.experiment import build
+from iecl_jax.train.step import AXIS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's own
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from iecl_jax.evals import conv_norms
-from iecl_jax.models.resnet import ResNet
+from iecl_jax.models.encoders.resnet import ResNet
 
 matrix_norm = jax.jit(conv_norms.matrix_norm, static_argnames="iterations")
 operator_norm = jax.jit(

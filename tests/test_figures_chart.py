@@ -6,8 +6,8 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from iecl_jax.figures import chart
-from iecl_jax.figures.events import Curve
+from iecl_jax.run.events import Curve
+from iecl_jax.tools.figures import chart
 
 
 def chart_of(values, steps=None, **options):

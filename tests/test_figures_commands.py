@@ -15,10 +15,13 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from configs import imagenet_r50
-from iecl_jax import augment, methods
-from iecl_jax.checkpoint import Checkpointer, load_for_evaluation
-from iecl_jax.figures import augmentations, entropy_gain, events, gallery, loss_curves, style
+from iecl_jax import methods
+from iecl_jax.data import augment
+from iecl_jax.evals.pictures import gallery, style
 from iecl_jax.models.saib import SAIB
+from iecl_jax.run import events
+from iecl_jax.run.checkpoint import Checkpointer, load_for_evaluation
+from iecl_jax.tools.figures import augmentations, entropy_gain, loss_curves
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's own
 STEPS_SAVED = (2, 4)

@@ -11,7 +11,7 @@ from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.util import tensor_util
 
-from iecl_jax.figures import events
+from iecl_jax.run import events
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's own
 
@@ -103,5 +103,5 @@ def test_no_event_files_is_one_sentence(tmp_path):
 
 
 def test_reading_needs_no_tensorflow():
-    code = "import sys; from iecl_jax.figures import report; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, iecl_jax.tools.figures.report; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

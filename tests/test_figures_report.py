@@ -13,7 +13,7 @@ from event_files import STEPS, TAGS, write_curves, write_json
 from PIL import Image
 
 from configs import imagenet_r50
-from iecl_jax.figures import chart, page, report, sections
+from iecl_jax.tools.figures import chart, page, report, sections
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's own
 CONFIG = json.loads(imagenet_r50.get_config("100,smoke").to_json())

@@ -6,7 +6,7 @@ import pytest
 
 from iecl_jax.evals import jacobian
 from iecl_jax.evals.jacobian import Spectrum
-from iecl_jax.figures import spectrum, style
+from iecl_jax.evals.pictures import spectrum, style
 
 
 def quadrature(probes=6, depth=16, seed=0):

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from matplotlib.container import BarContainer
 
-from iecl_jax.figures import bars, heat_map, style
-from iecl_jax.tables import pictures
+from iecl_jax.evals.pictures import style
+from iecl_jax.tools.figures import bars, heat_map
+from iecl_jax.tools.tables import pictures
 
 NAN = float("nan")
 

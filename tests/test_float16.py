@@ -13,8 +13,8 @@ import optax
 import pytest
 
 from configs import imagenet_r50
-from iecl_jax.experiment import build
-from iecl_jax.train_step import AXIS
+from iecl_jax.train.experiment import build
+from iecl_jax.train.step import AXIS
 
 BATCH = 16
 MODERATE = 2.0**8  # a loss scale at which the tiny network neither overflows nor underflows

@@ -11,8 +11,9 @@ import pytest
 from tiny_objective import get_config, get_objective
 
 from configs import imagenet_r50
-from iecl_jax import methods, objective
-from iecl_jax.models.resnet import ARCHITECTURES
+from iecl_jax import methods
+from iecl_jax.methods.parts import objective
+from iecl_jax.models.encoders.resnet import ARCHITECTURES
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "paper.md"
 SECTION = "## Who gets a gradient from which term"

@@ -1,4 +1,4 @@
-"""Collectives read from the text of a program, and those of `iecl_jax.collectives`."""
+"""Collectives read from the text of a program, and those of `iecl_jax.models.collectives`."""
 
 import functools
 
@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iecl_jax import collectives, hlo
+from iecl_jax.models import collectives
+from iecl_jax.tools.benchmark import hlo
 
 # What a GPU's compiler writes: pairs of start and done, several arrays in one, comments in tuples.
 ASYNCHRONOUS = """

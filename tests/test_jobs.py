@@ -8,8 +8,12 @@ import pytest
 from PIL import Image
 
 from configs import imagenet_r50, jacobian, knn, linear_probe
-from iecl_jax import evaluate, evaluate_jacobian, experiment, metric_log, train
-from iecl_jax.figures import events
+from iecl_jax.evals import jacobian_job as evaluate_jacobian
+from iecl_jax.evals import jobs as evaluate
+from iecl_jax.run import events
+from iecl_jax.run import metrics as metric_log
+from iecl_jax.train import experiment
+from iecl_jax.train import loop as train
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's and TFDS's own
 

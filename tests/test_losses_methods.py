@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from loss_reference import numeric_gradient
 
-from iecl_jax import collectives
 from iecl_jax.losses import contrastive, redundancy, similarity, whitening
+from iecl_jax.models import collectives
 
 
 def _cosine(a, b):

@@ -18,7 +18,8 @@ import pytest
 from loss_reference import numeric_gradient
 
 from configs import plug_and_play
-from iecl_jax import checks, methods
+from iecl_jax import methods
+from iecl_jax.config import checks
 from iecl_jax.methods import nnclr
 from iecl_jax.methods.parts import queue
 

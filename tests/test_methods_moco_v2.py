@@ -11,7 +11,7 @@ import pytest
 from configs import imagenet_r50
 from iecl_jax import methods
 from iecl_jax.methods.parts import ema
-from iecl_jax.models.resnet import ARCHITECTURES
+from iecl_jax.models.encoders.resnet import ARCHITECTURES
 from iecl_jax.models.saib import SAIB
 
 BATCH, SIDE, QUEUE = 8, 8, 16

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from iecl_jax.models import initializers, resnet
+from iecl_jax.models import initializers
 from iecl_jax.models.conv import Conv, power_iteration
-from iecl_jax.models.resnet import ARCHITECTURES, ResNet
+from iecl_jax.models.encoders import resnet
+from iecl_jax.models.encoders.resnet import ARCHITECTURES, ResNet
 
 
 def _unit(x):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tiny_objective import get_config, get_objective
 
-from iecl_jax import objective
 from iecl_jax.losses import divergence, entropy
+from iecl_jax.methods.parts import objective
 
 FORMS = {"closed": divergence.closed, "eq16": divergence.eq16, "softmax": divergence.softmax}
 PAIRS = [

@@ -14,8 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from iecl_jax import distributed, preemption
-from iecl_jax.figures import events
+from iecl_jax.run import distributed, events, preemption
 
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 150
@@ -172,7 +171,7 @@ def test_a_mistake_of_the_user_is_a_sentence_and_ends_all(tmp_path, start):
 
 
 JOIN = """
-from iecl_jax import distributed
+from iecl_jax.run import distributed
 distributed.start()
 import jax
 print("joined", jax.process_index(), jax.process_count(), jax.device_count(), flush=True)
@@ -216,7 +215,7 @@ def test_the_processes_of_a_launcher_are_joined_without_flags(launcher):
 
 ALONE = """
 import sys
-from iecl_jax import distributed
+from iecl_jax.run import distributed
 distributed.start(
     coordinator_address=sys.argv[1], num_processes=2, process_id=int(sys.argv[2]), wait_seconds=1
 )

@@ -20,12 +20,14 @@ import pytest
 from flax import traverse_util
 
 from configs import imagenet_r50, linear_probe
-from iecl_jax import augment, methods, objective, optim
-from iecl_jax.data import datasets, records, split, train_batches
+from iecl_jax import methods
+from iecl_jax.data import augment, datasets, records, split, train_batches
 from iecl_jax.evals.linear_probe import normalize_features
+from iecl_jax.methods.parts import objective
 from iecl_jax.models import build
-from iecl_jax.models.resnet import ARCHITECTURES
+from iecl_jax.models.encoders.resnet import ARCHITECTURES
 from iecl_jax.models.saib import SAIB, patchify, unpatchify
+from iecl_jax.train import optim
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs" / "paper.md"
 BATCH, SIDE = 8, 8

@@ -11,9 +11,10 @@ import fake_main
 import ml_collections
 import pytest
 
-from iecl_jax import config as config_lib
-from iecl_jax import runs, workdir
-from iecl_jax.runs import Run, Runner
+from iecl_jax.config import load as config_lib
+from iecl_jax.run import workdir
+from iecl_jax.tools import runs
+from iecl_jax.tools.runs import Run, Runner
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from iecl_jax import runtime
+from iecl_jax.run import runtime
 
 
 def test_flags_that_the_user_set_stay():

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iecl_jax import seal
+from iecl_jax.run import seal
 
 
 def test_digest_depends_on_values_names_dtypes_and_shapes_alone():

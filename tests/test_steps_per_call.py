@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from configs import imagenet_r50
-from iecl_jax.experiment import build
-from iecl_jax.models.resnet import ResNet
-from iecl_jax.train import calls
+from iecl_jax.models.encoders.resnet import ResNet
+from iecl_jax.train.experiment import build
+from iecl_jax.train.loop import calls
 
 
 def tiny_experiment(**train_settings):

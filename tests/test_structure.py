@@ -125,12 +125,12 @@ def test_training_itself_needs_no_tensorflow():
 @pytest.mark.parametrize(
     "package, users",
     [
-        ("tensorflow", {"iecl_jax.summaries"}),
+        ("tensorflow", {"iecl_jax.run.summaries"}),
         (
             "tensorflow_datasets",
-            {"iecl_jax.data.digits", "iecl_jax.data.prepare", "iecl_jax.data.records"},
+            {"iecl_jax.data.digits", "iecl_jax.tools.prepare", "iecl_jax.data.records"},
         ),
-        ("clu", {"iecl_jax.summaries", "iecl_jax.train"}),
+        ("clu", {"iecl_jax.run.summaries", "iecl_jax.train.loop"}),
     ],
 )
 def test_only_writing_summaries_and_preparing_data_import_tensorflow(package, users):

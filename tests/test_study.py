@@ -5,7 +5,7 @@ import json
 import fake_main
 import pytest
 
-from iecl_jax import runs, study
+from iecl_jax.tools import runs, study
 
 CONFIG = """
 SETTINGS = {"plain": {}, "other": {}}

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from iecl_jax import config as config_lib
-from iecl_jax import runs
-from iecl_jax.tables import command, format, results, times
-from iecl_jax.tables.rows import at_scale, read_tables
+from iecl_jax.config import load as config_lib
+from iecl_jax.tools import runs
+from iecl_jax.tools.tables import command, format, results, times
+from iecl_jax.tools.tables.rows import at_scale, read_tables
 
 ROOT = pathlib.Path(__file__).parent.parent
 TABLES = """
@@ -48,7 +48,7 @@ TABLES = {
         {"label": "B + SAIB", "config": "HERE/c.py:b", "compared_with": "B"}]},
 }
 """
-# What `python -m iecl_jax.benchmark` is replaced by.
+# What `python -m iecl_jax.tools.benchmark` is replaced by.
 BENCHMARK = """
 import json, os, pathlib, sys
 with open(os.environ["CALLS"], "a") as calls:
@@ -113,7 +113,9 @@ def test_the_rows_are_trained_and_stand_beside_the_published_numbers(here, capsy
     assert "| A + SAIB | 52.5 ± 2.1 | 35.0 ± 7.1 | 2 | 67.54 | +1.5 [-4.9, +7.9] |\n" in page
     assert "| published | SAIB's change (95 % interval) |\n" in page
     assert "cannot be compared with what was measured at this scale" in page
-    assert "- Scale: small. Made by `python -m iecl_jax.tables --table=5 --scale=small" in page
+    assert (
+        "- Scale: small. Made by `python -m iecl_jax.tools.tables --table=5 --scale=small" in page
+    )
     assert "- Data: stripes at 16 px, resnet10 of width 8, 7 steps of 32 images.\n" in page
     assert "- Device: 1 x abacus.\n- Revision: 0123456.\n" in page
     assert (
@@ -251,7 +253,7 @@ def test_overheads_are_ratios_of_the_same_round(here, capsys):
 
 def test_commands_are_printed_and_nothing_runs(here, capsys, monkeypatch):
     monkeypatch.setattr(runs, "MAIN", ("-m", "iecl_jax.main"))
-    monkeypatch.setattr(times, "BENCHMARK", ("-m", "iecl_jax.benchmark"))
+    monkeypatch.setattr(times, "BENCHMARK", ("-m", "iecl_jax.tools.benchmark"))
     flags = [f"--config={here / 'tables.py'}", "--workdir=my runs", "--print_commands"]
     printed = {}
     for scale in ("smoke", "small", "paper"):
@@ -271,7 +273,7 @@ def test_commands_are_printed_and_nothing_runs(here, capsys, monkeypatch):
     )
     command.main([*flags, "--table=fig8", "--scale=small"])
     assert capsys.readouterr().out.startswith(
-        "mkdir -p 'my runs/small/times' && python -m iecl_jax.benchmark "
+        "mkdir -p 'my runs/small/times' && python -m iecl_jax.tools.benchmark "
         f"--config={here}/c.py:a,small --config={here}/c.py:b,small "
     )
     assert not calls(here)

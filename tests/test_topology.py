@@ -24,9 +24,10 @@ import pytest
 import step_program
 import trajectory
 
-from iecl_jax import config as config_lib
-from iecl_jax import hlo, seal
-from iecl_jax.checkpoint import load_for_evaluation
+from iecl_jax.config import load as config_lib
+from iecl_jax.run import seal
+from iecl_jax.run.checkpoint import load_for_evaluation
+from iecl_jax.tools.benchmark import hlo
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOISE_FACTOR = 4

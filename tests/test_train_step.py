@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from configs import imagenet_r50
-from iecl_jax.experiment import build
-from iecl_jax.train_step import AXIS
+from iecl_jax.train.experiment import build
+from iecl_jax.train.step import AXIS
 
 STEPS = 8
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import imagenet_r50
-from iecl_jax import workdir
+from iecl_jax.run import workdir
 
 
 def make_config(**changes) -> ml_collections.ConfigDict:

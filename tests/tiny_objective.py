@@ -1,7 +1,8 @@
 """The ImageNet config shrunk for the tests of the objective."""
 
 from configs import imagenet_r50
-from iecl_jax import methods, objective
+from iecl_jax import methods
+from iecl_jax.methods.parts import objective
 
 
 def get_config(**settings):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from configs import imagenet_r50
-from iecl_jax.checks import POSITIVE
+from iecl_jax.config.checks import POSITIVE
 from iecl_jax.losses.contrastive import l2_normalize
 from iecl_jax.methods.parts import contrast
 from iecl_jax.methods.parts.method import Method, unmoved

@@ -30,10 +30,15 @@ import numpy as np
 import step_program
 
 from configs import methods, resnet18
-from iecl_jax import augment, collectives, data, experiment, hlo, seal
-from iecl_jax.checkpoint import Checkpointer
-from iecl_jax.models.resnet import ARCHITECTURES
-from iecl_jax.train_step import AXIS
+from iecl_jax import data
+from iecl_jax.data import augment
+from iecl_jax.models import collectives
+from iecl_jax.models.encoders.resnet import ARCHITECTURES
+from iecl_jax.run import seal
+from iecl_jax.run.checkpoint import Checkpointer
+from iecl_jax.tools.benchmark import hlo
+from iecl_jax.train import experiment
+from iecl_jax.train.step import AXIS
 
 LAYOUTS = (2, 4, 8, 1)
 RESUMED_FROM = {4: 2, 1: 8}

@@ -9,14 +9,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from iecl_jax.data.split import (
-    DECODE_ERRORS,
-    MAX_NATIVE_SIZE,
-    BrokenFiles,
-    Indices,
-    Record,
-    Split,
-)
+from iecl_jax.data.split import DECODE_ERRORS, MAX_NATIVE_SIZE, BrokenFiles, Indices, Record, Split
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 

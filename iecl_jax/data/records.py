@@ -29,7 +29,7 @@ def prepared_dir(name: str, directory: str) -> Path | None:
 def prepare_command(name: str, directory: str) -> str:
     """The shell command that prepares data set `name`."""
     target = shlex.quote(str(data_dir(directory)))
-    return f"python -m iecl_jax.data.prepare --name={name} --dir={target}"
+    return f"python -m iecl_jax.tools.prepare --name={name} --dir={target}"
 
 
 def open_records(name: str, directory: str, split: str) -> Split:

@@ -13,7 +13,7 @@ import types
 
 import ml_collections
 
-from iecl_jax import checks
+from iecl_jax.config import checks
 from iecl_jax.methods.parts import saib
 from iecl_jax.methods.parts.method import Method as Method
 

@@ -7,11 +7,11 @@ C is of the embeddings of all devices, standardised with biased variances.
 
 import ml_collections
 
-from iecl_jax import collectives
-from iecl_jax.checks import NOT_NEGATIVE, POSITIVE
+from iecl_jax.config.checks import NOT_NEGATIVE, POSITIVE
 from iecl_jax.losses import redundancy
 from iecl_jax.methods.parts import online
 from iecl_jax.methods.parts.method import Method, unmoved
+from iecl_jax.models import collectives
 
 SETTINGS = {"loss_scale": POSITIVE, "off_diagonal_weight": NOT_NEGATIVE, **online.SETTINGS}
 

@@ -13,7 +13,7 @@ directions, where some libraries have two. Q sees the query where something asks
 import jax
 import ml_collections
 
-from iecl_jax.checks import BOOLEAN, NOT_NEGATIVE, POSITIVE
+from iecl_jax.config.checks import BOOLEAN, NOT_NEGATIVE, POSITIVE
 from iecl_jax.methods.parts import contrast, ema, online, queue
 from iecl_jax.methods.parts.method import Method
 

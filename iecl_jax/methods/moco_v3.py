@@ -8,7 +8,7 @@ in the loss, not in the logged `info_nce`, and the logged top-1 is the first dir
 
 import ml_collections
 
-from iecl_jax.checks import POSITIVE
+from iecl_jax.config.checks import POSITIVE
 from iecl_jax.methods.parts import contrast, ema, online
 from iecl_jax.methods.parts.method import Method
 

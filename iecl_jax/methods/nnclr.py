@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from iecl_jax.checks import POSITIVE
+from iecl_jax.config.checks import POSITIVE
 from iecl_jax.methods.parts import contrast, online, queue
 from iecl_jax.methods.parts.method import Method, unmoved
 

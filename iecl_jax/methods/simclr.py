@@ -7,11 +7,11 @@ as one batch, but each has BN statistics of its own.
 import jax.numpy as jnp
 import ml_collections
 
-from iecl_jax import collectives
-from iecl_jax.checks import POSITIVE
+from iecl_jax.config.checks import POSITIVE
 from iecl_jax.losses import contrastive
 from iecl_jax.methods.parts import online
 from iecl_jax.methods.parts.method import Method, unmoved
+from iecl_jax.models import collectives
 
 SETTINGS = {"temperature": POSITIVE, **online.SETTINGS}
 

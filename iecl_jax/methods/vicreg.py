@@ -7,11 +7,11 @@ both views of the hinge on the standard deviation and of the squared covariances
 
 import ml_collections
 
-from iecl_jax import collectives
-from iecl_jax.checks import NOT_NEGATIVE
+from iecl_jax.config.checks import NOT_NEGATIVE
 from iecl_jax.losses import redundancy
 from iecl_jax.methods.parts import online
 from iecl_jax.methods.parts.method import Method, unmoved
+from iecl_jax.models import collectives
 
 TERMS = ("invariance", "variance", "covariance")
 SETTINGS = {**{f"{term}_weight": NOT_NEGATIVE for term in TERMS}, **online.SETTINGS}

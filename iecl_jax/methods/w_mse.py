@@ -8,12 +8,12 @@ shuffled anew every epoch; the released code permutes it once more.
 
 import ml_collections
 
-from iecl_jax import collectives
-from iecl_jax.checks import POSITIVE
+from iecl_jax.config.checks import POSITIVE
 from iecl_jax.losses import whitening
 from iecl_jax.losses.similarity import negative_cosine
 from iecl_jax.methods.parts import online
 from iecl_jax.methods.parts.method import Method, unmoved
+from iecl_jax.models import collectives
 
 SETTINGS = {"whitening_size": POSITIVE, **online.SETTINGS}
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from iecl_jax import collectives
+from iecl_jax.models import collectives
 
 
 class BatchNorm(nn.Module):

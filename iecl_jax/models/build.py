@@ -2,9 +2,9 @@
 
 import ml_collections
 
-from iecl_jax import precision
+from iecl_jax.models import precision
+from iecl_jax.models.encoders.resnet import ResNet
 from iecl_jax.models.mlp import MLP
-from iecl_jax.models.resnet import ResNet
 from iecl_jax.models.saib import SAIB
 
 

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from iecl_jax import collectives
 from iecl_jax.losses import contrastive
+from iecl_jax.models import collectives
 
 
 def info_nce(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from iecl_jax.checks import SHARE
+from iecl_jax.config.checks import SHARE
 from iecl_jax.methods.parts.online import Network, Online, apply_views
 from iecl_jax.models import build
 

@@ -7,7 +7,7 @@ import jax
 import ml_collections
 from flax import linen as nn
 
-from iecl_jax.checks import POSITIVE
+from iecl_jax.config.checks import POSITIVE
 from iecl_jax.models import build
 
 SETTINGS = {"running_stats": ("anchor", "both")}

@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from iecl_jax import collectives
 from iecl_jax.losses.contrastive import l2_normalize
+from iecl_jax.models import collectives
 
 
 def init(key: jax.Array, size: int, dim: int) -> dict[str, jax.Array]:

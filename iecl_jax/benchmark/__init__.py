@@ -1,1 +1,0 @@
-"""Speed, memory and arithmetic of training; `python -m iecl_jax.benchmark`, see `__main__`."""

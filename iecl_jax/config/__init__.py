@@ -1,0 +1,1 @@
+"""The settings of a run: what they are, their checks, and how a config is loaded."""

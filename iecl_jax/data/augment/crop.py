@@ -1,0 +1,165 @@
+"""Antialiased resizing of a box of an image, as two matrix products.
+
+Resizing is linear and separable, so a box becomes `rows @ image @ columns.T` with an [S, H] and an
+[S, W] matrix of its own. Boxes differ from image to image, yet nothing is gathered or sliced.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from iecl_jax.data.augment.draws import uniforms
+
+INTERPOLATIONS = ("bilinear", "bicubic")
+_TRIES = 10
+
+
+def _triangle(distance: jax.Array) -> jax.Array:
+    return jnp.maximum(1 - distance, 0)
+
+
+def _cubic(distance: jax.Array) -> jax.Array:
+    """Keys' kernel with a = -0.5, Pillow's BICUBIC."""
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return jnp.where(distance < 1, near, jnp.where(distance < 2, far, 0.0))
+
+
+def resampling_matrix(
+    start: jax.Array | float,
+    length: jax.Array | float,
+    *,
+    in_size: int,
+    out_size: int,
+    interpolation: str = "bilinear",
+) -> jax.Array:
+    """The matrix that resizes pixels [start, start + length) of a line of `in_size` to `out_size`.
+
+    Pillow's definition: output pixel i is centred at (i + .5) * length / out_size within the box,
+    the kernel is widened by the down-scaling factor (antialiasing), weights outside the box are
+    dropped and each row is normalised to sum 1.
+
+    Args:
+      start: first pixel of the box, an integer in any dtype, 0 <= start < in_size.
+      length: pixels of the box, an integer in any dtype, 0 < length <= in_size - start.
+      in_size, out_size: pixels before and after.
+      interpolation: "bilinear" or "bicubic".
+
+    Returns:
+      float32 [out_size, in_size], zero outside the box.
+
+    Raises:
+      ValueError: if the interpolation is unknown.
+    """
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(
+            f"interpolation {interpolation!r} is unknown: use one of {', '.join(INTERPOLATIONS)}."
+        )
+    kernel = _triangle if interpolation == "bilinear" else _cubic
+    start, length = jnp.float32(start), jnp.float32(length)
+    scale = length / out_size
+    centers = (jnp.arange(out_size, dtype=jnp.float32) + 0.5) * scale
+    pixels = jnp.arange(in_size, dtype=jnp.float32) + 0.5 - start
+    distance = jnp.abs(pixels[None, :] - centers[:, None]) / jnp.maximum(scale, 1)
+    inside = (pixels > 0) & (pixels < length)
+    weights = jnp.where(inside[None, :], kernel(distance), 0.0)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def resized_crop(
+    image: jax.Array, box: jax.Array, *, size: int, interpolation: str = "bilinear"
+) -> jax.Array:
+    """Cuts out `box` and resizes it to a square: torchvision's `resized_crop(antialias=True)`.
+
+    Args:
+      image: float32 [H, W, 3] in [0, 1].
+      box: integers [4], (top, left, height, width) in pixels, inside the image.
+      size: side S of the result.
+      interpolation: "bilinear" or "bicubic".
+
+    Returns:
+      float32 [S, S, 3], clipped to [0, 1] (a cubic kernel overshoots, and products round).
+
+    Raises:
+      ValueError: if the interpolation is unknown.
+    """
+    height, width, _ = image.shape
+    top, left, box_height, box_width = box
+    rows, columns = (
+        resampling_matrix(start, length, in_size=pixels, out_size=size, interpolation=interpolation)
+        for start, length, pixels in ((top, box_height, height), (left, box_width, width))
+    )
+    resized = jnp.einsum(
+        "sh,hwc,tw->stc", rows, image, columns, precision=jax.lax.Precision.HIGHEST
+    )
+    return jnp.clip(resized, 0, 1)
+
+
+def resize(image: jax.Array, *, size: int, interpolation: str = "bilinear") -> jax.Array:
+    """Resizes the whole image, float32 [H, W, 3] in [0, 1], to [size, size, 3] in [0, 1].
+
+    An image that has that size already is returned as it is.
+    """
+    height, width, _ = image.shape
+    if height == width == size:
+        return image
+    box = jnp.array([0, 0, height, width])
+    return resized_crop(image, box, size=size, interpolation=interpolation)
+
+
+def sample_box(
+    key: jax.Array,
+    height: int,
+    width: int,
+    *,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> jax.Array:
+    """A box as torchvision's `RandomResizedCrop.get_params` draws it.
+
+    Ten tries draw the share of the area uniformly from `scale` and log(width / height) uniformly
+    from the logs of `ratio`; the first that fits into the image is put at a uniform place. If none
+    fits: the largest centred box whose shape is within `ratio`.
+
+    Args:
+      key: typed key of this image.
+      height, width: pixels of the image.
+      scale: smallest and largest share of the image's area.
+      ratio: smallest and largest width / height.
+
+    Returns:
+      int32 [4], (top, left, height, width) in pixels.
+    """
+    areas, aspects, places = jnp.split(uniforms(key, 2 * _TRIES + 2), [_TRIES, 2 * _TRIES])
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * areas)
+    log_ratio = math.log(ratio[0]), math.log(ratio[1])
+    aspect = jnp.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * aspects)
+    widths = jnp.round(jnp.sqrt(area * aspect))
+    heights = jnp.round(jnp.sqrt(area / aspect))
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+
+    first = jnp.argmax(fits)
+    fallback_height = min(height, round(width / ratio[0]))
+    fallback_width = min(width, round(height * ratio[1]))
+    box_height = jnp.where(fits.any(), heights[first], fallback_height)
+    box_width = jnp.where(fits.any(), widths[first], fallback_width)
+    spare = jnp.stack([height - box_height, width - box_width])
+    place = jnp.floor(places * (spare + 1))
+    place = jnp.where(fits.any(), jnp.minimum(place, spare), jnp.floor(spare / 2))
+    return jnp.concatenate([place, jnp.stack([box_height, box_width])]).astype(jnp.int32)
+
+
+def random_resized_crop(
+    key: jax.Array,
+    image: jax.Array,
+    *,
+    size: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    interpolation: str = "bilinear",
+) -> jax.Array:
+    """`resized_crop` of a box drawn by `sample_box`: [H, W, 3] in [0, 1] to [size, size, 3]."""
+    height, width, _ = image.shape
+    box = sample_box(key, height, width, scale=scale, ratio=ratio)
+    return resized_crop(image, box, size=size, interpolation=interpolation)

@@ -1,0 +1,92 @@
+"""Blurring an image and adding noise to it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from iecl_jax.data.augment.draws import uniforms
+
+
+def blur_radius(size: int) -> int:
+    """Pixels that a blur reads on either side of a pixel, in an image of side `size`.
+
+    The kernel spans a tenth of the image as in SimCLR: 23 pixels of 224, but at least 3.
+    """
+    return max(1, size // 20)
+
+
+def _reflected_taps(size: int, radius: int) -> np.ndarray:
+    """float32 [radius + 1, size, size]: how often output i reads pixel j at distance d.
+
+    Pixels beyond the border are mirrored: -1 is 1, and `size` is size - 2.
+    """
+    taps = np.zeros((radius + 1, size, size), np.float32)
+    rows = np.arange(size)
+    for offset in range(-radius, radius + 1):
+        columns = np.abs(rows + offset)
+        columns = np.where(columns < size, columns, 2 * (size - 1) - columns)
+        np.add.at(taps[abs(offset)], (rows, columns), 1)
+    return taps
+
+
+def _blur_matrix(sigma: jax.Array | float, *, size: int, radius: int) -> jax.Array:
+    """float32 [size, size], the blur of one axis."""
+    distances = jnp.arange(radius + 1, dtype=jnp.float32)
+    weights = jnp.exp(-0.5 * (distances / sigma) ** 2)
+    weights = weights / (2 * weights.sum() - weights[0])
+    taps = _reflected_taps(size, radius)
+    return jnp.einsum("d,dij->ij", weights, taps, precision=jax.lax.Precision.HIGHEST)
+
+
+def gaussian_blur(
+    image: jax.Array, sigma: jax.Array | float, *, radius: int | None = None
+) -> jax.Array:
+    """Gaussian of 2 radius + 1 taps, border reflected, as torchvision's `gaussian_blur`.
+
+    Done as two products with banded matrices, so that `sigma` can differ from image to image.
+
+    Args:
+      image: float32 [H, W, 3] in [0, 1].
+      sigma: scalar > 0, in pixels.
+      radius: taps on either side, less than H and W; `blur_radius` of the shorter side by default.
+
+    Returns:
+      float32 [H, W, 3] in [0, 1].
+
+    Raises:
+      ValueError: if the radius is not less than the image's sides.
+    """
+    height, width, _ = image.shape
+    radius = blur_radius(min(height, width)) if radius is None else radius
+    if radius >= min(height, width):
+        raise ValueError(
+            f"a blur of radius {radius} does not fit an image of {height} by {width} pixels:"
+            " use a smaller radius or a larger image."
+        )
+    rows = _blur_matrix(sigma, size=height, radius=radius)
+    columns = rows if height == width else _blur_matrix(sigma, size=width, radius=radius)
+    blurred = jnp.einsum(
+        "sh,hwc,tw->stc", rows, image, columns, precision=jax.lax.Precision.HIGHEST
+    )
+    return jnp.clip(blurred, 0, 1)
+
+
+def random_gaussian_blur(
+    key: jax.Array, image: jax.Array, *, prob: float, sigma: tuple[float, float] = (0.1, 2.0)
+) -> jax.Array:
+    """`gaussian_blur` with probability `prob` and sigma uniform in the given range of pixels."""
+    chance, place = uniforms(key, 2)
+    blurred = gaussian_blur(image, sigma[0] + (sigma[1] - sigma[0]) * place)
+    return jnp.where(chance < prob, blurred, image)
+
+
+def add_noise(image: jax.Array, noise: jax.Array) -> jax.Array:
+    """clip(image + noise): float32 [H, W, 3] in [0, 1] and [H, W, 3] to [H, W, 3] in [0, 1]."""
+    return jnp.clip(image + noise, 0, 1)
+
+
+def random_add_noise(key: jax.Array, image: jax.Array, *, prob: float, std: float) -> jax.Array:
+    """`add_noise` with probability `prob`, of independent N(0, std^2) values."""
+    chance, values = jax.random.split(key)
+    noise = std * jax.random.normal(values, image.shape)
+    return jnp.where(uniforms(chance, 1)[0] < prob, add_noise(image, noise), image)

@@ -1,0 +1,194 @@
+"""What the method claims about entropy, measured during training on images that stay the same.
+
+Nothing here is part of the training step, and a measurement changes nothing in the state.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from iecl_jax import data, methods
+from iecl_jax.data import augment
+from iecl_jax.evals import conv_norms, jacobian, preservation
+from iecl_jax.losses import entropy
+from iecl_jax.losses.contrastive import l2_normalize
+from iecl_jax.models import build
+from iecl_jax.train.state import TrainState
+
+ALARMS = {"rank_me": "min_rank", "feature_std": "min_feature_std"}
+
+
+class CollapseError(ValueError):
+    """The representation has collapsed, and `diagnostics.stop_on_collapse` is set."""
+
+
+class Measured(NamedTuple):
+    """One measurement.
+
+    Attributes:
+      values: name -> number; see `Diagnostics`.
+      layers: "conv_matrix_norm" and "conv_operator_norm" -> {convolution's path: norm}.
+      spectrum: of SAIB's Jacobian; None where SAIB is off.
+    """
+
+    values: dict[str, float]
+    layers: dict[str, dict[str, float]]
+    spectrum: jacobian.Spectrum | None
+
+
+class Diagnostics:
+    """state -> Measured, on the first images of a split, always with the same augmentation.
+
+    There are `diagnostics.num_images` of them, or as many as the split and SAIB's and BN's groups
+    allow. Everything is computed in float32 on one device. Embeddings are those of Q in training
+    mode. Measured.values:
+
+      entropy_anchor, entropy_query, entropy_query_saib: coding rate of l2-normalised embeddings,
+        nats per dimension, whatever the objective's estimator; the last with SAIB on the query
+      entropy_gain: entropy_query_saib - entropy_query, what of SAIB's increment the encoder keeps
+      log_det, log_det_stderr: log|det J| of SAIB with running BN statistics on the first group of
+        query views, nats per dimension, and its standard error over probes; log_det_half_depth
+        with half as many Lanczos steps, to see how far it has converged (`evals.jacobian`)
+      sigma_min, sigma_max: its extreme singular values as far as Lanczos has found them
+      rank_me, feature_std: of the anchors' pooled features (`evals.preservation`)
+      alignment, uniformity: of anchor and query, and of anchor embeddings
+      conv_matrix_norm, conv_operator_norm: the largest over the encoder's convolutions
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, split: data.Split):
+        self._settings, self._seed = config.diagnostics, np.uint32(config.seed)
+        in_float32 = ml_collections.ConfigDict(config.to_dict())
+        in_float32.train.precision = "float32"
+        self.num_images = _count(config, split)
+        views = fixed_views(config, split, self.num_images)
+        self._views = jax.device_put(views, jax.local_devices()[0])
+        self._group = self._views[1, : config.saib.group_size]
+        # Three programs, not one: batched LAPACK calls that XLA runs side by side in one can wait
+        # for each other for ever (jaxlib 0.10.2, CPU).
+        self._embeddings = _precisely(embedding_measures, in_float32)
+        self._norms = _precisely(conv_layers, in_float32)
+        self._spectrum = _precisely(saib_spectrum, in_float32) if config.saib.enabled else None
+
+    def __call__(self, state: TrainState) -> Measured:
+        """Waits for the state's step, then takes the measures."""
+        weights = jax.tree.map(
+            lambda leaf: leaf.addressable_data(0), (state.params, state.method_state)
+        )
+        values = jax.device_get(self._embeddings(*weights, self._views))
+        layers = jax.device_get(self._norms(*weights))
+        values |= {name: max(norms.values()) for name, norms in layers.items()}
+        spectrum = None
+        if self._spectrum is not None:
+            spectrum, half = jax.device_get(self._spectrum(*weights, self._group, self._seed))
+            values["log_det"], values["log_det_stderr"] = jacobian.log_det(spectrum)
+            values["log_det_half_depth"], _ = jacobian.log_det(half)
+            values["sigma_min"], values["sigma_max"] = spectrum.values.min(), spectrum.values.max()
+        return Measured({name: float(value) for name, value in values.items()}, layers, spectrum)
+
+    def alarms(self, values: dict[str, float]) -> list[str]:
+        """A sentence for each measure that is below its line, or not a number."""
+        return [
+            f"diagnostics/{name} is {values[name]:.3g}, below diagnostics.{line}="
+            f"{self._settings[line]:g}: the representation may have collapsed."
+            for name, line in ALARMS.items()
+            if not values[name] >= self._settings[line]
+        ]
+
+
+def fixed_views(config: ml_collections.ConfigDict, split: data.Split, count: int) -> np.ndarray:
+    """The first `count` images of a split in their two views, float32 [2, count, S, S, 3].
+
+    They are augmented on the device with the keys of step 0; images that vary in size or are large
+    are cropped out of what evaluation sees of them.
+    """
+    batch = next(data.eval_batches(config.data, split, count, np.arange(count)))
+    make_views = augment.make_augment(config.augment, config.data.image_size)
+
+    @jax.jit
+    def views(seed, images):
+        keys = augment.image_keys(augment.run_key(seed), 0, jnp.arange(count))
+        return make_views(keys, images)
+
+    return np.asarray(views(np.uint32(config.seed), batch["image"]))
+
+
+def _count(config: ml_collections.ConfigDict, split: data.Split) -> int:
+    group = config.saib.group_size if config.saib.enabled else 1
+    unit = math.lcm(group, config.encoder.bn_group or 1)
+    return max(1, min(config.diagnostics.num_images, len(split)) // unit) * unit
+
+
+def conv_layers(
+    config: ml_collections.ConfigDict, params: Any, method_state: Any
+) -> dict[str, dict[str, jax.Array]]:
+    """{"conv_matrix_norm", "conv_operator_norm"} -> {path of an encoder's convolution: norm}."""
+    norms = conv_norms.encoder_norms(
+        build.encoder(config),
+        params["online"]["encoder"],
+        method_state["online"]["encoder"],
+        image_size=config.data.image_size,
+    )
+    return {
+        name: {path: pair[i] for path, pair in norms.items()}
+        for i, name in enumerate(("conv_matrix_norm", "conv_operator_norm"))
+    }
+
+
+def embedding_measures(
+    config: ml_collections.ConfigDict, params: Any, method_state: Any, views: jax.Array
+) -> dict[str, jax.Array]:
+    """The measures of embeddings and pooled features of views [2, b, S, S, 3]."""
+    method = methods.make(config, total_steps=1)
+    rate = functools.partial(entropy.coding_rate, epsilon=config.objective.entropy.epsilon)
+    anchor, query = views
+    inputs = [anchor, query]
+    if config.saib.enabled:
+        inputs.append(method.transform(params, method_state, query, train=True))
+    embedded = method.embed(params, method_state, jnp.stack(inputs))
+    z, pooled = l2_normalize(embedded["projection"]), embedded["pooled"][0]
+    values = {
+        "entropy_anchor": rate(z[0]),
+        "entropy_query": rate(z[1]),
+        "rank_me": preservation.rank_me(pooled),
+        "feature_std": preservation.feature_std(pooled),
+        "alignment": preservation.alignment(z[0], z[1]),
+        "uniformity": preservation.uniformity(z[0]),
+    }
+    if config.saib.enabled:
+        values["entropy_query_saib"] = rate(z[2])
+        values["entropy_gain"] = values["entropy_query_saib"] - values["entropy_query"]
+    return values
+
+
+def saib_spectrum(
+    config: ml_collections.ConfigDict,
+    params: Any,
+    method_state: Any,
+    group: jax.Array,
+    seed: jax.Array,
+) -> tuple[jacobian.Spectrum, jacobian.Spectrum]:
+    """Of SAIB's Jacobian at a group [g, S, S, 3], with running statistics (`jacobian.lanczos`)."""
+    method = methods.make(config, total_steps=1)
+    return jacobian.lanczos(
+        lambda images: method.transform(params, method_state, images),
+        group,
+        jax.random.key(seed),
+        depth=config.diagnostics.lanczos_depth,
+        num_probes=config.diagnostics.lanczos_probes,
+    )
+
+
+def _precisely(fn: Callable[..., Any], config: ml_collections.ConfigDict) -> Callable[..., Any]:
+    """fn(config, ...) compiled, with float32 products on GPUs too, not TF32."""
+
+    def precise(*args):
+        with jax.default_matmul_precision("highest"):
+            return fn(config, *args)
+
+    return jax.jit(precise)

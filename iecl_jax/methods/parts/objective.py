@@ -1,0 +1,114 @@
+"""The objective of Eq. 17: a method's own loss + beta KL - lambda H + gamma R(SAIB).
+
+The method's own loss is InfoNCE for IE-CL, and whatever the method minimises for the others.
+
+The encoder's regulariser (eta) is spectral normalisation, a constraint inside `models.conv`, not a
+term. Every term is returned unweighted beside the weighted sum.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from iecl_jax.losses import contrastive, divergence, entropy
+from iecl_jax.models import collectives
+
+KL_FORMS = {"closed": divergence.closed, "eq16": divergence.eq16, "softmax": divergence.softmax}
+STOP_GRADIENT = ("query", "anchor", "none")
+
+# SAIB's side -> (outputs of a view that passed through it, of the other one)
+PAIRS = {
+    "query": [("query_projection", "projection")],
+    "anchor": [("projection", "query_projection")],
+    "both": [("query_projection", "projection"), ("projection", "query_projection")],
+}
+
+MethodLoss = Callable[[Mapping[str, jax.Array]], tuple[jax.Array, dict[str, jax.Array]]]
+Objective = Callable[[Mapping[str, jax.Array], Any], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+def estimators(config: ml_collections.ConfigDict) -> dict[str, Callable[[jax.Array], jax.Array]]:
+    """The entropy estimators by name, with the settings of `objective.entropy`."""
+    return {
+        "coding_rate": lambda z: entropy.coding_rate(z, epsilon=config.epsilon),
+        "gaussian_diagonal": entropy.gaussian_diagonal,
+        "kozachenko_leonenko": lambda z: entropy.kozachenko_leonenko(z, neighbors=config.neighbors),
+        "renyi2": lambda z: entropy.renyi2(z, kernel_scale=config.kernel_scale),
+    }
+
+
+def kernel_decay(params: Any) -> jax.Array:
+    """R = 1/2 sum of squares of all kernels (leaves of two or more axes named conv*), float32."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    squares = [(leaf * leaf).sum() for path, leaf in leaves if "conv" in jax.tree_util.keystr(path)]
+    return 0.5 * sum(squares[1:], squares[0])
+
+
+def make(
+    config: ml_collections.ConfigDict, method_loss: MethodLoss, *, axis_name: str | None = None
+) -> Objective:
+    """Builds (outputs, params) -> (loss, terms) from a method's own loss and `config.objective`.
+
+    `outputs` are the method's (see `methods.Method`). KL and H are of the projections of all
+    devices, l2-normalised except for the softmax KL, which takes them raw. They compare the view
+    that passed through SAIB with the other; where both passed, they are means over both. Terms:
+    method_loss, what the method logs beside it, and where their weight is positive kl, entropy
+    (nats per dimension) and saib_decay.
+    """
+    settings = config.objective
+    estimate = estimators(settings.entropy)[settings.entropy.estimator]
+    divergence_of = KL_FORMS[settings.kl.form]
+    pairs = PAIRS[config.saib.side]
+
+    def objective(outputs, params):
+        with jax.default_matmul_precision("highest"):  # float32 on GPUs too, not TF32
+            return in_float32(outputs, params)
+
+    def in_float32(outputs, params):
+        compared = {}
+        if settings.kl.weight > 0 or settings.entropy.weight > 0:
+            _require_projections(outputs)
+            compared = {name: outputs[name] for name in PAIRS["query"][0]}
+            compared = collectives.gather(compared, axis_name)
+        loss, terms = method_loss(outputs)
+        terms = {"method_loss": loss} | terms
+        if settings.kl.weight > 0:
+            terms["kl"] = _mean(kl(compared[p], compared[q]) for p, q in pairs)
+            loss = loss + settings.kl.weight * terms["kl"]
+        if settings.entropy.weight > 0:
+            terms["entropy"] = _mean(entropy_of(compared[p]) for p, _ in pairs)
+            loss = loss - settings.entropy.weight * terms["entropy"]
+        if "saib" in params and settings.saib_decay > 0:
+            terms["saib_decay"] = kernel_decay(params["saib"])
+            loss = loss + settings.saib_decay * terms["saib_decay"]
+        return loss, terms
+
+    def kl(p, q):
+        if settings.kl.stop_gradient == "query":
+            p = jax.lax.stop_gradient(p)
+        elif settings.kl.stop_gradient == "anchor":
+            q = jax.lax.stop_gradient(q)
+        if settings.kl.form != "softmax":
+            p, q = contrastive.l2_normalize(p), contrastive.l2_normalize(q)
+        return divergence_of(p, q)
+
+    def entropy_of(z):
+        return estimate(contrastive.l2_normalize(z))
+
+    return objective
+
+
+def _require_projections(outputs: Mapping[str, jax.Array]) -> None:
+    for name in ("projection", "query_projection"):
+        if name not in outputs:
+            raise ValueError(
+                f"the KL and entropy terms need the method's output {name!r}, but it has only "
+                f"{', '.join(outputs)}: set their weights to 0, or let the method return it."
+            )
+
+
+def _mean(values: Iterable[jax.Array]) -> jax.Array:
+    first, *others = values
+    return sum(others, first) / (1 + len(others)) if others else first

@@ -1,0 +1,1 @@
+"""Encoders, a file a family."""

@@ -1,0 +1,1 @@
+"""What a run leaves and survives: its files, checkpoints, metrics, signals and processes."""

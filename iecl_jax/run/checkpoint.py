@@ -1,0 +1,364 @@
+"""Checkpoints: all that a run needs to go on, together in WORKDIR/checkpoints/STEP, or nothing.
+
+A checkpoint is one Orbax directory of five items: `state` (the arrays), `data` (position in the
+data stream), `config`, `metrics`, and `seal`, which proves the others whole (see `seal.py`).
+Orbax writes to a temporary name and renames, so a kill leaves a checkpoint whole or absent; the
+seal finds what happens to the files later. Which ones are kept is decided here rather than by
+Orbax's CheckpointManager, which fails at the start when one metrics file is damaged.
+"""
+
+import contextlib
+import json
+import logging as std_logging
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+from absl import logging
+from flax import traverse_util
+from jax.experimental import multihost_utils
+
+from iecl_jax.run import seal
+from iecl_jax.run import workdir as workdir_lib
+
+BEST_METRIC = "knn_top1"
+_UNFINISHED = (".orbax-checkpoint-tmp", ".deleting")
+_EVALUATION_FIELDS = ("step", "params", "method_state")
+
+
+class Restored(NamedTuple):
+    """What `Checkpointer.restore` found; `position` is where the data stream goes on."""
+
+    step: int
+    state: Any
+    position: int
+
+
+class Checkpointer:
+    """Saves and restores one run. Every process makes one and calls its methods in the same order.
+
+    Args:
+      workdir: directory of the run, seen by all processes; unfinished saves in it are removed.
+      keep: newest checkpoints kept, at least 1.
+      keep_best: checkpoints of highest `knn_top1` kept besides; 0 = none.
+      keep_every_steps: checkpoints whose step is a multiple of this are kept too; 0 = none.
+      config: written into every checkpoint.
+
+    Others are removed when the next save starts or at `close`, never before a newer one is whole.
+
+    Raises:
+      ValueError: `keep` or `keep_best` is too small.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        keep: int,
+        keep_best: int,
+        keep_every_steps: int = 0,
+        config: ml_collections.ConfigDict,
+    ):
+        if keep < 1 or keep_best < 0:
+            raise ValueError(
+                "checkpoint.keep must be at least 1 and checkpoint.keep_best at least 0, "
+                f"got {keep} and {keep_best}."
+            )
+        _quieten_orbax()
+        self._directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        self._keep, self._keep_best, self._keep_every = keep, keep_best, keep_every_steps
+        self._config = json.loads(workdir_lib.config_to_json(config))
+        if jax.process_index() == 0:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            for path in self._directory.iterdir():
+                if any(suffix in path.name for suffix in _UNFINISHED):
+                    shutil.rmtree(path)
+        _wait_for_all_processes("checkpoint:init")
+        # A failure to make directories in the background would show only after 5 minutes.
+        options = ocp.AsyncOptions(create_directories_asynchronously=False)
+        self._orbax = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(
+                composite_options=ocp.CompositeOptions(async_options=options)
+            ),
+            async_options=options,
+        )
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        *,
+        position: int,
+        metrics: Mapping[str, float] | None = None,
+        wait: bool = False,
+    ) -> None:
+        """Copies `state` to the host and writes it in the background, after the save before it.
+
+        The caller may donate `state` as soon as this returns. A step that has a checkpoint is not
+        saved again.
+
+        Args:
+          step: steps done, which names the checkpoint.
+          state: a pytree of arrays, the same on every device and process.
+          position: of the data stream: where the next batch starts.
+          metrics: finite or not; `knn_top1`, if there, ranks the checkpoint for `keep_best`.
+          wait: True returns only when the checkpoint is whole.
+
+        Raises:
+          Exception: whatever made the save before (with `wait`, this one) fail.
+        """
+        self._finish()
+        if (self._directory / str(step)).exists():
+            return
+        leaves = seal.host_leaves(state)
+        records = {
+            "data": {"step": step, "position": position},
+            "config": self._config,
+            "metrics": {name: float(value) for name, value in (metrics or {}).items()},
+        }
+        arrays = {tuple(path.split("/")): leaf for path, leaf in leaves.items() if leaf.size}
+        self._orbax.save(
+            self._directory / str(step),
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeSave(traverse_util.unflatten_dict(arrays)),
+                seal=ocp.args.JsonSave(seal.make(leaves, records)),
+                **{name: ocp.args.JsonSave(record) for name, record in records.items()},
+            ),
+        )
+        if wait:
+            self._finish()
+
+    def restore(self, template: Any) -> Restored | None:
+        """The newest whole checkpoint, bit for bit, with the tree and placement of `template`.
+
+        A newer one that is damaged or does not fit is logged in a sentence and renamed to
+        STEP.refused, so that its step can be saved again; it is never removed.
+
+        Args:
+          template: a freshly initialised state: arrays or `jax.ShapeDtypeStruct`s with a sharding.
+
+        Returns:
+          None if there is no checkpoint.
+
+        Raises:
+          ValueError: there are checkpoints, and none of them is whole and fits `template`.
+        """
+        self._orbax.wait_until_finished()
+        wanted = seal.types(seal.paths_and_leaves(template))
+        refused: dict[pathlib.Path, str] = {}
+        for path in _newest_first(self._directory):
+            leaves, data, reason = {}, {}, ""
+            try:
+                sealed, records = _read_records(path)
+                seal.check_fits(sealed, wanted)
+                leaves, data = _read_leaves(path, sealed), records["data"]
+            except Exception as error:
+                reason = _one_line(error)
+            if _true_everywhere(not reason):
+                self._set_aside(refused)
+                return Restored(data["step"], _place(leaves, template), data["position"])
+            refused[path] = reason or "another process cannot read it"
+        if refused:
+            raise ValueError(_none_whole(self._directory, refused))
+        return None
+
+    def close(self) -> None:
+        """Waits for the last save, raises if it failed, and removes what is no longer kept."""
+        self._finish()
+        self._orbax.close()
+
+    def _finish(self) -> None:
+        """Waits for the save under way, then removes what no `keep` setting keeps."""
+        self._orbax.wait_until_finished()
+        if jax.process_index() != 0:
+            return
+        paths = _newest_first(self._directory)
+        kept = {*paths[: self._keep], *_best_first(paths)[: self._keep_best]}
+        if self._keep_every:
+            kept |= {path for path in paths if int(path.name) % self._keep_every == 0}
+        for path in paths:
+            if path not in kept:
+                doomed = path.with_name(path.name + ".deleting")
+                path.rename(doomed)
+                shutil.rmtree(doomed)
+
+    def _set_aside(self, refused: Mapping[pathlib.Path, str]) -> None:
+        """Renames refused checkpoints to STEP.refused, or STEP.refused+ if that is taken."""
+        for path, reason in refused.items() if jax.process_index() == 0 else ():
+            aside = path.with_name(path.name + ".refused")
+            while aside.exists():
+                aside = aside.with_name(aside.name + "+")
+            path.rename(aside)
+            logging.warning("%s is refused and renamed to %s: %s.", path, aside.name, reason)
+        _wait_for_all_processes("checkpoint:refused")
+
+
+def load_for_evaluation(
+    path: str | os.PathLike, step: int | None = None, *, best: bool = False
+) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
+    """Config and weights of a checkpoint; needs no template and does not read the optimiser state.
+
+    Args:
+      path: a WORKDIR, or one checkpoint WORKDIR/checkpoints/STEP.
+      step: a step of that WORKDIR; None = the newest whole checkpoint.
+      best: True takes the checkpoint of highest `knn_top1` instead of the newest.
+
+    Returns:
+      The config, and {"step", "params", "method_state"} as nested dicts of NumPy arrays. A list or
+      tuple comes back as a dict with the keys "0", "1", ...; empty parts below these are left out.
+
+    Raises:
+      ValueError: there is no such checkpoint, or it is damaged.
+    """
+    path = pathlib.Path(path).absolute()
+    if path.name.isdigit() and path.parent.name == "checkpoints":
+        directory, found = path.parent, [path] if path.is_dir() else []
+    else:
+        directory = path / "checkpoints"
+        found = _newest_first(directory)
+        if step is not None:
+            found = [path for path in found if path.name == str(step)]
+        elif best:
+            found = _best_first(found)
+    refused: dict[pathlib.Path, str] = {}
+    for candidate in found:
+        try:
+            sealed, records = _read_records(candidate)
+            leaves = _read_leaves(candidate, sealed, fields=_EVALUATION_FIELDS)
+        except Exception as error:
+            refused[candidate] = _one_line(error)
+            continue
+        for damaged, reason in refused.items():
+            logging.warning("%s is refused: %s.", damaged, reason)
+        nested = traverse_util.unflatten_dict({tuple(k.split("/")): v for k, v in leaves.items()})
+        config = workdir_lib.config_from_json(json.dumps(records["config"]))
+        return config, {"params": {}, "method_state": {}} | nested
+    if refused:
+        raise ValueError(_none_whole(directory, refused))
+    wanted = f" of step {step}" if step is not None else f" with a {BEST_METRIC}" if best else ""
+    raise ValueError(
+        f"there is no checkpoint{wanted} in {path}: give a WORKDIR or WORKDIR/checkpoints/STEP."
+    )
+
+
+def _read_records(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(seal, {"data", "config", "metrics"}); raises if one is missing or differs from the seal."""
+    read = {}
+    for name in ("seal", "data", "config", "metrics"):
+        try:
+            read[name] = ocp.JsonCheckpointHandler().restore(path / name)
+        except ValueError as error:
+            raise ValueError(f"its {name} is not JSON") from error
+    sealed = read.pop("seal")
+    seal.check_records(sealed, read)
+    if str(read["data"]["step"]) != path.name:
+        raise ValueError(f"it was saved as step {read['data']['step']}")
+    return sealed, read
+
+
+def _read_leaves(
+    path: pathlib.Path, sealed: Mapping[str, Any], fields: Iterable[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Arrays by path, of the named fields or of all; raises if one differs from the seal.
+
+    The arrays are read as Orbax stores them, Zarr arrays in one OCDBT database, because its own
+    restore leaves a traceback on the console for every array after the first damaged one.
+    """
+    fields = [field for field in sealed["fields"] if fields is None or field in fields]
+    database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path / 'state'}/"}}
+    # Opening all before reading any lets TensorStore read them side by side.
+    arrays, leaves = {}, {}
+    for name, (dtype, shape) in sealed["leaves"].items():
+        if name.split("/")[0] in fields and math.prod(shape):
+            kvstore = {**database, "path": name.replace("/", ".") + "/"}
+            arrays[name] = tensorstore.open({"driver": "zarr", "kvstore": kvstore}, open=True)
+        elif name.split("/")[0] in fields:
+            leaves[name] = np.zeros(shape, np.dtype(dtype))
+    opened = {name: _result(name, array).read() for name, array in arrays.items()}
+    leaves |= {name: _result(name, values) for name, values in opened.items()}
+    seal.check_leaves(sealed, leaves)
+    return leaves
+
+
+def _result(name: str, future: tensorstore.Future) -> Any:
+    try:
+        return future.result()
+    except ValueError as error:
+        code = str(error).split(":")[0]
+        raise ValueError(f"its array {name} cannot be read ({code})") from error
+
+
+def _place(leaves: Mapping[str, np.ndarray], template: Any) -> Any:
+    """The saved leaves in the tree of `template`, each where the template's leaf is."""
+
+    def place(like: Any, value: np.ndarray) -> Any:
+        if isinstance(like, np.ndarray):
+            return value
+        if isinstance(like, jax.Array) and not like.committed:
+            return jax.device_put(value)
+        return jax.make_array_from_callback(value.shape, like.sharding, lambda index: value[index])
+
+    named = seal.paths_and_leaves(template)
+    placed = [place(like, leaves[path]) for path, like in named]
+    return jax.tree.unflatten(jax.tree.structure(template), placed)
+
+
+def _newest_first(directory: pathlib.Path) -> list[pathlib.Path]:
+    if not directory.is_dir():
+        return []
+    found = [path for path in directory.iterdir() if path.name.isdigit() and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name), reverse=True)
+
+
+def _best_first(paths: list[pathlib.Path]) -> list[pathlib.Path]:
+    """Those of `paths` with a finite metric, best first; of equals the newer."""
+    scores: dict[pathlib.Path, float] = {}
+    for path in paths:
+        with contextlib.suppress(Exception):
+            score = _read_records(path)[1]["metrics"].get(BEST_METRIC, math.nan)
+            if math.isfinite(score):
+                scores[path] = score
+    return sorted(scores, key=lambda path: scores[path], reverse=True)
+
+
+def _none_whole(directory: pathlib.Path, refused: Mapping[pathlib.Path, str]) -> str:
+    reasons = "; ".join(f"{path.name}: {reason}" for path, reason in refused.items())
+    return (
+        f"no checkpoint in {directory} can be used ({reasons}): "
+        "repair them, or use another --workdir."
+    )
+
+
+def _one_line(error: Exception) -> str:
+    """The first 200 characters of an error on one line, without a closing full stop."""
+    kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+    return " ".join(f"{kind}{error}".split())[:200].rstrip(".") or type(error).__name__
+
+
+def _true_everywhere(flag: bool) -> bool:
+    """Whether `flag` is true on every process."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.array(flag)).all())
+
+
+def _wait_for_all_processes(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def _quieten_orbax() -> None:
+    """Drops Orbax's progress reports, dozens of lines a save, from absl's log, not its warnings."""
+    logging.get_absl_logger().addFilter(_not_orbax_progress)
+
+
+def _not_orbax_progress(record: std_logging.LogRecord) -> bool:
+    return record.levelno >= std_logging.WARNING or "/orbax/" not in record.pathname

@@ -1,0 +1,1 @@
+"""Commands around `iecl_jax.main`: tables, studies, benchmarks, figures."""

@@ -1,0 +1,1 @@
+"""Speed, memory and arithmetic of training: `python -m iecl_jax.tools.benchmark`."""

@@ -1,0 +1,67 @@
+"""The images that the input pipeline is timed on: the config's own, or some in their place."""
+
+import io
+
+import ml_collections
+import numpy as np
+from PIL import Image
+
+from iecl_jax import data
+from iecl_jax.data import generated
+from iecl_jax.data.split import Record
+from iecl_jax.tools.benchmark import program
+
+NUM_FILES = 64  # different ones among those that stand in
+FULL_SIZE = 8 / 7  # side of a file to that of the view: 256 to 224 pixels
+
+
+def open_images(
+    config: ml_collections.ConfigDict,
+) -> tuple[ml_collections.ConfigDict, data.Split, str]:
+    """Opens the pretraining images of a config.
+
+    Returns:
+      (config, split, note). Where the data set or a package that reads it is missing, `stand_in`
+      and a config that reads it; the note then says why, and is "" otherwise.
+    """
+    try:
+        split = data.open_split(config.data, "pretrain")
+        data.check_batches(config, split)
+        return config, split, ""
+    except (ValueError, ImportError) as error:
+        name, reason = config.data.name, str(error).splitlines()[0]
+    split = stand_in(config)
+    config = config.copy_and_resolve_references()
+    if split.image_shape is None:
+        config.data.cache = "none"
+    return config, split, f"generated images stand in for {name}: {reason}"
+
+
+def stand_in(config: ml_collections.ConfigDict) -> data.Split:
+    """Generated images of the config's kind, eight batches of them at least.
+
+    Where it has crops made on the host they are JPEG files, square, of 8/7 of the view's side, so
+    that decoding is timed; else arrays of the view's size.
+    """
+    size = config.data.image_size
+    files = program.cropped_on_host(config)
+    side = round(FULL_SIZE * size) if files else size
+    images = [generated.draw(index, side) for index in range(NUM_FILES)]
+    sources = [_jpeg(image) for image in images] if files else images
+    length = max(1024, 8 * config.train.batch_size)
+    labels = np.arange(length) % generated.NUM_CLASSES
+    return data.Split(
+        name="generated",
+        class_names=tuple(map(str, range(generated.NUM_CLASSES))),
+        image_shape=None if files else (size, size),
+        length=length,
+        read=lambda indices: [Record(sources[i % NUM_FILES], int(labels[i])) for i in indices],
+        read_labels=lambda: labels,
+        num_threads=config.data.num_threads,
+    )
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()

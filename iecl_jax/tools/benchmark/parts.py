@@ -1,0 +1,175 @@
+"""The parts of training that are timed apart: step, augmentation, input pipeline and loop.
+
+Each has `durations(count) -> [milliseconds a batch]` of `count` calls, see `timing.durations`. A
+call of the step and the loop takes `train.steps_per_call` batches, one of the others a single one.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from iecl_jax import data
+from iecl_jax.data import augment
+from iecl_jax.models import collectives
+from iecl_jax.run.metrics import MetricLog
+from iecl_jax.tools.benchmark import program, timing
+from iecl_jax.train.step import AXIS
+
+
+def random_batch(config: ml_collections.ConfigDict) -> dict[str, jax.Array]:
+    """A batch of random pixels and labels as `program.batch_shapes` says, on the devices."""
+    rng = np.random.default_rng(0)
+    shapes = program.batch_shapes(config, jax.device_count())
+    batch = {
+        "image": rng.integers(0, 256, shapes["image"].shape, np.uint8),
+        "label": rng.integers(0, program.NUM_CLASSES, shapes["label"].shape, np.int32),
+    }
+    mesh = Mesh(np.array(jax.devices()), ("device",))
+    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("device")))
+
+
+class TimedStep:
+    """The training step of a config as `train` calls it, on a batch that is on the devices.
+
+    Attributes:
+      config: the pretraining config, without warm-up.
+      prepared: it with its experiment.
+      batches: of a call: the same `random_batch`, `train.steps_per_call` times.
+      state: the TrainState after the steps taken so far.
+      compile_seconds: of the first call, tracing and compilation included.
+    """
+
+    def __init__(
+        self, config: ml_collections.ConfigDict, num_classes: int = program.NUM_CLASSES
+    ) -> None:
+        """Takes the first steps; ValueError if the config is impossible or not for pretraining."""
+        self.prepared = program.prepare(config, jax.device_count(), num_classes)
+        self.config = self.prepared.config
+        self.batches = [random_batch(self.config)] * self.config.train.steps_per_call
+        self.state = jax.block_until_ready(self.prepared.experiment.create_state())
+        begun = time.perf_counter()
+        jax.block_until_ready((self.take(self.batches), self.state))
+        self.compile_seconds = time.perf_counter() - begun
+
+    def take(self, batches: Sequence[Mapping[str, jax.Array]]) -> dict[str, jax.Array]:
+        """A step for each batch; returns their metrics and waits for nothing."""
+        self.state, metrics = self.prepared.experiment.steps(self.state, batches)
+        return metrics
+
+    def durations(self, count: int) -> list[float]:
+        """Milliseconds a step of each of `count` calls; makes one more."""
+        times = timing.durations(lambda: self.take(self.batches), jax.block_until_ready, count)
+        return [time_ / len(self.batches) for time_ in times]
+
+
+class TimedAugmentation:
+    """The augmentation of the step alone, compiled for all devices, on a batch that is on them."""
+
+    def __init__(self, config: ml_collections.ConfigDict):
+        """Compiles; ValueError if `config.augment` is wrong."""
+        make_views = augment.make_augment(config.augment, config.data.image_size)
+        seed = np.uint32(config.seed)
+
+        def of_device(step, batch, seed):
+            places = collectives.places(len(batch["label"]), AXIS)
+            keys = augment.image_keys(augment.run_key(seed), step, places)
+            return make_views(keys, batch["image"])
+
+        mapped = jax.pmap(of_device, axis_name=AXIS, in_axes=(None, 0, None))
+        batch = random_batch(config)
+        self._augment = lambda: mapped(np.int32(0), batch, seed)
+        jax.block_until_ready(self._augment())
+
+    def durations(self, count: int) -> list[float]:
+        """Milliseconds of both views of each of `count` batches."""
+        return timing.durations(self._augment, jax.block_until_ready, count)
+
+
+class TimedInput:
+    """`data.TrainBatches` alone: reading, decoding, and putting batches on the devices.
+
+    The pipeline is started for each call of `durations`, goes on where the last one was, and is
+    stopped after it, so that its threads disturb nothing else that is timed.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, split: data.Split):
+        """The config must be of `split`, see `images.open_images`."""
+        self._config, self._split, self._position = config, split, 0
+
+    def durations(self, count: int) -> list[float]:
+        """Milliseconds of each of `count` batches, once those made ahead of time are used up."""
+        with data.TrainBatches(self._config, self._split, start=self._position) as batches:
+            for _ in range(2 * self._config.data.prefetch + 1):
+                next(batches)
+            times = timing.durations(lambda: next(batches), jax.block_until_ready, count)
+            self._position = batches.position
+        return times
+
+
+class TimedLoop:
+    """The step fed by the input pipeline, with its metrics checked and logged, as `train` does it.
+
+    The metrics are fetched every `train.log_every_steps` steps, and at least once a call. What is
+    logged goes nowhere: training writes it to files in another thread. Evaluation, diagnostics and
+    checkpoints are left out.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, split: data.Split, step: TimedStep):
+        """The step must be of the same config, for the classes of `split`."""
+        self._config, self._split, self._step, self._position = config, split, step, 0
+        steps_per_epoch = len(split) // config.train.batch_size
+        self._log = MetricLog(_NoWriter(), steps_per_epoch, config.train.batch_size)
+
+    def durations(self, count: int) -> list[float]:
+        """Milliseconds a step, a mean between two fetches of the metrics, of `count` calls or so.
+
+        A first call, perhaps compiled, is not timed.
+        """
+        per_call = self._config.train.steps_per_call
+        between = min(count, max(1, self._config.train.log_every_steps // per_call))
+        stamps = []
+        with data.TrainBatches(self._config, self._split, start=self._position) as batches:
+            for calls in [1, *[between] * (count // between)]:
+                for _ in range(calls):
+                    self._take(batches)
+                self._log.write(None)  # waits for the device
+                stamps.append(time.perf_counter())
+            self._position = batches.position
+        return [gap / (between * per_call) for gap in timing.gaps(stamps)]
+
+    def _take(self, batches: data.TrainBatches) -> dict[str, jax.Array]:
+        begin, per_call = batches.position + 1, self._config.train.steps_per_call
+        metrics = self._step.take([next(batches) for _ in range(per_call)])
+        self._log.add(range(begin, begin + per_call), metrics)
+        return metrics
+
+
+class _NoWriter:
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        pass
+
+
+def peak_memory() -> dict[str, Any]:
+    """The most bytes that a device had in use since the process began, as its allocator counts.
+
+    Returns:
+      {"peak_memory_bytes": them, "peak_memory_from": "device"}; {} if the backend does not count.
+    """
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each]
+    return {"peak_memory_bytes": max(peaks), "peak_memory_from": "device"} if peaks else {}
+
+
+def trace(timed: Sequence[TimedStep], directory: Path, steps: int) -> None:
+    """Writes a profile of `steps` steps of each into `directory`, for TensorBoard and Perfetto."""
+    with jax.profiler.trace(str(directory), create_perfetto_trace=True):
+        for step in timed:
+            for number in range(steps):
+                with jax.profiler.StepTraceAnnotation("train", step_num=number):
+                    jax.block_until_ready(step.take(step.batches))

@@ -1,0 +1,254 @@
+"""python -m iecl_jax.tools.benchmark.reading [--images=DIR] [--cifar10=DIR] [--json=FILE]
+
+Images a second that `TrainBatches` delivers on the cores that the process may use, on
+
+  cached  50,000 images of 32 px, decoded once and kept on the host (data.cache='host');
+  jpeg    JPEGs of 256 px, shorter side: read, decoded, and cropped twice to 224 px on the host.
+
+`--images=DIR` are photographs of any size, which are resized and encoded again in a temporary
+folder; without it photograph-like ones are drawn. `--cifar10=DIR` is TFDS's folder; without it the
+cached images are random. No model runs. Choose the cores with `taskset`. Two rates: images a second
+of wall time, and of CPU time, summed over threads: the latter stands whatever else the cores do.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import platform
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+import PIL
+from PIL import Image
+
+from iecl_jax.config import load as config_lib
+from iecl_jax.data import image_folder, images
+from iecl_jax.data.datasets import open_split
+from iecl_jax.data.split import Indices, Record, Split
+from iecl_jax.data.train_batches import TrainBatches
+from iecl_jax.run import workdir
+
+NUM_CACHED, CACHED_SIZE = 50_000, 32
+NUM_DRAWN, ASPECT = 256, 4 / 3  # images; width / height
+QUALITY = 90  # of the JPEGs
+AMPLITUDE = 0.14  # of the drawn noise: about the 2.8 bits a pixel of ImageNet at this quality
+
+
+class Rate(NamedTuple):
+    """Images a second of wall time, and of CPU time."""
+
+    wall: float
+    cpu: float
+
+
+class Case(NamedTuple):
+    """What is read: a pretraining config, its split, and the batches of a round."""
+
+    config: ml_collections.ConfigDict
+    split: Split
+    batches: int
+
+
+def measure(case: Case) -> Rate:
+    """The rates of `case.batches` batches of a new `TrainBatches`, once its buffers ran empty."""
+    with TrainBatches(case.config, case.split) as batches:
+        jax.block_until_ready(list(itertools.islice(batches, 2 * case.config.data.prefetch + 1)))
+        begun = time.perf_counter(), time.process_time()
+        for batch in itertools.islice(batches, case.batches):
+            jax.block_until_ready(batch)
+        seconds = time.perf_counter() - begun[0], time.process_time() - begun[1]
+    count = case.batches * case.config.train.batch_size
+    return Rate(count / seconds[0], count / seconds[1])
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The processor's name, as far as the system tells."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def draw_photograph(seed: int, width: int, height: int) -> Image.Image:
+    """RGB noise whose amplitude grows with the wavelength, as in photographs.
+
+    A JPEG of it takes about as many bytes as one of a photograph of its size.
+    """
+    generator = np.random.default_rng(seed)
+    total = np.full((height, width, 3), 128.0)
+    for octave in range(8):
+        shape = (2 + (height >> octave), 2 + (width >> octave), 3)
+        grid = np.rint(np.clip(generator.normal(128, 40, shape), 0, 255)).astype(np.uint8)
+        layer = Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC)
+        total += (np.asarray(layer) - 128.0) * AMPLITUDE * 2 ** (octave / 2)
+    return Image.fromarray(np.clip(np.rint(total), 0, 255).astype(np.uint8))
+
+
+def write_jpegs(folder: Path, pictures: Iterable[Image.Image], shorter: int) -> None:
+    """Resizes RGB pictures to that shorter side (0: as they are), and writes JPEGs to `folder`."""
+    for number, picture in enumerate(pictures):
+        if shorter:
+            scale = shorter / min(picture.size)
+            width, height = (round(side * scale) for side in picture.size)
+            picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        picture.save(folder / f"{number:06}.jpg", quality=QUALITY)
+
+
+def open_jpegs(
+    config: ml_collections.ConfigDict, folder: Path, source: str, *, shorter: int, limit: int
+) -> Split:
+    """Fills `folder` with JPEGs and opens it; makes `config.data` say so.
+
+    Args:
+      config: a pretraining config.
+      folder: an empty folder.
+      source: a folder of images, searched with its subfolders, or "" to draw them.
+      shorter: their shorter side in pixels; 0 keeps the sizes of `source`.
+      limit: images at most, the first ones in the order of their paths.
+
+    Raises:
+      ValueError: `source` holds no image, or what `open_split` says.
+    """
+    if source:
+        paths = image_folder.list_images(Path(source).expanduser())[:limit]
+        if not paths:
+            raise ValueError(f"--images={source} holds no image: name a folder of photographs.")
+        pictures = (images.to_rgb(images.open_image(path)) for path in paths)
+    else:
+        height = shorter or 375
+        size = round(height * ASPECT), height
+        pictures = (draw_photograph(seed, *size) for seed in range(min(limit, NUM_DRAWN)))
+    write_jpegs(folder, pictures, shorter)
+    config.data.update({"name": "image_folder", "dir": str(folder), "cache": "none"})
+    return open_split(config.data, "train")
+
+
+def open_cached(config: ml_collections.ConfigDict, directory: str) -> Split:
+    """CIFAR-10 of TFDS's folder `directory`, or if that is "" as many random images.
+
+    Makes `config.data` say so; ValueError if CIFAR-10 is not there.
+    """
+    config.data.update({"image_size": CACHED_SIZE, "cache": "host", "dir": directory})
+    if directory:
+        config.data.name = "cifar10"
+        return open_split(config.data, "train")
+    shape = (NUM_CACHED, CACHED_SIZE, CACHED_SIZE, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+    def read(indices: Indices) -> list[Record]:
+        return [Record(pixels[index], -1) for index in indices]
+
+    return Split("random", (), shape[1:3], NUM_CACHED, read, lambda: np.full(NUM_CACHED, -1))
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say what is read and how often."""
+    parser.add_argument("--config", default="configs/imagenet_r50.py", help="FILE[:VARIANT]")
+    parser.add_argument("--images", default="", help="a folder of photographs")
+    parser.add_argument("--shorter", type=int, default=256, help="side in pixels; 0: as they are")
+    parser.add_argument("--limit", type=int, default=1000, help="photographs at most")
+    parser.add_argument("--cifar10", default="", help="TFDS's folder with a prepared cifar10")
+    parser.add_argument("--cached_batch", type=int, default=256, help="batch size of `cached`")
+    parser.add_argument("--cached_batches", type=int, default=1000, help="in a round")
+    parser.add_argument("--jpeg_batch", type=int, default=64, help="batch size of `jpeg`")
+    parser.add_argument("--jpeg_batches", type=int, default=16, help="in a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="where to write the results too")
+
+
+@contextlib.contextmanager
+def open_cases(args: argparse.Namespace) -> Iterator[dict[str, Case]]:
+    """The cases "cached" and "jpeg" of the flags; the JPEGs are removed at the end.
+
+    ValueError as of `config.load`, `open_cached` and `open_jpegs`.
+    """
+    threads = f"--config.data.num_threads={num_cores()}"
+    cached, jpeg = (
+        config_lib.load(args.config, [threads, f"--config.train.batch_size={batch}"])
+        for batch in (args.cached_batch, args.jpeg_batch)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        split = open_jpegs(jpeg, Path(folder), args.images, shorter=args.shorter, limit=args.limit)
+        yield {
+            "cached": Case(cached, open_cached(cached, args.cifar10), args.cached_batches),
+            "jpeg": Case(jpeg, split, args.jpeg_batches),
+        }
+
+
+def spread(values: Sequence[float], form: str = "{:.0f}") -> str:
+    """`MEDIAN (MIN to MAX)`, each formatted by `form`."""
+    median, low, high = (form.format(f(values)) for f in (statistics.median, min, max))
+    return f"{median} ({low} to {high})"
+
+
+def summarize(rates: Mapping[str, Sequence[Rate]]) -> dict[str, Any]:
+    """One flat JSON object of the rates of each case, one a round.
+
+    Of each: NAME_images_per_second and NAME_images_per_cpu_second (all rounds), and the median of
+    each under NAME_..._median. And cores, cpu, python, versions.
+    """
+    result: dict[str, Any] = {}
+    for name, rounds in rates.items():
+        for unit, values in zip(("second", "cpu_second"), zip(*rounds, strict=True), strict=True):
+            result[f"{name}_images_per_{unit}"] = values
+            result[f"{name}_images_per_{unit}_median"] = statistics.median(values)
+    return result | {
+        "cores": num_cores(),
+        "cpu": cpu_name(),
+        "python": platform.python_version(),
+        "versions": workdir.versions() | {"pillow": PIL.__version__},
+    }
+
+
+def describe(result: Mapping[str, Any]) -> str:
+    """Processor and versions of what `summarize` returns, in one line."""
+    packages = ("numpy", "pillow", "grain", "jax")
+    used = ", ".join(f"{name} {result['versions'][name]}" for name in packages)
+    return f"{result['cores']} cores of {result['cpu']}; Python {result['python']}, {used}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures both cases, prints the table, and writes the JSON."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_flags(parser)
+    args = parser.parse_args(argv)
+    try:
+        with open_cases(args) as cases:
+            rates = {
+                name: [measure(case) for _ in range(args.rounds)] for name, case in cases.items()
+            }
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    result = summarize(rates)
+    if args.json:
+        workdir.write_atomically(args.json, json.dumps(result, indent=2))
+    print("| case | images/s | images per CPU second |\n|---|---:|---:|")
+    for name, rounds in rates.items():
+        wall, cpu = zip(*rounds, strict=True)
+        print(f"| {name} | {spread(wall)} | {spread(cpu)} |")
+    print(f"\n{describe(result)}")
+    print(shlex.join(["python", "-m", "iecl_jax.tools.benchmark.reading", *argv]))
+
+
+if __name__ == "__main__":
+    main()

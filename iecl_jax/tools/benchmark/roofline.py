@@ -1,0 +1,88 @@
+"""What the devices reach on a large matrix product and on the convolutions of the config's ResNet.
+
+The same shapes, dtype and operations as a PyTorch run would be given, so that shares compare.
+"""
+
+import functools
+import statistics
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from iecl_jax.models import precision
+from iecl_jax.tools.benchmark import timing
+
+CALLS = 10
+MATRIX_SIDE = {"cpu": 1536}
+LARGE_MATRIX_SIDE = 8192  # of other platforms
+
+
+def measure(config: ml_collections.ConfigDict) -> dict[str, float]:
+    """{"matmul_gflops", "conv_gflops"}: 10**9 operations a second of all devices together.
+
+    Every device does the same work at the same time, in the dtype of `train.precision` and at JAX's
+    default precision of products (on NVIDIA's float32: TF32). The convolution is the harmonic mean
+    over `conv_shapes` of a 3x3 one with both its gradients.
+    """
+    dtype = precision.compute_dtype(config)
+    side = MATRIX_SIDE.get(jax.default_backend(), LARGE_MATRIX_SIDE)
+    shapes = conv_shapes(config, jax.device_count())
+    return {
+        "matmul_gflops": matmul_gflops(side, dtype),
+        "conv_gflops": statistics.harmonic_mean([conv_gflops(s, dtype) for s in shapes]),
+    }
+
+
+def conv_shapes(
+    config: ml_collections.ConfigDict, num_devices: int
+) -> list[tuple[int, int, int, int]]:
+    """[b, S, S, C] of the 3x3 convolutions of each of the ResNet's four stages, on one device."""
+    images = config.train.batch_size // num_devices
+    size = config.data.image_size // (1 if config.encoder.stem == "cifar" else 4)
+    sizes = [max(1, size // 2**i) for i in range(4)]
+    return [(images, side, side, config.encoder.width * 2**i) for i, side in enumerate(sizes)]
+
+
+def matmul_gflops(side: int, dtype: jnp.dtype) -> float:
+    """GFLOP/s of all devices, each with the product of two [side, side] matrices."""
+    x, y = _normal((side, side), dtype, 0), _normal((side, side), dtype, 1)
+    return _gflops(jnp.matmul, x, y, flops=2 * side**3)
+
+
+def conv_gflops(shape: tuple[int, int, int, int], dtype: jnp.dtype) -> float:
+    """GFLOP/s of all devices, each with a 3x3 convolution, C to C channels, and both gradients.
+
+    Args:
+      shape: [b, H, W, C] of its input and output; the padding counts as pixels.
+    """
+    images, height, width, channels = shape
+
+    def conv_and_gradients(x, kernel):
+        convolve = functools.partial(
+            jax.lax.conv_general_dilated,
+            window_strides=(1, 1),
+            padding="SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        output, gradients = jax.vjp(convolve, x, kernel)
+        return output, gradients(x)
+
+    x = _normal(shape, dtype, 0)
+    kernel = _normal((3, 3, channels, channels), dtype, 1)
+    flops = 3 * 2 * 9 * images * height * width * channels**2
+    return _gflops(conv_and_gradients, x, kernel, flops=flops)
+
+
+def _normal(shape: tuple[int, ...], dtype: jnp.dtype, seed: int) -> jax.Array:
+    """The same array on each device: [D, *shape]."""
+    keys = jnp.broadcast_to(jax.random.key(seed), (jax.device_count(),))
+    return jax.pmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
+
+
+def _gflops(function: Callable[..., object], *arguments: jax.Array, flops: int) -> float:
+    mapped = jax.pmap(function)
+    jax.block_until_ready(mapped(*arguments))
+    times = timing.durations(lambda: mapped(*arguments), jax.block_until_ready, CALLS)
+    return jax.device_count() * flops / statistics.median(times) / 1e6

@@ -1,0 +1,95 @@
+"""The training loss of several runs over their steps, with and without SAIB (Fig. 4).
+
+    python -m iecl_jax.tools.figures.loss_curves --runs=RUN_A,RUN_B [--labels="with,without"]
+
+Drawn from the event files of the runs' workdirs.
+"""
+
+import argparse
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from iecl_jax.evals.pictures import style
+from iecl_jax.run import events
+
+# The totals of runs with other terms or weights differ in more than how well they fit.
+PANELS = (
+    ("train/method_loss", "The method's own loss", "loss"),
+    ("train/loss", "All terms", "total loss"),
+)
+
+
+def draw(runs: Mapping[str, events.Events]) -> Figure:
+    """The method's own loss (IE-CL: InfoNCE) on the left, all terms of Eq. 17 on the right.
+
+    Args:
+      runs: what each run wrote, by its label; at least one.
+
+    Raises:
+      ValueError: a run has no curve of one of them.
+    """
+    with style.context():
+        figure, (row,) = style.subplots(1, 2, width=8.4, height=3.4)
+        for axes, (tag, title, unit) in zip(row, PANELS, strict=True):
+            for number, (label, run) in enumerate(runs.items()):
+                if tag not in run.scalars:
+                    raise ValueError(f"{label} has no {tag}: it is not a pretraining run.")
+                curve = run.scalars[tag]
+                style.plot(axes, curve, number, f"{label}: {curve.values[-1]:.3f} at the end")
+            axes.set(title=title, xlabel="optimiser step", ylabel=unit)
+            axes.legend()
+    return figure
+
+
+def default_labels(workdirs: Sequence[pathlib.Path]) -> list[str]:
+    """What each run's config.json says of SAIB, with the run's folder where that is ambiguous."""
+    labels = [_label(workdir) for workdir in workdirs]
+    return [
+        f"{label} ({workdir.name})" if labels.count(label) > 1 else label
+        for label, workdir in zip(labels, workdirs, strict=True)
+    ]
+
+
+def _label(workdir: pathlib.Path) -> str:
+    try:
+        saib = json.loads((workdir / "config.json").read_text())["saib"]
+        if not saib["enabled"]:
+            return "without SAIB"
+    except (OSError, ValueError, KeyError, TypeError):
+        return workdir.name
+    variant = saib.get("variant", "paper")
+    return "with SAIB" if variant == "paper" else f"with SAIB, {variant}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draws the figure of the runs that the command line names."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", required=True, help="workdirs, with commas between them")
+    parser.add_argument("--labels", default="", help="one a run; default: what its config says")
+    parser.add_argument(
+        "--out", default="", help="PNG, SVG or PDF; default: figures/loss_curves.png of the first"
+    )
+    args = parser.parse_args(arguments)
+    workdirs = [pathlib.Path(name).expanduser() for name in args.runs.split(",") if name]
+    try:
+        labels = args.labels.split(",") if args.labels else default_labels(workdirs)
+        if len(labels) != len(workdirs) or len(set(labels)) < len(labels):
+            raise ValueError(
+                f"--labels={args.labels!r} must be {len(workdirs)} different names, one a run."
+            )
+        path = pathlib.Path(args.out or workdirs[0] / "figures" / "loss_curves.png")
+        style.check_path(path)
+        runs = {label: events.read(workdir) for label, workdir in zip(labels, workdirs)}
+        style.save(draw(runs), path)
+    except ValueError as error:
+        parser.error(str(error))
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

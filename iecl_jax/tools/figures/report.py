@@ -1,0 +1,299 @@
+"""A run as one page, WORKDIR/report.html, that opens in any browser without a server.
+
+    python -m iecl_jax.tools.figures.report --workdir=RUN
+
+Made from the event files, config.json, provenance.json and results.json of the run alone. What is
+not there, or cannot be read, is named in a sentence in its place.
+"""
+
+import argparse
+import datetime
+import html
+import json
+import os
+import pathlib
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import logging
+
+from iecl_jax.run import events
+from iecl_jax.tools.figures import chart, page, sections
+from iecl_jax.tools.figures.sections import Section
+
+NAME = "report.html"
+_ABSENT = "n/a"
+_SCORES = {
+    "linear_top1": "linear classifier, top-1",
+    "knn_top1": "kNN, top-1",
+    "online_probe_top1": "online probe, top-1",
+}
+_PICTURES = {
+    "gallery": "Source images, the two views, SAIB's output for the query view on the scale of its "
+    "input, and what SAIB added to it.",
+    "jacobian_spectrum": "Singular values of SAIB's Jacobian on one group of query views. Each bar "
+    "is a node of Lanczos quadrature, or several, and stands for the values around it.",
+}
+
+
+def write(workdir: str | os.PathLike) -> pathlib.Path:
+    """Writes WORKDIR/report.html, whole or not at all, and returns its path.
+
+    A part that is missing or damaged is told in the page and raises nothing.
+
+    Raises:
+      OSError: the page cannot be written.
+    """
+    workdir = pathlib.Path(workdir)
+    path = workdir / NAME
+    partial = path.with_name(NAME + ".partial")
+    partial.write_text(render(workdir), encoding="utf-8", errors="backslashreplace")
+    partial.replace(path)
+    return path
+
+
+def render(workdir: pathlib.Path) -> str:
+    """The page of a WORKDIR as HTML."""
+    config = _read(workdir / "config.json", dict)
+    starts = _read(workdir / "provenance.json", list)
+    results = _read(workdir / "results.json", dict)
+    try:
+        run, silence = events.read(workdir), ""
+    except (ValueError, OSError) as error:
+        run, silence = events.Events({}, {}), str(error)
+    name = workdir.absolute().name
+    parts: list[Callable[[], str]] = [
+        lambda: _header(name, config, starts, results),
+        lambda: _results(results),
+        *(lambda section=section: _section(section, run, config) for section in sections.SECTIONS),
+        lambda: _gallery(run),
+        lambda: _others(run),
+        lambda: _origin(starts),
+        lambda: _config(config),
+    ]
+    if silence:
+        parts.insert(2, lambda: page.paragraph(f"No curves and no pictures: {silence}", "missing"))
+    return page.frame(f"{name}: report", "\n".join(map(_whatever_happens, parts)))
+
+
+def _whatever_happens(part: Callable[[], str]) -> str:
+    """A finished training must not fail because its report does."""
+    try:
+        return part()
+    except Exception as error:
+        logging.warning("A part of the report is left out.", exc_info=True)
+        return page.paragraph(f"A part is left out: {type(error).__name__}: {error}", "missing")
+
+
+def _read(path: pathlib.Path, kind: type) -> Any:
+    """The JSON of a file if it is of that kind, else an empty one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return kind()
+    return value if isinstance(value, kind) else kind()
+
+
+def _at(tree: Any, path: str) -> Any:
+    """The value at a dotted path of nested mappings; None if there is none."""
+    for key in path.split("."):
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _header(name: str, config: Any, starts: Any, results: Any) -> str:
+    last = starts[-1] if starts and isinstance(starts[-1], Mapping) else {}
+    versions = results.get("versions") or last.get("versions") or {}
+    facts = {
+        "Method": _text(config, "{method.name}"),
+        "SAIB": _saib(config),
+        "Encoder": _text(config, "{encoder.name}, {encoder.stem} stem, width {encoder.width}"),
+        "Data": _text(config, "{data.name}, {data.image_size} px"),
+        "Training": _text(
+            config, "batches of {train.batch_size}, {optimizer.name}, {train.precision}"
+        ),
+        "Steps": results.get("steps"),
+        "Seed": results.get("seed", _at(config, "seed")),
+        "Time": _duration(results),
+        "Device": results.get("device") or last.get("device"),
+        "Started": last.get("time"),
+        "Versions": ", ".join(f"{key} {value}" for key, value in versions.items() if value),
+        "Code": _code(last.get("git")),
+        "Parameters": str(results.get("params_digest", ""))[:16],
+        "Command": shlex.join(map(str, last.get("command", []))),
+    }
+    saib = " + SAIB" if _at(config, "saib.enabled") else ""
+    title = _text(config, "{method.name}" + saib + " on {data.name}")
+    title = title or str(_at(config, "job") or name)
+    unfinished = "" if results else page.paragraph("No results.json: not finished.", "missing")
+    return (
+        f"<h1>{html.escape(title)}</h1>{page.paragraph(name, 'lead')}"
+        f"{unfinished}{page.facts(facts)}"
+    )
+
+
+def _saib(config: Any) -> str | None:
+    if _at(config, "saib.enabled") is False:
+        return "off"
+    return _text(
+        config,
+        "{saib.variant} variant, groups of {saib.group_size}, patches of {saib.patch_size} px, "
+        "{saib.num_blocks} in a row",
+    )
+
+
+def _text(config: Any, template: str) -> str | None:
+    """The template with config values in its {dotted.keys}; None if one is missing."""
+    for piece in template.split("{")[1:]:
+        key = piece.split("}")[0]
+        if _at(config, key) is None:
+            return None
+        template = template.replace("{" + key + "}", str(_at(config, key)))
+    return template
+
+
+def _duration(results: Any) -> str | None:
+    seconds, speed = results.get("seconds"), results.get("images_per_second")
+    if seconds is None:
+        return None
+    text = str(datetime.timedelta(seconds=round(seconds)))
+    return f"{text} h, {chart.number_text(speed)} images/s" if speed else f"{text} h"
+
+
+def _code(git: Any) -> str | None:
+    if not git:
+        return None
+    return f"{git.get('revision')}{', with changes' if git.get('dirty') else ''}"
+
+
+def _results(results: Any) -> str:
+    metrics = results.get("metrics") or {}
+    scores = [
+        [text, _percent(metrics, name, 2)] for name, text in _SCORES.items() if name in metrics
+    ]
+    body = page.table(["test accuracy at the end", "%"], scores) if scores else ""
+    comparison = metrics.get("comparison")
+    if comparison:
+        rows = [
+            [
+                name,
+                f"{_percent(row, 'linear_few_mean')} ± {_percent(row, 'linear_few_std')}",
+                _percent(row, "knn_top1"),
+            ]
+            for name, row in comparison.items()
+        ]
+        head = ["representation", "few labels, linear (%)", "all labels, kNN (%)"]
+        body += page.table(head, rows)
+    if not body:
+        body = page.paragraph(
+            "No accuracies: there is no finished evaluation with labels.", "missing"
+        )
+    rest = [[name, _value(value)] for name, value in _leaves(metrics)]
+    if rest:
+        body += page.folded("All final values", page.table(["measure", "value"], rest))
+    return f"<h2>Results</h2>{body}"
+
+
+def _percent(row: Mapping[str, Any], name: str, decimals: int = 1) -> str:
+    return _ABSENT if row.get(name) is None else f"{100 * row[name]:.{decimals}f}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return chart.number_text(value)
+    return json.dumps(value)
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            found += _leaves(value, f"{prefix}{name}: ")
+        else:
+            found.append((prefix + name, value))
+    return found
+
+
+def _section(section: Section, run: events.Events, config: Any) -> str:
+    charts = [panel.draw(run.scalars) for panel in section.panels]
+    body = page.charts(charts) if any(charts) else _missing(section, config)
+    if section is sections.JACOBIAN:
+        body += _picture(run, "jacobian_spectrum")
+    if section is sections.PRESERVATION:
+        body += _layers(run)
+    return f"<h2>{html.escape(section.title)}</h2>{page.paragraph(section.text, 'lead')}{body}"
+
+
+def _missing(section: Section, config: Any) -> str:
+    unmet = [
+        f"{key}={_at(config, key)}"
+        for key, met in section.needs.items()
+        if not met(_at(config, key))
+    ]
+    if unmet and config:
+        return page.paragraph(f"Not measured: this run has {' and '.join(unmet)}.", "missing")
+    return page.paragraph("Not in the event files.", "missing")
+
+
+def _layers(run: events.Events) -> str:
+    rows = [
+        [path, *(_ABSENT if norm is None else chart.number_text(norm) for norm in norms)]
+        for path, norms in sections.layer_norms(run.scalars)
+    ]
+    if not rows:
+        return ""
+    head = ["convolution", *sections.LAYER_TAGS.values()]
+    return page.folded(
+        f"Spectral norm of each of {len(rows)} convolutions at the end", page.table(head, rows)
+    )
+
+
+def _picture(run: events.Events, tag: str) -> str:
+    if tag not in run.pictures:
+        return ""
+    step, png = run.pictures[tag]
+    caption = html.escape(f"Step {step}. {_PICTURES[tag]}")
+    return (
+        f'<figure class="wide">{page.image(png, _PICTURES[tag])}'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _gallery(run: events.Events) -> str:
+    drawn = _picture(run, "gallery") or page.paragraph("No gallery in the event files.", "missing")
+    return f"<h2>Gallery</h2>{drawn}"
+
+
+def _others(run: events.Events) -> str:
+    charts = [panel.draw(run.scalars) for panel in sections.others(run.scalars)]
+    return page.folded("Other curves", page.charts(charts)) if charts else ""
+
+
+def _origin(starts: Any) -> str:
+    if not starts:
+        return "<h2>Origin</h2>" + page.paragraph("No provenance.json.", "missing")
+    count = f"{len(starts)} starts" if len(starts) > 1 else "One start"
+    return f"<h2>Origin</h2>{page.folded(count, page.listing(json.dumps(starts, indent=2)))}"
+
+
+def _config(config: Any) -> str:
+    if not config:
+        return page.paragraph("No config.json.", "missing")
+    return page.folded("Config", page.listing(json.dumps(config, indent=2)))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Writes the report of the run that the command line names."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workdir", required=True, type=pathlib.Path)
+    args = parser.parse_args(arguments)
+    if not (args.workdir / "config.json").exists():
+        parser.error(f"{args.workdir} is not the workdir of a run: it has no config.json.")
+    print(write(args.workdir))
+
+
+if __name__ == "__main__":
+    main()

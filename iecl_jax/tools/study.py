@@ -1,0 +1,112 @@
+"""python -m iecl_jax.tools.study [--config=configs/study.py] [--workdir=runs/study] [--seeds=0,1,2]
+
+Runs every setting of a config file's SETTINGS with every seed, each a `python -m iecl_jax.main` of
+its own in WORKDIR/SETTING/seed-SEED, and writes the measured means and deviations to
+WORKDIR/table.md. Started again, it resumes what is not done; stopped by SIGTERM or Ctrl-C, it lets
+its runs save and ends with code 75. What follows `--` is handed on to every run
+(`-- --config.data.dir=DIR`).
+"""
+
+import argparse
+import json
+import runpy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iecl_jax.tools.runs import Run, Runner
+
+# Title, format, and where the number is in a run's metrics.
+COLUMNS = (
+    ("kNN, %", "{:.1f}", "knn_top1"),
+    ("linear, %", "{:.1f}", "linear_top1"),
+    ("H(q)", "{:.3f}", "diagnostics.entropy_query"),
+    ("H(q')", "{:.3f}", "diagnostics.entropy_query_saib"),
+    ("log\\|det J\\| / n", "{:+.3f}", "diagnostics.log_det"),
+    ("min sigma", "{:.3f}", "diagnostics.sigma_min"),
+    ("RankMe", "{:.1f}", "diagnostics.rank_me"),
+)
+
+
+def collect(
+    workdir: Path, settings: Sequence[str], seeds: Sequence[int]
+) -> dict[str, list[dict[str, Any]]]:
+    """Setting -> the metrics of its finished runs with these seeds, where there are any."""
+    found = {}
+    for setting in settings:
+        paths = [workdir / setting / f"seed-{seed}" / "results.json" for seed in seeds]
+        metrics = [json.loads(path.read_text())["metrics"] for path in paths if path.exists()]
+        if metrics:
+            found[setting] = metrics
+    return found
+
+
+def format_table(metrics: Mapping[str, Sequence[dict[str, Any]]]) -> str:
+    """Markdown: a row a setting, mean ± standard deviation over seeds; empty if not measured."""
+    lines = [
+        f"| setting | seeds | {' | '.join(title for title, *_ in COLUMNS)} |",
+        f"|---|---:|{'---:|' * len(COLUMNS)}",
+    ]
+    for setting, runs in metrics.items():
+        cells = [setting, str(len(runs))]
+        for title, text, name in COLUMNS:
+            scale = 100 if "%" in title else 1
+            values = [scale * value for run in runs if (value := _get(run, name)) is not None]
+            cell = text.format(np.mean(values)) if values else ""
+            if len(values) > 1:
+                cell += f" ± {text.replace('+', '').format(np.std(values, ddof=1))}"
+            cells.append(cell)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _get(metrics: Any, name: str) -> float | None:
+    for part in name.split("."):
+        metrics = metrics.get(part, {})
+    return metrics if isinstance(metrics, float) else None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the study that the command line names, prints the table and writes it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="configs/study.py", help="a file with SETTINGS")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/study"))
+    parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
+    parser.add_argument("--settings", default="", help="comma-separated; default: all")
+    parser.add_argument("--processes", type=int, default=1, help="runs side by side")
+    parser.add_argument("extra", nargs="*", help="flags for every run, after --")
+    args = parser.parse_args(argv)
+    if not Path(args.config).is_file():
+        parser.error(f"there is no config file {args.config!r}: see configs/.")
+    known = list(runpy.run_path(args.config).get("SETTINGS", {}))
+    settings = args.settings.split(",") if args.settings else known
+    for setting in settings:
+        if setting not in known:
+            parser.error(f"setting {setting!r} is unknown: use some of {', '.join(known)}.")
+    try:
+        seeds = [int(seed) for seed in args.seeds.split(",")]
+    except ValueError:
+        parser.error(f"--seeds={args.seeds} must be integers, such as 0,1,2.")
+
+    def run(job: tuple[int, str]) -> bool:
+        seed, setting = job
+        folder = args.workdir / setting / f"seed-{seed}"
+        flags = (f"--config.seed={seed}", *args.extra)
+        named = f"{setting}, seed {seed}"
+        return runner.complete(named, Run(f"{args.config}:{setting}", folder, flags))
+
+    with Runner(args.processes, args.workdir / "compiled") as runner:
+        succeeded = runner.map(run, [(seed, name) for seed in seeds for name in settings])
+    args.workdir.mkdir(parents=True, exist_ok=True)
+    table = format_table(collect(args.workdir, known, seeds))
+    (args.workdir / "table.md").write_text(table)
+    print(table, end="")
+    runner.leave(succeeded)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""python -m iecl_jax.tools.tables --table=5 --scale=small --seeds=3 [--workdir=runs/tables]
+
+Measures a table of the paper: 1, 2a, 3, 4, 5, fig3, fig7 or fig8, as configs/tables.py lists it.
+Scale smoke is a few steps on generated images, small is for two CPU cores on CIFAR-10, paper is the
+paper's. Writes WORKDIR/SCALE/table-5.md (fig3.md, ...), printed too, and its .json; the figures are
+drawn beside it. Every row is trained with the seeds 0 to SEEDS - 1, one run after another in
+WORKDIR/SCALE/CONFIG/seed-SEED. Started again, it skips what is finished and resumes the rest;
+stopped by SIGTERM or Ctrl-C, it lets its runs save and ends with code 75.
+
+--print_commands prints the commands instead, one line a run, for a cluster; the table is made by
+the same call without it, once they have run. What follows `--` is handed on to every pretraining
+or measurement (`-- --config.data.dir=DIR`).
+"""
+
+import argparse
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from iecl_jax.evals.pictures import style
+from iecl_jax.tools.runs import Run, Runner
+from iecl_jax.tools.tables import format, pictures, results, times
+from iecl_jax.tools.tables.rows import SCALES, Row, Table, at_scale, read_tables, trainings
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures the table that the command line names, prints it and writes it."""
+    args, table = _parse(argv)
+    folder = args.workdir / args.scale
+    if args.print_commands:
+        print("\n".join(commands(table, args.scale, args.seeds, folder, args.extra)))
+        return
+    with Runner(args.processes, args.workdir / "compiled") as runner:
+        measure = _measure_times if table.kind == "time" else _measure_accuracies
+        rows, succeeded = measure(runner, table, args.scale, args.seeds, folder, args.extra)
+    shown = ("title", "source", "kind", "change", "corner", "averages")
+    document: dict[str, Any] = {name: getattr(table, name) for name in shown}
+    document |= {"scale": args.scale, "command": _command(args, table), "rows": rows}
+    page = format.markdown(document)
+    picture = pictures.draw(document)
+    path = folder / (args.table if args.table.startswith("fig") else f"table-{args.table}")
+    if picture is not None:
+        style.save(picture, path.with_suffix(".png"))
+        page += f"\n![{table.title}]({path.name}.png)\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".md").write_text(page)
+    path.with_suffix(".json").write_text(json.dumps(document, indent=2) + "\n")
+    print(page, end="")
+    runner.leave(succeeded)
+
+
+def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Table]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--table", required=True, help="1, 2a, 3, 4, 5, fig3, fig7 or fig8")
+    parser.add_argument("--scale", required=True, help=", ".join(SCALES))
+    parser.add_argument("--seeds", type=int, default=3, help="how many; not for times")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/tables"))
+    parser.add_argument("--processes", type=int, default=1, help="runs side by side")
+    parser.add_argument("--print_commands", action="store_true", help="print them, run nothing")
+    parser.add_argument("--config", type=Path, default="configs/tables.py", help="has TABLES")
+    parser.add_argument("extra", nargs="*", help="flags for every run, after --")
+    args = parser.parse_args(argv)
+    if not args.config.is_file():
+        parser.error(f"there is no config file {str(args.config)!r}: see configs/.")
+    tables = read_tables(args.config)
+    if args.table not in tables:
+        parser.error(f"--table={args.table} is unknown: use one of {', '.join(tables)}.")
+    if args.scale not in SCALES:
+        parser.error(f"--scale={args.scale} is unknown: use one of {', '.join(SCALES)}.")
+    for name in ("seeds", "processes"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name}={getattr(args, name)} must be at least 1.")
+    if tables[args.table].kind == "time" and args.processes > 1:
+        parser.error(f"--processes={args.processes} would disturb what is timed: leave it at 1.")
+    return args, tables[args.table]
+
+
+def _command(args: argparse.Namespace, table: Table) -> str:
+    """The call that made a table, but for places on this machine."""
+    shown = [f"--table={args.table}", f"--scale={args.scale}"]
+    shown += [] if table.kind == "time" else [f"--seeds={args.seeds}"]
+    extra = [flag for flag in args.extra if not flag.startswith("--config.data.dir=")]
+    return shlex.join(
+        ["python", "-m", "iecl_jax.tools.tables", *shown, *(["--", *extra] if extra else [])]
+    )
+
+
+def commands(table: Table, scale: str, seeds: int, folder: Path, extra: Sequence[str]) -> list[str]:
+    """Shell commands that measure a table, one a run or a measurement.
+
+    Args:
+      table: what is measured.
+      scale: one of SCALES.
+      seeds: how many.
+      folder: where the runs of this scale live.
+      extra: flags of every pretraining or measurement.
+    """
+    if table.kind == "time":
+        return [
+            f"mkdir -p {shlex.quote(str(call.path.parent))} && "
+            + shlex.join(["python", *call.arguments()])
+            for call in times.calls(table, scale, folder, extra)
+        ]
+    return [
+        " && ".join(shlex.join(["python", *run.arguments()]) for run in runs)
+        for _, _, runs in _jobs(table, scale, seeds, folder, extra)
+    ]
+
+
+def _jobs(
+    table: Table, scale: str, seeds: int, folder: Path, extra: Sequence[str]
+) -> list[tuple[Row, int, list[Run]]]:
+    flags = (*table.flags.get(scale, ()), *extra)
+    return [
+        (row, seed, trainings(row, seed, scale, folder, flags))
+        for seed in range(seeds)
+        for row in table.rows_at(scale)
+    ]
+
+
+def _measure_accuracies(
+    runner: Runner, table: Table, scale: str, seeds: int, folder: Path, extra: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[bool]]:
+    """(the rows of the JSON, whether each run succeeded)."""
+
+    def complete(job: tuple[Row, int, list[Run]]) -> bool:
+        row, seed, runs = job
+        names = [f"{row.label}, seed {seed}{part}" for part in ("", ", linear evaluation")]
+        return all(runner.complete(name, run) for name, run in zip(names, runs))
+
+    jobs = _jobs(table, scale, seeds, folder, extra)
+    succeeded = runner.map(complete, jobs)
+    labels = ["", *(row.label for row in table.rows)]
+    measured: dict[str, dict[int, Any]] = {label: {} for label in labels}
+    for (row, seed, runs), done in zip(jobs, succeeded, strict=True):
+        if done:
+            measured[row.label][seed] = results.read(runs)
+    rows = [
+        results.record(
+            row, at_scale(row.config, scale), measured[row.label], measured[row.compared_with]
+        )
+        for row in table.rows
+    ]
+    return rows, succeeded
+
+
+def _measure_times(
+    runner: Runner, table: Table, scale: str, seeds: int, folder: Path, extra: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[bool]]:
+    """Likewise; seeds make no difference."""
+    calls = times.calls(table, scale, folder, extra)
+    succeeded = runner.map(lambda call: times.measure(runner, call), calls)
+    images = table.images.get(scale)
+    rows = [row for call in calls for row in times.records(call, images)]
+    return rows, succeeded

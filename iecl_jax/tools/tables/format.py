@@ -1,0 +1,192 @@
+"""Markdown of a table from its JSON: what was measured, beside what the paper printed.
+
+A document is {"title", "source", "kind", "change", "corner", "averages", "scale", "command",
+"rows"}; the rows are those of `results.record` or `times.records`. Accuracies are
+fractions in it and percent in the Markdown. What was not measured is blank.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from iecl_jax.tools.benchmark import timing
+from iecl_jax.tools.tables.results import different
+
+Document = Mapping[str, Any]
+NOT_COMPARABLE = (
+    "The published numbers are of other images, networks and lengths of training: they cannot be "
+    "compared with what was measured at this scale. Nor does that rank the methods, whose recipes "
+    "are made for hundreds of epochs."
+)
+TIMED = (
+    "the training step with its augmentation, on one batch of random images; no input pipeline, no "
+    "logging, no evaluation"
+)
+
+
+def markdown(document: Document) -> str:
+    """The whole page of a table: heading, what was measured how, and the numbers."""
+    body = {"accuracy": _accuracy, "grid": _grid, "time": _time}[document["kind"]](document)
+    return f"# {document['title']}\n\n{_header(document)}\n{body}"
+
+
+def grid(document: Document) -> tuple[list[str], list[str], dict[tuple[str, str], dict]]:
+    """(names of the rows, of the columns, record by (row, column)) of a document of kind grid."""
+    cells = {(row["cell"][0], row["cell"][1]): row for row in document["rows"]}
+    rows, columns = ([cell[side] for cell in cells] for side in (0, 1))
+    return list(dict.fromkeys(rows)), list(dict.fromkeys(columns)), cells
+
+
+def measured_mean(record: Mapping[str, Any]) -> float | None:
+    """Mean linear top-1 in percent; None if it was not measured."""
+    return None if record["linear_top1"] is None else 100 * record["linear_top1"]["mean"]
+
+
+def average(values: Sequence[float | None]) -> float | None:
+    """The mean; None if one of them is missing."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known and len(known) == len(values) else None
+
+
+def _header(document: Document) -> str:
+    rows = document["rows"]
+    facts = {
+        name: _distinct(rows, name) for name in ("data", "device", "versions", "git", "protocol")
+    }
+    lines = [f"- Scale: {document['scale']}. Made by `{document['command']}`."]
+    for name in ("data", "device"):
+        if facts[name]:
+            lines.append(f"- {name.capitalize()}: {'; '.join(facts[name])}.")
+    if facts["git"]:
+        lines.append(f"- Revision: {'; '.join(_revision(state) for state in facts['git'])}.")
+    if document["kind"] == "time":
+        lines.append(f"- Protocol: {TIMED}; median of the rounds, and their range.")
+    for protocol in facts["protocol"]:
+        lines.append(f"- Protocol: {protocol}.")
+    lines.append(f"- Published: {document['source']}.")
+    if document["scale"] != "paper":
+        lines.append(f"- {NOT_COMPARABLE}")
+    for name, words in (("git", "revisions"), ("device", "devices"), ("versions", "versions")):
+        if len(facts[name]) > 1:
+            lines.append(f"- Warning: not everything was measured with the same {words}.")
+    if not any(row.get("seeds") or row.get("step_ms") for row in rows):
+        lines.append("- Nothing is measured yet.")
+    return "\n".join(lines) + "\n"
+
+
+def _distinct(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    found = [row[name] for row in rows if row.get(name) is not None]
+    return different([v for value in found for v in (value if type(value) is list else [value])])
+
+
+def _revision(state: Mapping[str, Any] | None) -> str:
+    if state is None:
+        return "unknown"
+    return state["revision"][:7] + (" with uncommitted changes" if state["dirty"] else "")
+
+
+def _accuracy(document: Document) -> str:
+    titles = ["", "linear top-1, %", "kNN top-1, %", "seeds", "published"]
+    if document["change"]:
+        titles.append(f"{document['change']} (95 % interval)")
+    lines = []
+    for row in document["rows"]:
+        cells = [row["label"], _spread(row["linear_top1"]), _spread(row["knn_top1"])]
+        cells += [str(len(row["seeds"]) or ""), _published(row["published"])]
+        lines.append(cells + ([_change(row["change"])] if document["change"] else []))
+    note = ""
+    if document["change"]:
+        note = (
+            "\nThe change is that of linear top-1 in points, the mean over the seeds that both "
+            "rows have; its interval is Student's.\n"
+        )
+    return _table(titles, lines) + note
+
+
+def _grid(document: Document) -> str:
+    rows, columns, cells = grid(document)
+    corner = " / ".join(document["corner"])
+    averages = ["average"] if document["averages"] else []
+    pages = []
+    for heading, text, value in (
+        ("Measured: linear top-1, %", lambda row: _spread(row["linear_top1"]), measured_mean),
+        ("published", lambda row: _published(row["published"]), lambda row: row["published"]),
+    ):
+        lines = []
+        for name in rows:
+            found = [cells[name, column] for column in columns]
+            mean = average([value(row) for row in found]) if averages else None
+            last = [_blank(mean, "{:.1f}")] if averages else []
+            lines.append([name, *map(text, found), *last])
+        pages.append(f"{heading}\n\n{_table([corner, *columns, *averages], lines)}")
+    seeds = different([row["seeds"] for row in document["rows"] if row["seeds"]])
+    words = "; ".join(", ".join(map(str, each)) for each in seeds)
+    return "\n".join(pages) + (f"\nSeeds: {words}.\n" if seeds else "")
+
+
+def _time(document: Document) -> str:
+    rows = {row["label"]: row for row in document["rows"]}
+    compared = {row["compared_with"]: row for row in rows.values() if row["compared_with"]}
+    if not compared:
+        titles = ["", "seconds an epoch", "ms a step", "images a second", "batch"]
+        return _table(titles, [[row["label"], *_epoch(row)] for row in rows.values()])
+    titles = ["", "ms a step", "with SAIB", "SAIB's overhead, %", "batch", "published"]
+    lines = []
+    for label, other in compared.items():
+        overhead = other.get("overhead")
+        percent = {name: 100 * value for name, value in overhead.items()} if overhead else None
+        cells = [label, _step(rows[label]), _step(other)]
+        cells.append(timing.spread(percent, "{:+.1f}") if percent else "")
+        cells += [_blank(other.get("batch_size"), "{}"), _published(other["published"])]
+        lines.append(cells)
+    note = (
+        "\nBoth of a row were measured in turn, in one process; the overhead is the median over "
+        "the rounds of the ratio of their times less one.\n"
+    )
+    return _table(titles, lines) + note
+
+
+def _epoch(row: Mapping[str, Any]) -> list[str]:
+    numbers = [(row.get("images_per_second"), "{:.1f}"), (row.get("batch_size"), "{}")]
+    seconds = _blank(row.get("seconds_per_epoch"), "{:.1f}")
+    return [seconds, _step(row), *(_blank(value, form) for value, form in numbers)]
+
+
+def _step(row: Mapping[str, Any]) -> str:
+    times = row.get("step_ms")
+    if not times:
+        return ""
+    found = timing.extent(times) | {"median": row["step_ms_median"]}
+    return timing.spread(found, "{:.1f}")
+
+
+def _spread(found: Mapping[str, Any] | None) -> str:
+    """`MEAN ± DEVIATION` in percent."""
+    if found is None:
+        return ""
+    deviation = "" if found["std"] is None else f" ± {100 * found['std']:.1f}"
+    return f"{100 * found['mean']:.1f}{deviation}"
+
+
+def _change(found: Mapping[str, Any] | None) -> str:
+    """`MEAN [LOW, HIGH]` in points."""
+    if found is None:
+        return ""
+    interval = ""
+    if found["low"] is not None:
+        interval = f" [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
+    return f"{100 * found['mean']:+.1f}{interval}"
+
+
+def _published(value: float | str | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _blank(value: Any, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    ruler = "|---|" + "---:|" * (len(titles) - 1)
+    rows = [f"| {' | '.join(cells)} |" for cells in (titles, *lines)]
+    return "\n".join([rows[0], ruler, *rows[1:]]) + "\n"

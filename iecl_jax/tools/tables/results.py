@@ -1,0 +1,143 @@
+"""What the runs of a row measured: means, deviations, and changes paired by seed."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from iecl_jax.tools.runs import Run
+from iecl_jax.tools.tables.rows import Row
+
+METRICS = ("linear_top1", "knn_top1")
+FACTS = ("config_sha256", "data", "protocol", "device", "versions", "git")
+
+
+def read(runs: Sequence[Run]) -> dict[str, Any]:
+    """What the finished runs of one seed left: pretraining, and the linear evaluation if there is.
+
+    Returns:
+      METRICS in [0, 1] (None where it was not measured) and FACTS; "git" is a list of {"revision",
+      "dirty"} or None, one for each start of the runs, and the others are single values.
+      "config_sha256" leaves the seed and data.dir out, so the seeds of a row share it.
+    """
+    results, configs, starts = (
+        [json.loads((run.workdir / name).read_text()) for run in runs]
+        for name in ("results.json", "config.json", "provenance.json")
+    )
+    config = configs[0]
+    return {
+        "linear_top1": results[-1]["metrics"].get("linear_top1"),
+        "knn_top1": results[0]["metrics"].get("knn_top1"),
+        "config_sha256": _config_hash(config),
+        "data": f"{config['data']['name']} at {config['data']['image_size']} px, "
+        f"{config['encoder']['name']} of width {config['encoder']['width']}, "
+        f"{results[0]['steps']} steps of {config['train']['batch_size']} images",
+        "protocol": _protocol(config, configs[1:]),
+        "device": results[0]["device"],
+        "versions": results[0]["versions"],
+        "git": [start["git"] for each in starts for start in each],
+    }
+
+
+def _config_hash(config: Mapping[str, Any]) -> str:
+    kept = {key: value for key, value in config.items() if key != "seed"}
+    kept["data"] = {key: value for key, value in config["data"].items() if key != "dir"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _protocol(config: Mapping[str, Any], probes: Sequence[Mapping[str, Any]]) -> str:
+    if probes:
+        probe = probes[0]["probe"]
+        linear = (
+            "of section 4.1, a classifier on augmented images through the frozen encoder, "
+            f"{probe['num_epochs']} epochs of SGD with rate {probe['learning_rate']} at batch "
+            f"{probe['batch_size']}, last epoch"
+        )
+    else:
+        linear = (
+            "a classifier on the features of unaugmented images, "
+            f"{config['eval']['linear_epochs']} epochs, its learning rate chosen on a tenth of the "
+            "training images"
+        )
+    neighbours = f"{config['eval']['knn_k']} weighted neighbours among all training images"
+    return f"linear: {linear}; kNN: {neighbours}"
+
+
+def spread(values: Sequence[float]) -> dict[str, float | int | None] | None:
+    """{"mean", "std", "n"} with the sample deviation (n - 1), None for one; None without values."""
+    if not values:
+        return None
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "std": std, "n": len(values)}
+
+
+def change(
+    after: Mapping[int, float], before: Mapping[int, float]
+) -> dict[str, float | int | None] | None:
+    """Mean difference over the seeds of both, with its 95 % interval (Student t, n - 1).
+
+    Args:
+      after, before: value by seed.
+
+    Returns:
+      {"mean", "low", "high", "n"}; low and high are None for a single seed. None without any.
+    """
+    differences = [after[seed] - before[seed] for seed in sorted(after.keys() & before.keys())]
+    found = spread(differences)
+    if found is None:
+        return None
+    n, mean, std = len(differences), float(np.mean(differences)), found["std"]
+    half = None if std is None else float(special.stdtrit(n - 1, 0.975)) * std / n**0.5
+    low, high = (None, None) if half is None else (mean - half, mean + half)
+    return {"mean": mean, "low": low, "high": high, "n": n}
+
+
+def record(
+    row: Row,
+    config: str,
+    measured: Mapping[int, Mapping[str, Any]],
+    reference: Mapping[int, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """A row as the table's JSON holds it.
+
+    Args:
+      row: what is measured.
+      config: its FILE:VARIANT at this scale.
+      measured: what `read` found, by seed; maybe nothing.
+      reference: likewise of the row that it is compared with.
+
+    Returns:
+      The row's own fields; "seeds"; "runs", METRICS by seed; a `spread` of each metric; "change",
+      of linear_top1; and of each of FACTS the list of different values over the seeds.
+    """
+    by_seed = {name: _values(measured, name) for name in METRICS}
+    return {
+        "label": row.label,
+        "config": config,
+        "cell": list(row.cell),
+        "published": row.published,
+        "compared_with": row.compared_with,
+        "seeds": sorted(measured),
+        "runs": {seed: {name: found[name] for name in METRICS} for seed, found in measured.items()},
+        **{name: spread(list(values.values())) for name, values in by_seed.items()},
+        "change": change(by_seed["linear_top1"], _values(reference, "linear_top1")),
+        **{name: different(_all_values(measured, name)) for name in FACTS},
+    }
+
+
+def different(values: Sequence[Any]) -> list[Any]:
+    """The different ones of JSON values, in the order of their first appearance."""
+    return list({json.dumps(value, sort_keys=True): value for value in values}.values())
+
+
+def _values(measured: Mapping[int, Mapping[str, Any]], name: str) -> dict[int, float]:
+    found = {seed: measured[seed][name] for seed in sorted(measured)}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def _all_values(measured: Mapping[int, Mapping[str, Any]], name: str) -> list[Any]:
+    found = [measured[seed][name] for seed in sorted(measured)]
+    return [value for each in found for value in each] if name == "git" else found

@@ -1,0 +1,128 @@
+"""Times of training steps for Fig. 7 and 8, measured by `python -m iecl_jax.tools.benchmark`."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from iecl_jax.config import load as config_lib
+from iecl_jax.run import workdir
+from iecl_jax.tools.benchmark import timing
+from iecl_jax.tools.runs import Runner
+from iecl_jax.tools.tables.rows import Row, Table, at_scale, folder_name
+
+BENCHMARK = ("-m", "iecl_jax.tools.benchmark")
+
+
+class Call(NamedTuple):
+    """One measurement, of the configs in turn.
+
+    Attributes:
+      rows: what is measured together: a row, or two of which one is compared with the other.
+      configs: FILE:VARIANT of each, at this scale.
+      options: of the benchmark, and after `--` the overrides.
+      path: where the JSON goes. Its name depends on all settings, so that it stays valid.
+    """
+
+    rows: tuple[Row, ...]
+    configs: tuple[str, ...]
+    options: tuple[str, ...]
+    path: Path
+
+    def arguments(self) -> list[str]:
+        """The command after the name of the interpreter."""
+        configs = [f"--config={config}" for config in self.configs]
+        return [*BENCHMARK, *configs, f"--json={self.path}", *self.options]
+
+
+def calls(table: Table, scale: str, folder: Path, flags: Sequence[str]) -> list[Call]:
+    """The measurements of a table: a row and the one that it is compared with are one call.
+
+    Args:
+      table: of kind "time".
+      scale: a key of `table.timing`.
+      folder: where the runs of this scale live.
+      flags: overrides `--config.KEY=VALUE` of every config.
+    """
+    rows = {row.label: row for row in table.rows_at(scale)}
+    partners = {row.compared_with: row for row in rows.values() if row.compared_with}
+    overrides = (*table.flags.get(scale, ()), *flags)
+    lengths = table.timing[scale]
+    rounds, steps = f"--rounds={lengths['rounds']}", f"--steps={lengths['steps']}"
+    options = (rounds, steps, "--only=step", "--", *overrides)
+    found = []
+    for row in rows.values():
+        if row.compared_with:
+            continue
+        group = (row, partners[row.label]) if row.label in partners else (row,)
+        configs = tuple(at_scale(each.config, scale) for each in group)
+        name = f"{folder_name(row.config)}-{_digest(configs, overrides, lengths)}.json"
+        found.append(Call(group, configs, options, folder / "times" / name))
+    return found
+
+
+def _digest(configs: Sequence[str], overrides: Sequence[str], lengths: Mapping[str, int]) -> str:
+    try:
+        settings = [
+            workdir.config_to_json(config_lib.load(config, overrides)) for config in configs
+        ]
+    except ValueError:  # the benchmark will say what is wrong
+        settings = [*configs, *overrides]
+    return hashlib.sha256(json.dumps([settings, dict(lengths)]).encode()).hexdigest()[:12]
+
+
+def measure(runner: Runner, call: Call) -> bool:
+    """Measures what has not been, the console beside the JSON, and prints how it ended."""
+    if runner.stopped:
+        return False
+    name = " and ".join(row.label for row in call.rows)
+    if call.path.exists():
+        print(f"{name}: measured before", flush=True)
+        return True
+    log = call.path.with_suffix(".txt")
+    code = runner.call(call.arguments(), log)
+    runner.tell(name, code, log)
+    return code == 0
+
+
+def records(call: Call, images: int | None) -> list[dict[str, Any]]:
+    """The rows of a call as the table's JSON holds them.
+
+    Args:
+      call: finished or not.
+      images: of an epoch; None for no time of an epoch.
+
+    Returns:
+      A dictionary a row: its own fields and, once measured, what the benchmark wrote of it and
+      "git", {"revision", "dirty"} or None;
+      "seconds_per_epoch", of steps alone, if `images`; and for a row that is compared with the
+      other "overhead", {"median", "low", "high"} over the rounds of the ratio of their times less
+      one.
+    """
+    entries: dict[str, dict[str, Any]] = {}
+    if call.path.exists():
+        written = json.loads(call.path.read_text())
+        written = written if isinstance(written, list) else [written]
+        entries = {entry["config"]: entry for entry in written}
+    found = []
+    for row, config in zip(call.rows, call.configs, strict=True):
+        entry = entries.get(config, {})
+        record: dict[str, Any] = {
+            "label": row.label,
+            "published": row.published,
+            "compared_with": row.compared_with,
+            **entry,
+            "config": config,
+        }
+        if entry:
+            git = {"revision": entry["git_revision"], "dirty": entry["git_dirty"]}
+            record["git"] = git if git["revision"] else None
+        if entry and images:
+            steps = images // entry["batch_size"]
+            record["seconds_per_epoch"] = steps * entry["step_ms_median"] / 1e3
+        if entry and row.compared_with:
+            ratios = timing.ratios(entry["step_ms"], entries[call.configs[0]]["step_ms"])
+            record["overhead"] = timing.extent([ratio - 1 for ratio in ratios])
+        found.append(record)
+    return found

@@ -1,0 +1,98 @@
+"""One training step: augment, SAIB, forwards, loss, gradients, update, momentum encoder."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from iecl_jax.methods import Method
+from iecl_jax.methods.parts.objective import Objective
+from iecl_jax.models import collectives
+from iecl_jax.train.state import TrainState
+
+AXIS = "devices"
+
+
+def train_step(
+    state: TrainState,
+    batch: Mapping[str, jax.Array],
+    *,
+    method: Method,
+    objective: Objective,
+    augment: Callable[[jax.Array, jax.Array], jax.Array],
+    image_keys: Callable[[jax.Array, jax.Array], jax.Array],
+    tx: optax.GradientTransformation,
+    schedules: Mapping[str, Callable[[jax.Array], jax.Array]],
+    axis_name: str | None = AXIS,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Moves the state by one batch; pure, to be wrapped by `jax.pmap` (see `train.pmap_step`).
+
+    Args:
+      state: equal on all devices.
+      batch: "image" uint8 [b, H, W, 3], or [b, 2, S, S, 3] already cropped; "label" int32 [b], -1
+        where unknown: the images of this device.
+      augment: (keys [b], images) -> views float32 [2, b, S, S, 3], normalised.
+      image_keys: (step, places [b]) -> keys [b]; a place is the image's in the global batch, so
+        that the number of devices changes nothing.
+      schedules: name -> function of the step; logged.
+
+    Returns:
+      (new state, metrics): float32 scalars over the global batch; the objective's terms unweighted.
+    """
+    places = collectives.places(len(batch["label"]), axis_name)
+    views = augment(image_keys(state.step, places), batch["image"])
+
+    def loss_fn(params):
+        outputs, method_state = method.forward(params, state.method_state, views)
+        loss, terms = objective(outputs, params)
+        metrics = {"loss": loss, **terms}
+        if "online_probe" in params:  # trained on constants: nothing else receives its gradient
+            features = jax.lax.stop_gradient(outputs["features"])
+            probe = probe_metrics(params["online_probe"], features, batch["label"], axis_name)
+            metrics |= probe
+            loss = loss + probe["probe_loss"]
+        return loss, (method_state, metrics)
+
+    scale, finite = state.dynamic_scale, jnp.bool(True)
+    if scale is None:
+        (_, (method_state, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params
+        )
+        grads, metrics = collectives.mean((grads, metrics), axis_name)
+    else:
+        gradient = scale.value_and_grad(loss_fn, has_aux=True, axis_name=axis_name)
+        scale, finite, (_, (method_state, metrics)), grads = gradient(state.params)
+        metrics = collectives.mean(metrics, axis_name)
+
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    method_state = method.post_update(params, method_state, state.step)
+    metrics |= {f"grad_norm_{name}": optax.tree.norm(tree) for name, tree in grads.items()}
+    metrics |= {name: fn(state.step) for name, fn in schedules.items()}
+    new = TrainState(state.step + 1, params, method_state, opt_state, scale)
+    if scale is not None:  # float16: an overflowing step moves nothing but step and loss scale
+        kept = dataclasses.replace(state, step=new.step, dynamic_scale=scale)
+        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, kept)
+        metrics |= {"loss_scale": scale.scale, "skipped_step": 1 - finite.astype(jnp.float32)}
+    return new, metrics
+
+
+def probe_metrics(
+    probe: Any, features: jax.Array, labels: jax.Array, axis_name: str | None
+) -> dict[str, jax.Array]:
+    """Cross-entropy and accuracy of the online linear probe on features [b, F], labels int32 [b].
+
+    Images with label -1 do not count; the mean over devices is the mean over all labelled images.
+    """
+    logits = jax.nn.standardize(features) @ probe["kernel"] + probe["bias"][None]
+    labelled = (labels >= 0).astype(jnp.float32)
+    count = jnp.maximum(collectives.mean(labelled.sum(), axis_name), 1e-6)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+    correct = (logits.argmax(1) == labels).astype(jnp.float32)
+    return {
+        "probe_loss": (loss * labelled).sum() / count,
+        "probe_accuracy": (correct * labelled).sum() / count,
+    }

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import numpy as np
-from iecl_jax.tools.benchmark.flops import product_flops
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from iecl_jax.config import load as config_lib
 from iecl_jax.data.split import MAX_NATIVE_SIZE
 from iecl_jax.tools.benchmark import hlo
+from iecl_jax.tools.benchmark.flops import product_flops
 from iecl_jax.train.experiment import Experiment, build
 from iecl_jax.train.step import AXIS
 

@@ -2,9 +2,9 @@
 
     PYTHONPATH=. taskset -c 1 python tests/input_overhead.py --python=TORCH_PYTHON [--images=DIR]
 
-The two cases of `tools.benchmark.reading`; every other round goes backwards. The peer,
-torch_input.py, is a new process every time, with one worker a core, and makes the same crops with the same Pillow
-calls. Ours also puts the batches on the device of JAX, the peer's stay where the worker left them.
+The two cases of `tools.benchmark.reading`. The peer, torch_input.py, is a new process every time,
+with one worker a core, and makes the same crops with the same Pillow calls. Ours also puts the
+batches on the device of JAX, the peer's stay where the worker left them.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Every setting of a pretraining run: default, rule, and what it is. Defaults are IE-CL's (Table 1).
+"""Every setting of a pretraining run: default (IE-CL's, Table 1), rule, and what it is.
 
 `python -m iecl_jax.main --config=FILE --print_config` prints those of a config with their values.
 """

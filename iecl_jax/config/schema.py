@@ -64,6 +64,18 @@ def choose(
     return complete(section.nested(kept))
 
 
+def to_json(config: ml_collections.ConfigDict) -> str:
+    """Sorted, indented JSON of a config; tuples become lists and floats keep all their digits.
+
+    Raises:
+      ValueError: a value is not a number, string, bool, None, sequence or ConfigDict.
+    """
+    try:
+        return json.dumps(config.to_dict(), sort_keys=True, indent=2)
+    except TypeError as error:
+        raise ValueError(f"the config cannot be written as JSON: {error}.") from error
+
+
 def from_json(text: str) -> ml_collections.ConfigDict:
     """The config of a run or checkpoint, also of an earlier revision: renamed keys have their new
     names, and keys that were added since have the default, which is what was done before.

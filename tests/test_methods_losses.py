@@ -18,8 +18,9 @@ import pytest
 from loss_reference import numeric_gradient
 
 from configs import plug_and_play
+from iecl_jax import config as config_lib
 from iecl_jax import methods
-from iecl_jax.config import checks
+from iecl_jax.config import kinds, schema, section
 from iecl_jax.methods import nnclr
 from iecl_jax.methods.parts import queue
 
@@ -65,25 +66,25 @@ def _info_nce(anchors, keys, temperature, negatives=None):
 def _moco_v2(settings, z):
     """He et al. 2020, Eq. 1; in the symmetric form both directions are added up."""
     args = settings.temperature, z.get("negatives")
-    loss, top1 = _info_nce(z["projection"], z["target_projection"], *args)
+    loss, top1 = _info_nce(z["anchor_projection"], z["query_key"], *args)
     if settings.symmetric:
-        loss += _info_nce(z["query_projection"], z["anchor_target_projection"], *args)[0]
+        loss += _info_nce(z["query_projection"], z["anchor_key"], *args)[0]
     return loss, {"info_nce": loss, "info_nce_top1": top1}
 
 
 def _moco_v3(settings, z):
     """Chen, Xie & He 2021, Algorithm 1: ctr(q1, k2) + ctr(q2, k1), ctr 2 tau times InfoNCE."""
     tau = settings.temperature
-    first, top1 = _info_nce(z["prediction"], z["target_projection"], tau)
-    second, _ = _info_nce(z["query_prediction"], z["anchor_target_projection"], tau)
+    first, top1 = _info_nce(z["anchor_prediction"], z["query_key"], tau)
+    second, _ = _info_nce(z["query_prediction"], z["anchor_key"], tau)
     terms = {"info_nce": first + second, "info_nce_top1": top1}
     return 2 * tau * first + 2 * tau * second, terms
 
 
 def _nnclr(settings, z):
     """Dwibedi et al. 2021, Algorithm 1: L(nn1, p2) / 2 + L(nn2, p1) / 2."""
-    first, top1 = _info_nce(z["neighbor"], z["query_prediction"], settings.temperature)
-    second, _ = _info_nce(z["query_neighbor"], z["prediction"], settings.temperature)
+    first, top1 = _info_nce(z["anchor_neighbor"], z["query_prediction"], settings.temperature)
+    second, _ = _info_nce(z["query_neighbor"], z["anchor_prediction"], settings.temperature)
     loss = _mean([first, second])
     return loss, {"info_nce": loss, "info_nce_top1": top1}
 
@@ -104,7 +105,7 @@ def _simclr(settings, z):
 
 def _byol(settings, z):
     """Grill et al. 2020, Eq. 2 and its counterpart with the views exchanged, added up."""
-    pairs = [("prediction", "target_projection"), ("query_prediction", "anchor_target_projection")]
+    pairs = [("anchor_prediction", "query_key"), ("query_prediction", "anchor_key")]
     loss = 0.0
     for online, target in pairs:
         rows = zip(z[online], z[target], strict=True)
@@ -114,7 +115,7 @@ def _byol(settings, z):
 
 def _simsiam(settings, z):
     """Chen & He 2021, Eq. 2: D(p1, z2) / 2 + D(p2, z1) / 2."""
-    pairs = [("prediction", "query_projection"), ("query_prediction", "projection")]
+    pairs = [("anchor_prediction", "query_projection"), ("query_prediction", "anchor_projection")]
     rows = [pair for online, target in pairs for pair in zip(z[online], z[target], strict=True)]
     return _mean(-_product(_unit(p), _unit(k)) for p, k in rows), {}
 
@@ -177,10 +178,10 @@ def _w_mse(settings, z):
     return _mean(losses), {}
 
 
-PROJECTIONS = ("projection", "query_projection")
-PREDICTED = (*PROJECTIONS, "prediction", "query_prediction")
-TARGETS = ("target_projection", "anchor_target_projection")
-NEIGHBORS = ("neighbor", "query_neighbor")
+PROJECTIONS = ("anchor_projection", "query_projection")
+PREDICTED = (*PROJECTIONS, "anchor_prediction", "query_prediction")
+KEYS = ("query_key", "anchor_key")
+NEIGHBORS = ("anchor_neighbor", "query_neighbor")
 
 
 class Case(NamedTuple):
@@ -196,7 +197,7 @@ class Case(NamedTuple):
 def _moco(**settings):
     views = slice(2 if settings["symmetric"] else 1)
     negatives = ("negatives",) if settings["queue_size"] else ()
-    outputs = (*PROJECTIONS[views], *TARGETS[views], *negatives)
+    outputs = (*PROJECTIONS[views], *KEYS[views], *negatives)
     return Case("moco_v2", _moco_v2, outputs, settings)
 
 
@@ -206,13 +207,13 @@ CASES = {
     "moco_v2 symmetric": _moco(symmetric=True, queue_size=0, temperature=0.4),
     "moco_v2 queue": _moco(symmetric=False, queue_size=QUEUE, temperature=0.4),
     "moco_v2 symmetric, queue": _moco(symmetric=True, queue_size=QUEUE),
-    "moco_v3": Case("moco_v3", _moco_v3, PREDICTED + TARGETS),
-    "moco_v3 warm": Case("moco_v3", _moco_v3, PREDICTED + TARGETS, {"temperature": 0.4}),
+    "moco_v3": Case("moco_v3", _moco_v3, PREDICTED + KEYS),
+    "moco_v3 warm": Case("moco_v3", _moco_v3, PREDICTED + KEYS, {"temperature": 0.4}),
     "nnclr": Case("nnclr", _nnclr, PREDICTED + NEIGHBORS),
     "nnclr warm": Case("nnclr", _nnclr, PREDICTED + NEIGHBORS, {"temperature": 0.4}),
     "simclr": Case("simclr", _simclr, PROJECTIONS),
     "simclr warm": Case("simclr", _simclr, PROJECTIONS, {"temperature": 0.4}),
-    "byol": Case("byol", _byol, PREDICTED + TARGETS),
+    "byol": Case("byol", _byol, PREDICTED + KEYS),
     "simsiam": Case("simsiam", _simsiam, PREDICTED, constant=PROJECTIONS),
     "barlow_twins": Case("barlow_twins", _barlow_twins, PROJECTIONS),
     "barlow_twins heavy": Case(
@@ -242,7 +243,7 @@ def _outputs(name):
     rng = np.random.default_rng(38)
     images = rng.normal(size=(BATCH, WIDTH)) * [0.4, 1.0, 1.6] + [0.5, 0.0, -1.0]
     found = {}
-    for output in (*PREDICTED, *TARGETS, *NEIGHBORS):
+    for output in (*PREDICTED, *KEYS, *NEIGHBORS):
         found[output] = images + rng.normal(size=images.shape) * [0.5, 0.8, 0.3]
     found["negatives"] = rng.normal(size=(QUEUE, WIDTH))
     return {output: found[output] for output in CASES[name].outputs}
@@ -315,11 +316,11 @@ def test_two_devices_are_the_loop_over_all_images(name):
 
 
 def test_every_method_and_every_setting_of_a_loss_has_a_case():
-    assert {case.method for case in CASES.values()} == set(methods.NAMES)
+    assert {case.method for case in CASES.values()} == set(kinds.names("method"))
     of_the_network = ("running_stats", "predictor.", "ema.", "queue_size")
-    for method in methods.NAMES:
+    for method in kinds.names("method"):
         cases = [name for name, case in CASES.items() if case.method == method]
-        for key in methods.load(method).SETTINGS:
+        for key in section.keys(kinds.settings("method", method)):
             if not key.startswith(of_the_network):
                 assert len({_config(name).method[key] for name in cases}) > 1, (method, key)
         losses = sorted(_reference(name, _outputs(name))[0] for name in cases)
@@ -379,7 +380,7 @@ def test_the_queue_holds_the_newest_unit_rows_in_global_order(devices):
 def _refusal(config):
     """The one sentence that refuses the config."""
     with pytest.raises(ValueError) as error:
-        methods.check(config)
+        config_lib.check(config, 1)
     sentence = str(error.value)
     assert sentence.endswith(".")
     assert "\n" not in sentence
@@ -394,29 +395,31 @@ def _recipe(method, **changes):
 
 
 def _own_keys(method):
-    return set(checks.leaf_names(_recipe(method).method)) - {"name"}
+    return set(section.leaves(_recipe(method).method)) - {"name"}
 
 
-@pytest.mark.parametrize("method", methods.NAMES)
-def test_every_missing_setting_is_named_with_the_recipe_that_has_it(method):
-    methods.check(_recipe(method))
+@pytest.mark.parametrize("method", kinds.names("method"))
+def test_every_missing_setting_is_named_and_completed_with_its_default(method):
+    config_lib.check(_recipe(method), 1)
     for key in _own_keys(method):
         config = _recipe(method)
         group, _, last = key.rpartition(".")
         del (config.method[group] if group else config.method)[last]
         sentence = _refusal(config)
-        assert f"method.name={method!r} needs method.{key}, which" in sentence
-        assert f"configs/plug_and_play.py:{method}," in sentence
+        assert f"lacks method.{key}" in sentence
+        completed = schema.complete(config)
+        assert section.leaves(completed.method).keys() == _own_keys(method) | {"name"}
 
 
-@pytest.mark.parametrize("method", methods.NAMES)
+@pytest.mark.parametrize("method", kinds.names("method"))
 def test_every_setting_of_another_method_is_named_with_those_that_are_read(method):
-    foreign = set().union(*map(_own_keys, methods.NAMES), {"unheard_of"}) - _own_keys(method)
+    foreign = set().union(*map(_own_keys, kinds.names("method")), {"unheard_of"}) - _own_keys(
+        method
+    )
     for key in foreign:
         group, _, last = key.rpartition(".")
         sentence = _refusal(_recipe(method, **({group: {last: 1}} if group else {key: 1})))
         assert sentence.startswith(f"method.{key} is no setting of method.name={method!r}, ")
-        assert f"configs/plug_and_play.py:{method}," in sentence
         for own in _own_keys(method):
             assert f"method.{own}" in sentence
 
@@ -427,7 +430,7 @@ def test_every_setting_of_another_method_is_named_with_those_that_are_read(metho
 def test_an_unknown_method_is_answered_with_the_near_ones(name, near):
     sentence = _refusal(_recipe("byol", name=name))
     assert sentence.startswith(f"method.name={name!r} is unknown: ")
-    assert sentence.endswith(f"use one of {', '.join(methods.NAMES)}.")
+    assert sentence.endswith(f"use one of {', '.join(kinds.names('method'))}.")
     assert ("did you mean" in sentence) == (near is not None)
     assert near is None or f"did you mean {near!r}" in sentence
 
@@ -439,9 +442,12 @@ def test_a_file_that_is_no_method_is_refused(tmp_path):
     path.mkdir()
     assert f"method.name={str(path)!r} is no Python file" in _refusal(config)
     path.rmdir()
-    path.write_text("SETTINGS = {}")
+    path.write_text("Settings = None")
     assert f"method.name={str(path)!r} has no make" in _refusal(config)
     path.write_text("def make(config, *, total_steps, axis_name=None):\n    return None")
-    assert f"method.name={str(path)!r} has no SETTINGS" in _refusal(config)
-    path.write_text(path.read_text() + "\nSETTINGS = {}")
+    assert f"method.name={str(path)!r} has no Settings" in _refusal(config)
+    path.write_text(path.read_text() + "\nSettings = {}")
+    assert "must be a class X(Section)" in _refusal(config)
+    own = "\nfrom iecl_jax.config.section import Section\nclass Settings(Section): pass\n"
+    path.write_text(path.read_text() + own)
     assert "method.ema.end is no setting of " in _refusal(config)

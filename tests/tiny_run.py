@@ -8,13 +8,19 @@ import jax
 import jax.numpy as jnp
 
 from configs import imagenet_r50
-from iecl_jax.config.checks import POSITIVE
+from iecl_jax.config.rules import POSITIVE
+from iecl_jax.config.section import Section, key
 from iecl_jax.losses.contrastive import l2_normalize
 from iecl_jax.methods.parts import contrast
 from iecl_jax.methods.parts.method import Method, unmoved
 
-SETTINGS = {"temperature": POSITIVE}
 FEATURES, PROJECTED = 6, 4
+
+
+class Settings(Section):
+    """Of InfoNCE."""
+
+    temperature = key(0.2, POSITIVE, "of the logits")
 
 
 def get_config():
@@ -52,11 +58,13 @@ def make(config, *, total_steps, axis_name=None):
 
     def forward(params, state, views):
         pooled, (anchor, query) = project(params, views)
-        outputs = {"features": pooled[0], "projection": anchor, "query_projection": query}
+        outputs = {"features": pooled[0], "anchor_projection": anchor, "query_projection": query}
         return outputs, {"online": {"encoder": {"calls": state["online"]["encoder"]["calls"] + 1}}}
 
     def loss(outputs):
-        query, anchor = (l2_normalize(outputs[name]) for name in ("query_projection", "projection"))
+        query, anchor = (
+            l2_normalize(outputs[f"{view}_projection"]) for view in ("query", "anchor")
+        )
         value, top1 = contrast.info_nce(
             query, anchor, temperature=config.method.temperature, axis_name=axis_name
         )

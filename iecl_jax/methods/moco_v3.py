@@ -8,16 +8,16 @@ in the loss, not in the logged `info_nce`, and the logged top-1 is the first dir
 
 import ml_collections
 
-from iecl_jax.config.checks import POSITIVE
+from iecl_jax.config.rules import POSITIVE
+from iecl_jax.config.section import key
 from iecl_jax.methods.parts import contrast, ema, online
 from iecl_jax.methods.parts.method import Method
 
-SETTINGS = {
-    "temperature": POSITIVE,
-    **online.SETTINGS,
-    **online.PREDICTOR_SETTINGS,
-    **ema.SETTINGS,
-}
+
+class Settings(online.Settings, online.PredictorSettings, ema.Settings):
+    """See `methods.parts`, and its own."""
+
+    temperature = key(0.2, POSITIVE, "of the logits")
 
 
 def make(
@@ -25,16 +25,16 @@ def make(
 ) -> Method:
     """See `methods.Method`."""
     network = online.make(config, axis_name, predictor=True)
-    target = ema.make(config, axis_name, total_steps=total_steps)
-    init, forward = ema.of_both_views(network, target)
+    momentum = ema.make(config, axis_name, total_steps=total_steps)
+    init, forward = ema.of_both_views(network, momentum)
     temperature = config.method.temperature
 
     def direction(predictions, keys):
         return contrast.info_nce(predictions, keys, temperature=temperature, axis_name=axis_name)
 
     def loss(outputs):
-        first, top1 = direction(outputs["prediction"], outputs["target_projection"])
-        second, _ = direction(outputs["query_prediction"], outputs["anchor_target_projection"])
+        first, top1 = direction(outputs["anchor_prediction"], outputs["query_key"])
+        second, _ = direction(outputs["query_prediction"], outputs["anchor_key"])
         info = first + second
         return 2 * temperature * info, {"info_nce": info, "info_nce_top1": top1}
 
@@ -42,8 +42,8 @@ def make(
         init,
         forward,
         loss,
-        target.post_update,
+        momentum.post_update,
         network.encode,
         network.embed,
-        {"ema": target.schedule},
+        {"ema": momentum.schedule},
     )

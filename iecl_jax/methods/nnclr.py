@@ -11,16 +11,22 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from iecl_jax.config.checks import POSITIVE
+from iecl_jax.config.rules import COUNT, POSITIVE
+from iecl_jax.config.section import key
 from iecl_jax.methods.parts import contrast, online, queue
 from iecl_jax.methods.parts.method import Method, unmoved
 
-SETTINGS = {
-    "temperature": POSITIVE,
-    "queue_size": POSITIVE,
-    **online.SETTINGS,
-    **online.PREDICTOR_SETTINGS,
-}
+
+class Settings(online.Settings, online.PredictorSettings):
+    """See `methods.parts`, and its own."""
+
+    temperature = key(0.2, POSITIVE, "of the logits")
+    queue_size = key(32768, COUNT, "earlier embeddings among which neighbours are found")
+
+
+def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
+    """Raises ValueError if the queue does not fit the batch."""
+    queue.check(config)
 
 
 def make(
@@ -38,9 +44,9 @@ def make(
     def forward(params, state, views):
         outputs, state = network.forward(params, state, views)
         support = state["queue"]["keys"]
-        for view in ("", "query_"):
-            outputs[f"{view}neighbor"] = nearest(outputs[f"{view}projection"], support)
-        entered = queue.enqueue(state["queue"], outputs["projection"], axis_name)
+        for view in ("anchor", "query"):
+            outputs[f"{view}_neighbor"] = nearest(outputs[f"{view}_projection"], support)
+        entered = queue.enqueue(state["queue"], outputs["anchor_projection"], axis_name)
         return outputs, state | {"queue": entered}
 
     def direction(neighbors, predictions):
@@ -49,8 +55,8 @@ def make(
         )
 
     def loss(outputs):
-        first, top1 = direction(outputs["neighbor"], outputs["query_prediction"])
-        second, _ = direction(outputs["query_neighbor"], outputs["prediction"])
+        first, top1 = direction(outputs["anchor_neighbor"], outputs["query_prediction"])
+        second, _ = direction(outputs["query_neighbor"], outputs["anchor_prediction"])
         info = (first + second) / 2
         return info, {"info_nce": info, "info_nce_top1": top1}
 

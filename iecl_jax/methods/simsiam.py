@@ -13,7 +13,9 @@ from iecl_jax.losses.similarity import negative_cosine
 from iecl_jax.methods.parts import online
 from iecl_jax.methods.parts.method import Method, unmoved
 
-SETTINGS = {**online.SETTINGS, **online.PREDICTOR_SETTINGS}
+
+class Settings(online.Settings, online.PredictorSettings):
+    """See `methods.parts`."""
 
 
 def make(
@@ -23,8 +25,10 @@ def make(
     network = online.make(config, axis_name, predictor=True)
 
     def loss(outputs):
-        anchor, query = jax.lax.stop_gradient((outputs["projection"], outputs["query_projection"]))
-        value = 0.5 * negative_cosine(outputs["prediction"], query)
+        anchor, query = jax.lax.stop_gradient(
+            (outputs["anchor_projection"], outputs["query_projection"])
+        )
+        value = 0.5 * negative_cosine(outputs["anchor_prediction"], query)
         value += 0.5 * negative_cosine(outputs["query_prediction"], anchor)
         return value, {}
 

@@ -7,12 +7,21 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from iecl_jax.config.checks import SHARE
+from iecl_jax.config.rules import SHARE
+from iecl_jax.config.section import Section, key
 from iecl_jax.methods.parts.online import Network, Online, apply_views
 from iecl_jax.models import build
 
-SCHEDULES = ("constant", "cosine")
-SETTINGS = {"ema.schedule": SCHEDULES, "ema.start": SHARE, "ema.end": SHARE}
+
+class Settings(Section):
+    """Of a method with a momentum network."""
+
+    class ema(Section):
+        """The coefficient m of the moving average."""
+
+        schedule = key("constant", ("constant", "cosine"), "m over the steps")
+        start = key(0.9, SHARE, "m at the first step, and at all of a constant schedule")
+        end = key(1.0, SHARE, "m at the end of a cosine schedule")
 
 
 class Momentum(NamedTuple):
@@ -66,8 +75,8 @@ def of_both_views(
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """(init, forward) of a method whose two networks both see both views (BYOL, MoCo-v3).
 
-    The outputs are those of `Online.forward`, and of the momentum network target_projection of the
-    query and anchor_target_projection [b, d].
+    The outputs are those of `Online.forward`, and "anchor_key" and "query_key" [b, d], the momentum
+    network's projections of the two views.
     """
 
     def init(key, views):
@@ -76,9 +85,8 @@ def of_both_views(
 
     def forward(params, state, views):
         outputs, state = online.forward(params, state, views)
-        targets, state = momentum.forward(state, views)
-        names = ("anchor_target_projection", "target_projection")
-        return outputs | dict(zip(names, targets, strict=True)), state
+        (anchor_key, query_key), state = momentum.forward(state, views)
+        return outputs | {"anchor_key": anchor_key, "query_key": query_key}, state
 
     return init, forward
 

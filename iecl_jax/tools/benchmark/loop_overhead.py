@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 
-from iecl_jax.config import load as config_lib
+from iecl_jax import config as config_lib
 from iecl_jax.tools.benchmark import parts, timing
 
 QUIET = (

@@ -21,7 +21,7 @@ import sys
 import jax
 import ml_collections
 
-from iecl_jax.config import load as config_lib
+from iecl_jax import config as config_lib
 from iecl_jax.tools.benchmark import parts, peer, timing
 
 TITLES = ("without SAIB, ms", "with, ms", "overhead, %")

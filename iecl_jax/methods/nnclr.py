@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from iecl_jax.config.checks import POSITIVE
+from iecl_jax.losses.product import product
 from iecl_jax.methods.parts import contrast, online, queue
 from iecl_jax.methods.parts.method import Method, unmoved
 
@@ -59,6 +60,5 @@ def make(
 
 def nearest(z: jax.Array, support: jax.Array) -> jax.Array:
     """The rows of unit `support` [K, d] with the largest cosine to each of z [b, d], constants."""
-    with jax.default_matmul_precision("highest"):
-        similarity = z @ support.T  # the scale of z does not change which is the largest
+    similarity = product(z, support.T)  # the scale of z does not change which is the largest
     return jnp.take(support, similarity.argmax(axis=1), axis=0)

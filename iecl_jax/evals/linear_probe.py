@@ -12,8 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from iecl_jax.losses.product import product
-
 Array = jax.Array | np.ndarray
 Params = dict[str, jax.Array]
 
@@ -90,7 +88,8 @@ def init_probe(
 
 def probe_logits(params: Params, features: jax.Array) -> jax.Array:
     """features [B, F] @ kernel [F, C] + bias, in full float32: [B, C]."""
-    return product(features, params["kernel"]) + params["bias"][None]
+    logits = jnp.matmul(features, params["kernel"], precision=jax.lax.Precision.HIGHEST)
+    return logits + params["bias"][None]
 
 
 def probe_step(

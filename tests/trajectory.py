@@ -26,11 +26,11 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+import tiny_network
 
 from configs import resnet18
 from iecl_jax import data
 from iecl_jax.config import kinds
-from iecl_jax.models.encoders.resnet import ARCHITECTURES
 from iecl_jax.run import seal
 from iecl_jax.run.checkpoint import Checkpointer
 from iecl_jax.tools.benchmark import collectives, hlo
@@ -48,7 +48,6 @@ CASES: dict[str, dict[str, Any]] = {
     "float16": {"train.precision": "float16"},
 }
 WHOLE = ("ie_cl", "moco_v2")
-ARCHITECTURES["tiny"] = ((1,), False)
 Run = dict[str, np.ndarray]
 
 
@@ -56,15 +55,12 @@ def tiny_config(case: str) -> ml_collections.ConfigDict:
     """The recipe of a case on 8-px generated images, with the smallest networks."""
     method = case if case in kinds.names("method") else "ie_cl"
     config = resnet18.get_config(f"cifar10,{method},smoke")
-    config.data.image_size = 8
+    tiny_network.shrink(config)
     config.train.batch_size = BATCH
-    config.encoder.update({"name": "tiny", "width": 4, "spectral_norm": True})
     config.saib.update({"group_size": 2, "patch_size": 2})
     config.optimizer.learning_rate = RATE
-    if case not in WHOLE:  # their views are IE-CL's; a short program compiles soon
-        for view in (config.augment.anchor, config.augment.query):
-            view.update({name: 0.0 for name in view if name.endswith("_prob")})
-            view.update({"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "noise_prob": 1.0})
+    if case not in WHOLE:  # their views are IE-CL's
+        tiny_network.plain_views(config)
     config.update_from_flattened_dict(CASES[case])
     return config
 

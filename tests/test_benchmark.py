@@ -22,6 +22,7 @@ from iecl_jax.tools.benchmark import (
     flops,
     images,
     parts,
+    peer,
     program,
     report,
     roofline,
@@ -429,7 +430,7 @@ __main__.main({options})
     assert list(trace.rglob("perfetto_trace.json.gz"))
 
 
-@pytest.mark.parametrize("method", saib_overhead.PEER_METHODS)
+@pytest.mark.parametrize("method", peer.METHODS)
 def test_the_peer_is_compared_in_saib_alone(method):
     name = CONFIG.removesuffix(",smoke")
     without, with_saib = saib_overhead.load_pair(name, method, [], terms=False)
@@ -437,7 +438,7 @@ def test_the_peer_is_compared_in_saib_alone(method):
     without.saib.enabled = True
     assert without.to_json() == with_saib.to_json()
     assert (without.objective.entropy.weight > 0) == (method == "ie_cl")
-    flags = saib_overhead.peer_flags(with_saib, method)
+    flags = peer.flags(with_saib, method)
     wanted = {"--arch=r18", "--size=32", "--hidden=4096", "--out=512", "--group=32", "--patch=4"}
     assert wanted <= set(flags)
     assert ("--sn" in flags) == with_saib.encoder.spectral_norm == (method == "ie_cl")
@@ -451,7 +452,6 @@ def test_terms_stay_where_they_are_asked_for():
 
 
 def test_an_overhead_is_that_of_one_round():
-    line = saib_overhead.row("byol", [*TIMES, [10.0, 10.0, 10.0], [10.0, 11.0, 12.0]])
-    assert line == (
-        "| byol | 110.0 | 121.0 | +10.0 (-10.0 to +20.0) | 10.0 | 11.0 | +10.0 (+0.0 to +20.0) |"
-    )
+    ours, of_peer = saib_overhead.overheads([*TIMES, [10.0, 10.0, 10.0], [10.0, 11.0, 12.0]])
+    assert ours == pytest.approx([20, -10, 10])
+    assert of_peer == pytest.approx([0, 10, 20])

@@ -109,8 +109,8 @@ class Trainer:
             for step in range(start + 1, steps + 1):
                 batch = change(next(batches))
                 sums.append([zlib.crc32(image.tobytes()) for image in _global(batch["image"])])
-                state, metrics = self.built.step(state, batch)
-                rows.append(jax.device_get(metrics))
+                state, metrics = self.built.steps(state, [batch])
+                rows.append({name: row[0] for name, row in jax.device_get(metrics).items()})
                 save(step, state, batches.position)
         named = seal.paths_and_leaves(state)
         return {

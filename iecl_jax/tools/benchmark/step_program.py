@@ -32,27 +32,10 @@ PURPOSES = (  # (words of JAX's names, what it is for), the first that fits
 def lower(config: ml_collections.ConfigDict) -> Any:
     """The lowered step of `config` for all devices."""
     import jax
-    import numpy as np
 
-    from iecl_jax.train import experiment
-    from iecl_jax.train.step import AXIS
+    from iecl_jax.tools.benchmark import program
 
-    built = experiment.build(config, **LENGTH)
-    step = jax.pmap(
-        built.pure_step,
-        axis_name=AXIS,
-        in_axes=(None, 0, None),
-        out_axes=(None, None),
-        donate_argnums=0,
-    )
-    devices, size = jax.device_count(), config.data.image_size
-    images = (devices, config.train.batch_size // devices)
-    batch = {
-        "image": jax.ShapeDtypeStruct((*images, size, size, 3), np.uint8),
-        "label": jax.ShapeDtypeStruct(images, np.int32),
-    }
-    state = jax.eval_shape(built.create_state)
-    return step.lower(state, batch, np.uint32(config.seed))
+    return program.lower(program.prepare(config, jax.device_count()))[1]
 
 
 def purpose(source: str) -> str:

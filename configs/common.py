@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 import ml_collections
 
+from iecl_jax.config import section
+from iecl_jax.config.pretrain import View
+
 SCALES = ("smoke", "small")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR10_STATS = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -47,21 +50,9 @@ def view(
     solarize_prob=0.0,
 ) -> ml_collections.ConfigDict:
     """One view's operators in their order; an operator with probability 0 is not compiled."""
-    ops = ml_collections.ConfigDict()
-    ops.crop_scale = crop_scale  # share of the image's area
-    ops.crop_ratio = (3 / 4, 4 / 3)  # width / height
-    ops.crop_interpolation = "bilinear"  # bilinear | bicubic, both antialiased
-    ops.flip_prob = 0.5
-    ops.rotate_prob = 0.0
-    ops.rotate_degrees = 90.0  # largest angle either way
-    ops.jitter_prob = 0.8
-    ops.brightness, ops.contrast, ops.saturation, ops.hue = jitter
-    ops.gray_prob = 0.2
-    ops.blur_prob = blur_prob
-    ops.blur_sigma = (0.1, 2.0)  # pixels
-    ops.solarize_prob = solarize_prob
-    ops.noise_prob = 0.0
-    ops.noise_std = 0.1  # of values in [0, 1]
+    ops = section.defaults(View)
+    ops.update({"crop_scale": crop_scale, "blur_prob": blur_prob, "solarize_prob": solarize_prob})
+    ops.update(dict(zip(("brightness", "contrast", "saturation", "hue"), jitter, strict=True)))
     return ops
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import trajectory
 
-from iecl_jax.config import load as config_lib
+from iecl_jax import config as config_lib
 from iecl_jax.run import seal
 from iecl_jax.run.checkpoint import load_for_evaluation
 from iecl_jax.tools.benchmark import hlo, step_program

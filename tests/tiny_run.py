@@ -8,13 +8,19 @@ import jax
 import jax.numpy as jnp
 
 from configs import imagenet_r50
-from iecl_jax.config.checks import POSITIVE
+from iecl_jax.config.rules import POSITIVE
+from iecl_jax.config.section import Section, key
 from iecl_jax.losses.contrastive import l2_normalize
 from iecl_jax.methods.parts import contrast
 from iecl_jax.methods.parts.method import Method, unmoved
 
-SETTINGS = {"temperature": POSITIVE}
 FEATURES, PROJECTED = 6, 4
+
+
+class Settings(Section):
+    """Of InfoNCE."""
+
+    temperature = key(0.2, POSITIVE, "of the logits")
 
 
 def get_config():

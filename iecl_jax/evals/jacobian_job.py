@@ -10,8 +10,8 @@ import jax
 import ml_collections
 import numpy as np
 
+from iecl_jax import config as config_lib
 from iecl_jax import data, methods
-from iecl_jax.config import load as config_lib
 from iecl_jax.evals import jacobian
 from iecl_jax.evals.diagnostics import conv_layers, fixed_views
 from iecl_jax.evals.jobs import load_encoder

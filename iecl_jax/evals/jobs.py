@@ -12,8 +12,8 @@ import ml_collections
 import numpy as np
 from absl import logging
 
+from iecl_jax import config as config_lib
 from iecl_jax import data, methods
-from iecl_jax.config import load as config_lib
 from iecl_jax.data import augment
 from iecl_jax.evals import knn, linear_probe, probe_grid
 from iecl_jax.evals.encoder import SplitEncoder, replicate

@@ -1,0 +1,104 @@
+"""A config file, its variant, and what the command changes in it."""
+
+import ast
+import runpy
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from iecl_jax.config import schema, section
+
+_ONE_AT_A_TIME = threading.Lock()  # runpy changes sys.modules for a while
+
+
+class Loaded(NamedTuple):
+    """A config as the command gives it.
+
+    Attributes:
+      config: complete, changed by the overrides.
+      changed: the dotted names of the keys that the overrides set.
+      rest: the arguments that are no overrides.
+    """
+
+    config: ml_collections.ConfigDict
+    changed: tuple[str, ...]
+    rest: list[str]
+
+
+def load(flag: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """The config FILE[:VARIANT], changed by overrides `--config.KEY=VALUE` as on the command line.
+
+    Raises:
+      ValueError: there is no such file, variant or key, or a value does not fit its key.
+    """
+    loaded = parse(flag, overrides)
+    if loaded.rest:
+        raise ValueError(f"{loaded.rest[0]!r} is no override: write --config.KEY=VALUE.")
+    return loaded.config
+
+
+def parse(flag: str, arguments: Sequence[str]) -> Loaded:
+    """`load`, of a command line that may hold other flags beside the overrides."""
+    config = _run(flag)
+    given = _overrides(arguments)
+    for _ in range(3):  # a chosen view has operators, whose settings may be chosen too
+        chosen = {
+            name: _literal(given[name], section.leaves(config)[name])
+            for name in section.choosing_keys(schema.root(config), config)
+            if name in given
+        }
+        config = schema.choose(config, chosen)
+    sentence = schema.unknown_key(config, given)
+    if sentence:
+        raise ValueError(sentence)
+    values, command = flags.FlagValues(), ["", *arguments]
+    try:
+        holder = config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, sys_argv=command
+        )
+        rest = values(command, known_only=True)[1:]
+    except (flags.Error, TypeError, ValueError) as error:
+        shown = " ".join(f"--config.{name}={text}" for name, text in given.items())
+        raise ValueError(f"{shown}: {error}") from error
+    return Loaded(holder.value, tuple(given), rest)
+
+
+def _run(flag: str) -> ml_collections.ConfigDict:
+    path, _, variant = flag.partition(":")
+    if not Path(path).is_file():
+        raise ValueError(f"there is no config file {path!r}: see configs/.")
+    with _ONE_AT_A_TIME:
+        found = runpy.run_path(path)
+    if "get_config" not in found:
+        raise ValueError(f"{path} is no config: it has no get_config; see configs/.")
+    return schema.complete(found["get_config"](*filter(None, [variant])))
+
+
+def _overrides(arguments: Sequence[str]) -> dict[str, str]:
+    """{dotted key: text} of what the arguments change, as `--config.KEY=TEXT`, `--config.KEY TEXT`,
+    or `--config.KEY` and `--noconfig.KEY` of a boolean."""
+    found = {}
+    for argument, following in zip(arguments, [*arguments[1:], ""]):
+        name, equals, text = argument.partition("=")
+        bare = name.lstrip("-")
+        if len(bare) == len(name) or not bare.removeprefix("no").startswith("config."):
+            continue
+        off = bare.startswith("no")
+        text = text if equals else "False" if off else following
+        found[bare.removeprefix("no").removeprefix("config.")] = text
+    return found
+
+
+def _literal(text: str, like: Any) -> Any:
+    """A value of the type of `like` from the command's text; the text where it is none."""
+    if isinstance(like, str):
+        return text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

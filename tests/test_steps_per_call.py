@@ -31,14 +31,15 @@ def random_batch(seed):
 def test_steps_of_one_call_are_those_of_as_many_calls(experiment, count):
     batches = [random_batch(seed) for seed in range(count)]
     together, rows = experiment.steps(experiment.create_state(), batches)
-    state, singles = experiment.create_state(), []
+    single = tiny_experiment(steps_per_call=1)
+    state, singles = single.create_state(), []
     for batch in batches:
-        state, metrics = experiment.step(state, batch)
+        state, metrics = single.steps(state, [batch])
         singles.append(jax.device_get(metrics))
     assert together.step == count
     for name, row in rows.items():
         assert row.shape == (4,)
-        expected = [metrics[name] for metrics in singles]
+        expected = [metrics[name][0] for metrics in singles]
         np.testing.assert_allclose(row[:count], expected, rtol=1e-4, atol=1e-6, err_msg=name)
         np.testing.assert_array_equal(row[count:], 0)
     for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(state), strict=True):

@@ -93,8 +93,8 @@ class Trainer:
                 images = np.asarray(batch["image"])
                 images = images.reshape(-1, *images.shape[2:])
                 sums.append([zlib.crc32(image.tobytes()) for image in images])
-                state, metrics = self.built.step(state, batch)
-                rows.append(jax.device_get(metrics))
+                state, metrics = self.built.steps(state, [batch])
+                rows.append({name: row[0] for name, row in jax.device_get(metrics).items()})
                 save(step, state, batches.position)
         named = seal.paths_and_leaves(state)
         return {

@@ -36,7 +36,7 @@ def lower(config: ml_collections.ConfigDict) -> Any:
 
     from iecl_jax.tools.benchmark import program
 
-    return program.trace(program.prepare(config, jax.device_count()), jax.devices()).lower()
+    return program.lower(program.prepare(config, jax.device_count()))[1]
 
 
 def purpose(source: str) -> str:

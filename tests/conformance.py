@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_resnet
 
 from configs import methods as recipes
 from configs import plug_and_play
 from iecl_jax import config as config_lib
 from iecl_jax import methods
 from iecl_jax.config import kinds
-from iecl_jax.models.encoders.resnet import ARCHITECTURES
 from iecl_jax.run.checkpoint import Checkpointer
 from iecl_jax.train import experiment
 from iecl_jax.train.step import AXIS
@@ -81,7 +81,7 @@ def tiny_config(name: str, *, saib: bool, **overrides: Any):
     if recipe != name:
         config.method = {"name": name, "running_stats": "anchor", "spread": 0.5}
     config.data.image_size = SIDE
-    config.encoder.update({"name": "tiny", "width": 4, "spectral_norm": True})
+    config.encoder.update(tiny_resnet.ENCODER | {"spectral_norm": True})
     # So wide that no image loses all hidden units, and with them the direction of its embedding.
     config.projector.update({"num_layers": 2, "hidden_dim": 32, "output_dim": 6})
     if "predictor" in config.method:
@@ -148,9 +148,7 @@ def cases(saib: bool):
             path = tmp_path_factory.mktemp("elsewhere") / "own_method.py"
             path.write_text(OWN_METHOD)
             name = str(path)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(ARCHITECTURES, "tiny", ((1,), False))
-            yield make_case(tiny_config(name, saib=saib))
+        return make_case(tiny_config(name, saib=saib))
 
     return case
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import imagenet_r50
-from iecl_jax.models.encoders.resnet import ResNet
+from iecl_jax.models.encoders.resnet import ARCHITECTURES, ResNet
 from iecl_jax.train.experiment import build
 from iecl_jax.train.loop import calls
 
@@ -63,7 +63,9 @@ def test_blocks_computed_twice_change_no_value_and_keep_less():
     x = np.float32(np.random.default_rng(0).normal(size=(8, 16, 16, 3)))
     results, kept = [], []
     for remat in (False, True):
-        net = ResNet("resnet10", stem="cifar", width=4, spectral_norm=True, remat=remat)
+        net = ResNet(
+            *ARCHITECTURES["resnet10"], stem="cifar", width=4, spectral_norm=True, remat=remat
+        )
         variables = jax.jit(functools.partial(net.init, train=True))(jax.random.key(0), x)
 
         def loss(params, net=net, variables=variables):

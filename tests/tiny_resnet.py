@@ -1,8 +1,10 @@
-"""A ResNet of one block a stage, which compiles soon: `encoder.name=tests/tiny_resnet.py`."""
+"""A ResNet of one block a stage, which compiles soon: `config.encoder.update(ENCODER)`."""
 
 from iecl_jax.config.rules import COUNT
 from iecl_jax.config.section import key
 from iecl_jax.models.encoders import resnet
+
+ENCODER = {"name": "tests/tiny_resnet.py", "num_stages": 1, "width": 4}
 
 
 class Settings(resnet.Settings):

@@ -27,13 +27,13 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+import tiny_resnet
 
 from configs import resnet18
 from iecl_jax import data
 from iecl_jax.config import kinds
 from iecl_jax.data import augment
 from iecl_jax.models import collectives
-from iecl_jax.models.encoders.resnet import ARCHITECTURES
 from iecl_jax.run import seal
 from iecl_jax.run.checkpoint import Checkpointer
 from iecl_jax.tools.benchmark import hlo, step_program
@@ -52,7 +52,6 @@ CASES: dict[str, dict[str, Any]] = {
     "bfloat16": {"train.precision": "bfloat16"},
     "float16": {"train.precision": "float16"},
 }
-ARCHITECTURES["tiny"] = ((1,), False)
 ON_EVERY_LAYOUT = ("ie_cl", "moco_v2")
 Run = dict[str, np.ndarray]
 
@@ -65,7 +64,7 @@ def tiny_config(case: str) -> ml_collections.ConfigDict:
     config.train.batch_size = BATCH
     config.encoder.width = 4
     if case != "ie_cl":  # that is a ResNet-10
-        config.encoder.name = "tiny"
+        config.encoder.update(tiny_resnet.ENCODER)
     config.encoder.spectral_norm = True
     config.saib.update({"group_size": 2, "patch_size": 2})
     config.optimizer.learning_rate = RATE

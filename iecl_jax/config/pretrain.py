@@ -59,7 +59,9 @@ class Method(Section):
 class Encoder(Section):
     """The network whose features are learned."""
 
-    name = key("resnet50", None, "resnet10, 18, 34, 50 or 101, or the path of an encoder's .py file")
+    name = key(
+        "resnet50", None, "resnet10, 18, 34, 50, 101, or the path of an encoder's file"
+    )
     bn_group = key(0, COUNT_OR_NONE, "images that share BN statistics; 0 = the global batch")
 
     @staticmethod
@@ -127,7 +129,9 @@ class Optimizer(Section):
     momentum = key(0.9, BELOW_ONE, "of sgd and lars; b1 of adam and adamw")
     trust_coefficient = key(0.001, POSITIVE, "of lars")
     trust_clip = key(False, None, "lars: no layer's rate is above the learning rate")
-    weight_decay = key(1e-5, NOT_NEGATIVE, "of the network's kernels, not of norms, biases, positions")
+    weight_decay = key(
+        1e-5, NOT_NEGATIVE, "of the network's kernels (not norms, biases, positions)"
+    )
     predictor_schedule = key(
         "cosine", ("cosine", "constant"), "constant: a predictor keeps the peak rate (SimSiam)"
     )

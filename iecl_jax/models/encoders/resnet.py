@@ -98,8 +98,9 @@ class ResNet(nn.Module):
     """x [V * b, H, W, 3] -> {"stage1", ...: [V * b, h, w, D], "pooled": float32 [V * b, F]}.
 
     There is a stage for each of `stages`, its number of blocks; the first stage is `width` wide,
-    and each one doubles the one before. See `BatchNorm` for views and groups. `feature_dim` > 0 puts a linear layer after pooling.
-    `remat` keeps each block's input alone for the backward pass, which computes the rest again.
+    and each one doubles the one before. See `BatchNorm` for views and groups. `feature_dim` > 0
+    puts a linear layer after pooling. `remat` keeps each block's input alone for the backward pass,
+    which computes the rest again.
     """
 
     stages: tuple[int, ...]

@@ -46,7 +46,7 @@ def network():
     The symmetric method computes all that the objective can ask for.
     """
     config = get_config(**{"method.symmetric": True})
-    config.encoder.update(tiny_resnet.ENCODER | {"num_stages": 2, "width": 8})
+    config.encoder.update(tiny_resnet.ENCODER | {"num_stages": 2, "spectral_norm": False})
     method = methods.make(config, total_steps=10)
     drawn = np.random.default_rng(2).normal(size=(2, 4, 8, 8, 3))
     views = jnp.asarray(drawn, jnp.float32)

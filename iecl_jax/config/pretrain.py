@@ -59,9 +59,7 @@ class Method(Section):
 class Encoder(Section):
     """The network whose features are learned."""
 
-    name = key(
-        "resnet50", None, "resnet10, 18, 34, 50, 101, or the path of an encoder's file"
-    )
+    name = key("resnet50", None, "resnet10, 18, 34, 50, 101, or the path of an encoder's file")
     bn_group = key(0, COUNT_OR_NONE, "images that share BN statistics; 0 = the global batch")
 
     @staticmethod

@@ -7,16 +7,20 @@ import numpy as np
 import pytest
 import tiny_run
 
-from iecl_jax.models.encoders.resnet import ARCHITECTURES, ResNet
+from iecl_jax.models.encoders.resnet import ResNet
 from iecl_jax.train.experiment import build
 from iecl_jax.train.loop import calls
 
 
+def tiny_experiment(**train_settings):
+    config = tiny_run.get_config()
+    config.train.update(train_settings)
+    return build(config, total_steps=1000, steps_per_epoch=100, num_classes=10)
+
+
 @pytest.fixture(scope="module")
 def experiment():
-    config = tiny_run.get_config()
-    config.train.steps_per_call = 4
-    return build(config, total_steps=1000, steps_per_epoch=100, num_classes=10)
+    return tiny_experiment(steps_per_call=4)
 
 
 def random_batch(seed):
@@ -47,19 +51,21 @@ def test_steps_of_one_call_are_those_of_as_many_calls(experiment, count):
 
 
 def test_a_call_ends_where_something_is_due():
-    taken = list(calls(5, 30, most=8, intervals=[10, 0, 15]))
+    def due(*every):
+        return lambda step: any(step % steps == 0 for steps in every)
+
+    taken = list(calls(5, 30, most=8, due=due(10, 15)))
     assert [steps[-1] for steps in taken] == [10, 15, 20, 28, 30]
     assert [step for steps in taken for step in steps] == list(range(6, 31))
-    assert [*calls(0, 3, most=1, intervals=[3])] == [range(1, 2), range(2, 3), range(3, 4)]
-    assert not list(calls(4, 4, most=2, intervals=[3]))
+    assert [*calls(0, 3, most=1, due=due(3))] == [range(1, 2), range(2, 3), range(3, 4)]
+    assert not list(calls(4, 4, most=2, due=due(3)))
 
 
-def test_blocks_computed_twice_change_no_value_and_keep_less(monkeypatch):
+def test_blocks_computed_twice_change_no_value_and_keep_less():
     x = np.float32(np.random.default_rng(0).normal(size=(4, 8, 8, 3)))
     results, kept = [], []
-    monkeypatch.setitem(ARCHITECTURES, "two blocks", ((2,), False))
     for remat in (False, True):
-        net = ResNet("two blocks", stem="cifar", width=4, spectral_norm=True, remat=remat)
+        net = ResNet((2,), False, stem="cifar", width=4, spectral_norm=True, remat=remat)
         variables = jax.jit(functools.partial(net.init, train=True))(jax.random.key(0), x)
 
         def loss(params, net=net, variables=variables):

@@ -139,13 +139,11 @@ def conv_layers(
     norms = conv_norms.encoder_norms(
         build.encoder(config),
         params["online"]["encoder"],
-        method_state["online"]["encoder"],
+        method_state.get("online", {}).get("encoder", {}),
         image_size=config.data.image_size,
     )
-    return {
-        name: {path: pair[i] for path, pair in norms.items()}
-        for i, name in enumerate(("conv_matrix_norm", "conv_operator_norm"))
-    }
+    names = ("conv_matrix_norm", "conv_operator_norm") if norms else ()
+    return {name: {path: pair[i] for path, pair in norms.items()} for i, name in enumerate(names)}
 
 
 def embedding_measures(

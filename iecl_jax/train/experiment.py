@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from iecl_jax import methods
+from iecl_jax import data, methods
 from iecl_jax.data import augment
 from iecl_jax.methods import Method
 from iecl_jax.methods.parts import objective
@@ -51,7 +51,9 @@ def build(
     schedule = optim.learning_rate(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     tx = optim.make(config, schedule)
 
-    make_views = augment.make_augment(config.augment, config.data.image_size)
+    make_views = augment.make_augment(
+        config.augment, config.data.image_size, *data.statistics(config.data)
+    )
     step_objective = objective.make(config, method.loss, axis_name=AXIS)
     seed = np.uint32(config.seed)
 

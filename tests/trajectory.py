@@ -153,7 +153,9 @@ def exchanged(batch: Any) -> Any:
 def first_views(trainer: Trainer) -> np.ndarray:
     """The views of the first step, float32 [2, B, S, S, 3]."""
     config = trainer.config
-    make = augment.make_augment(config.augment, config.data.image_size)
+    make = augment.make_augment(
+        config.augment, config.data.image_size, *data.statistics(config.data)
+    )
     key = augment.run_key(np.uint32(config.seed))
 
     def of_device(images):

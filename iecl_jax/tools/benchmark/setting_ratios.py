@@ -55,9 +55,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", default="configs/resnet18.py:cifar10")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("overrides", nargs="*", help="--config.KEY=VALUE, after --")
+    timing.add_flags(parser, rounds=3, steps=3)
     args = parser.parse_args()
     contestants = [
         functools.partial(milliseconds, name, args.config, args.steps, args.overrides)

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     shown = ("title", "source", "kind", "change", "corner", "averages")
     document: dict[str, Any] = {name: getattr(table, name) for name in shown}
     document |= {"scale": args.scale, "command": _command(args, table), "rows": rows}
-    page = format.markdown(document)
+    page = format.page(document)
     picture = pictures.draw(document)
     path = folder / (args.table if args.table.startswith("fig") else f"table-{args.table}")
     if picture is not None:

@@ -1,6 +1,6 @@
 """Lists the collectives of a config's training step.
 
-    python -m iecl_jax.tools.benchmark.step_program --config=configs/resnet18.py:cifar10 --devices=8
+    python -m iecl_jax.tools.benchmark.collectives --config=configs/resnet18.py:cifar10
 
 prints what the step asks for on 8 host devices, in a Markdown table, and the work of one of them;
 with --compiled what XLA's CPU backend makes of it, which drops duplicates and combines some. What
@@ -16,7 +16,6 @@ from typing import Any
 
 import ml_collections
 
-LENGTH = {"total_steps": 10**6, "steps_per_epoch": 1000, "num_classes": 10}  # it changes nothing
 PURPOSES = (  # (words of JAX's names, what it is for), the first that fits
     (r"(?=.*transpose)(?=.*(SAIB|block\d).*bn)", "BN of SAIB, gradient"),
     (r"(SAIB|block\d).*bn", "BN of SAIB"),
@@ -32,27 +31,10 @@ PURPOSES = (  # (words of JAX's names, what it is for), the first that fits
 def lower(config: ml_collections.ConfigDict) -> Any:
     """The lowered step of `config` for all devices."""
     import jax
-    import numpy as np
 
-    from iecl_jax.train import experiment
-    from iecl_jax.train.step import AXIS
+    from iecl_jax.tools.benchmark import program
 
-    built = experiment.build(config, **LENGTH)
-    step = jax.pmap(
-        built.pure_step,
-        axis_name=AXIS,
-        in_axes=(None, 0, None),
-        out_axes=(None, None),
-        donate_argnums=0,
-    )
-    devices, size = jax.device_count(), config.data.image_size
-    images = (devices, config.train.batch_size // devices)
-    batch = {
-        "image": jax.ShapeDtypeStruct((*images, size, size, 3), np.uint8),
-        "label": jax.ShapeDtypeStruct(images, np.int32),
-    }
-    state = jax.eval_shape(built.create_state)
-    return step.lower(state, batch, np.uint32(config.seed))
+    return program.trace(program.prepare(config, jax.device_count()), jax.devices()).lower()
 
 
 def purpose(source: str) -> str:

@@ -9,13 +9,12 @@ import numpy as np
 from jax.extend.core import Jaxpr
 
 from iecl_jax import config as config_lib
-from iecl_jax.data.split import MAX_NATIVE_SIZE
+from iecl_jax import data
 from iecl_jax.tools.benchmark import hlo
 from iecl_jax.tools.benchmark.flops import product_flops
 from iecl_jax.train.experiment import Experiment, build
 
 NUM_CLASSES = 10  # of the online probe where no data set is opened
-CROPPED_ON_HOST = ("imagenet2012", "imagenet100", "image_folder")
 
 
 class Prepared(NamedTuple):
@@ -43,11 +42,6 @@ def prepare(
     return Prepared(config, experiment)
 
 
-def cropped_on_host(config: ml_collections.ConfigDict) -> bool:
-    """Whether the data set's images are large or of varying sizes, so that the host crops them."""
-    return config.data.name in CROPPED_ON_HOST or config.data.image_size > MAX_NATIVE_SIZE
-
-
 def batch_shapes(
     config: ml_collections.ConfigDict, num_devices: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
@@ -58,7 +52,7 @@ def batch_shapes(
     """
     per_device = (num_devices, config.train.batch_size // num_devices)
     size = config.data.image_size
-    views = (2,) if cropped_on_host(config) else ()
+    views = (2,) if data.cropped_on_host(config.data) else ()
     return {
         "image": jax.ShapeDtypeStruct((*per_device, *views, size, size, 3), np.uint8),
         "label": jax.ShapeDtypeStruct(per_device, np.int32),

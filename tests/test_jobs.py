@@ -5,9 +5,10 @@ import json
 import jax
 import numpy as np
 import pytest
+import tiny_network
 from PIL import Image
 
-from configs import imagenet_r50, jacobian, knn, linear_probe
+from configs import jacobian, knn, linear_probe
 from iecl_jax import main
 from iecl_jax.evals import jacobian_job as evaluate_jacobian
 from iecl_jax.evals import jobs as evaluate
@@ -19,9 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's and TFDS's own
 
 
 def tiny_config():
-    config = imagenet_r50.get_config("100,smoke")
-    config.data.image_size = 16
-    config.encoder.width = 4
+    config = tiny_network.get_config()
     config.eval.update({"labels_per_class": 2, "linear_epochs": 2})
     return config
 

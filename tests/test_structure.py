@@ -106,7 +106,7 @@ def test_training_itself_needs_no_tensorflow():
             "tensorflow_datasets",
             {"iecl_jax.data.sources.digits", "iecl_jax.data.sources.tfds"},
         ),
-        ("clu", {"iecl_jax.run.summaries", "iecl_jax.train.loop"}),
+        ("clu", {"iecl_jax.run.summaries"}),
     ],
 )
 def test_only_writing_summaries_and_preparing_data_import_tensorflow(package, users):

@@ -12,10 +12,9 @@ from iecl_jax.train.experiment import build
 from iecl_jax.train.loop import calls
 
 
-@pytest.fixture(scope="module")
-def experiment():
+def experiment(steps_per_call):
     config = tiny_run.get_config()
-    config.train.steps_per_call = 4
+    config.train.steps_per_call = steps_per_call
     return build(config, total_steps=1000, steps_per_epoch=100, num_classes=10)
 
 
@@ -28,10 +27,10 @@ def random_batch(seed):
 
 
 @pytest.mark.parametrize("count", [3, 4])
-def test_steps_of_one_call_are_those_of_as_many_calls(experiment, count):
+def test_steps_of_one_call_are_those_of_as_many_calls(count):
     batches = [random_batch(seed) for seed in range(count)]
-    together, rows = experiment.steps(experiment.create_state(), batches)
-    single = tiny_experiment(steps_per_call=1)
+    several, single = experiment(steps_per_call=4), experiment(steps_per_call=1)
+    together, rows = several.steps(several.create_state(), batches)
     state, singles = single.create_state(), []
     for batch in batches:
         state, metrics = single.steps(state, [batch])

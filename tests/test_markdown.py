@@ -20,11 +20,6 @@ def test_columns_line_up_words_to_the_left_and_numbers_to_the_right(text):
     assert lines[2].startswith("| long words | x") == (text > 1)
 
 
-def test_a_table_may_be_printed_row_by_row():
-    streamed = markdown.head(LINES[0][:2]) + "".join(markdown.row(line[:2]) for line in LINES[1:])
-    assert rows(streamed) == [line[:2] for line in LINES]
-
-
 def test_a_row_of_another_length_is_refused():
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         markdown.table(["a", "b"], [["1"]])

@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-import tiny_resnet
+import tiny_network
 
 from configs import resnet18
 from iecl_jax import data
@@ -55,15 +55,12 @@ def tiny_config(case: str) -> ml_collections.ConfigDict:
     """The recipe of a case on 8-px generated images, with the smallest networks."""
     method = case if case in kinds.names("method") else "ie_cl"
     config = resnet18.get_config(f"cifar10,{method},smoke")
-    config.data.image_size = 8
+    tiny_network.shrink(config)
     config.train.batch_size = BATCH
-    config.encoder.update(tiny_resnet.ENCODER | {"spectral_norm": True})
     config.saib.update({"group_size": 2, "patch_size": 2})
     config.optimizer.learning_rate = RATE
-    if case not in WHOLE:  # their views are IE-CL's; a short program compiles soon
-        for view in (config.augment.anchor, config.augment.query):
-            view.update({name: 0.0 for name in view if name.endswith("_prob")})
-            view.update({"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "noise_prob": 1.0})
+    if case not in WHOLE:  # their views are IE-CL's
+        tiny_network.plain_views(config)
     config.update_from_flattened_dict(CASES[case])
     return config
 
@@ -96,8 +93,8 @@ class Trainer:
                 images = np.asarray(batch["image"])
                 images = images.reshape(-1, *images.shape[2:])
                 sums.append([zlib.crc32(image.tobytes()) for image in images])
-                state, metrics = self.built.step(state, batch)
-                rows.append(jax.device_get(metrics))
+                state, metrics = self.built.steps(state, [batch])
+                rows.append({name: row[0] for name, row in jax.device_get(metrics).items()})
                 save(step, state, batches.position)
         named = seal.paths_and_leaves(state)
         return {
@@ -151,7 +148,7 @@ def runs_of(case: str, folder: pathlib.Path, resume: int) -> dict[str, Run]:
         found["exchanged"] = trainer.run(STEPS, change=exchanged)
     if resume:
         checkpoints = checkpointer(folder / f"{case}_from_{resume}", trainer.config)
-        step, state, position = checkpoints.restore(trainer.built.create_state())
+        step, state, position, _ = checkpoints.restore(trainer.built.create_state())
         assert step == position == SAVED_AT
         found[f"{case} resumed"] = trainer.run(STEPS, state, start=position)
     return found

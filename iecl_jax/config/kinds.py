@@ -11,7 +11,7 @@ import pkgutil
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from iecl_jax.config import rules
 from iecl_jax.config.section import Section
@@ -44,6 +44,12 @@ KINDS = {
         families=True,
     ),
     "method": Kind("iecl_jax.methods", ("Settings", "make"), "iecl_jax/methods/byol.py"),
+    "data": Kind(
+        "iecl_jax.data.sources",
+        ("Settings", "MEAN", "STD", "open_split"),
+        "iecl_jax/data/sources/generated.py",
+        fallback="iecl_jax.data.sources.tfds",
+    ),
 }
 
 
@@ -83,6 +89,13 @@ def settings(kind: str, name: str, *, key: str | None = None) -> type[Section]:
     return found
 
 
+def check(kind: str, name: str, *settings: Any) -> None:
+    """Calls the `check` of a thing, if it has one: ValueError for settings that do not fit."""
+    found = load(kind, name)
+    if hasattr(found, "check"):
+        found.check(*settings)
+
+
 def names(kind: str) -> tuple[str, ...]:
     """What the package itself offers of a kind, sorted."""
     return tuple(files(kind))
@@ -94,9 +107,9 @@ def files(kind: str) -> dict[str, str]:
     package = importlib.import_module(KINDS[kind].package)
     found: dict[str, str] = {}
     for info in pkgutil.iter_modules(package.__path__):
-        if info.ispkg:
-            continue
         module = f"{package.__name__}.{info.name}"
+        if info.ispkg or module == KINDS[kind].fallback:
+            continue
         offered: Sequence[str] = (info.name,)
         if KINDS[kind].families:
             offered = importlib.import_module(module).NAMES

@@ -19,16 +19,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, text: int = 1
         [f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)]
         for line in lines
     ]
-    return head(padded[0], text=text) + "".join(map(row, padded[1:]))
-
-
-def head(titles: Sequence[str], *, text: int = 1) -> str:
-    """The first two lines, for a table whose rows are printed one by one (see `table`)."""
-    widths = [max(3, len(title)) for title in titles]
-    words = ["-" * width for width in widths[:text]]
-    return row(titles) + row(words + ["-" * (width - 1) + ":" for width in widths[text:]])
-
-
-def row(cells: Sequence[str]) -> str:
-    """One line; its cells are written as they are."""
-    return f"| {' | '.join(cells)} |\n"
+    ruler = [
+        "-" * (width - 1) + (":" if side == ">" else "-") for side, width in zip(sides, widths)
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (padded[0], ruler, *padded[1:]))

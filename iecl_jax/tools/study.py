@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from iecl_jax.run import markdown
+from iecl_jax.run.workdir import write_atomically
 from iecl_jax.tools.runs import Run, Runner
 
 # Title, format, and where the number is in a run's metrics.
@@ -99,9 +100,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with Runner(args.processes, args.workdir / "compiled") as runner:
         succeeded = runner.map(run, [(seed, name) for seed in seeds for name in settings])
-    args.workdir.mkdir(parents=True, exist_ok=True)
     table = format_table(collect(args.workdir, known, seeds))
-    (args.workdir / "table.md").write_text(table)
+    write_atomically(args.workdir / "table.md", table)
     print(table, end="")
     runner.leave(succeeded)
 

@@ -29,7 +29,7 @@ def train_step(
     schedules: Mapping[str, Callable[[jax.Array], jax.Array]],
     axis_name: str | None = AXIS,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Moves the state by one batch; pure, to be wrapped by `jax.pmap` (see `train.pmap_step`).
+    """Moves the state by one batch; pure, for `jax.pmap` (see `train.experiment.Experiment`).
 
     Args:
       state: equal on all devices.

@@ -16,6 +16,8 @@ from typing import Any
 
 import ml_collections
 
+from iecl_jax.run import markdown
+
 PURPOSES = (  # (words of JAX's names, what it is for), the first that fits
     (r"(?=.*transpose)(?=.*(SAIB|block\d).*bn)", "BN of SAIB, gradient"),
     (r"(SAIB|block\d).*bn", "BN of SAIB"),
@@ -34,7 +36,7 @@ def lower(config: ml_collections.ConfigDict) -> Any:
 
     from iecl_jax.tools.benchmark import program
 
-    return program.trace(program.prepare(config, jax.device_count()), jax.devices()).lower()
+    return program.lower(program.prepare(config, jax.device_count()))[1]
 
 
 def purpose(source: str) -> str:
@@ -49,9 +51,8 @@ def table(found: Iterable[Any]) -> str:
         row = sums[each.kind, purpose(each.source)]
         row[0] += 1
         row[1] += each.bytes
-    lines = ["| kind | what for | count | bytes a device |", "|---|---|---:|---:|"]
-    lines += [f"| {k} | {p} | {n} | {b:,} |" for (k, p), (n, b) in sums.items()]
-    return "\n".join(lines)
+    rows = [[kind, what, str(count), f"{size:,}"] for (kind, what), (count, size) in sums.items()]
+    return markdown.table(["kind", "what for", "count", "bytes a device"], rows, text=2)
 
 
 def main() -> None:
@@ -74,7 +75,7 @@ def main() -> None:
     else:
         text = lowered.as_text("hlo", debug_info=True)
     print(table(hlo.collectives(text)))
-    print(f"\nA device computes {lowered.cost_analysis()['flops'] / 1e9:.2f} GFLOP a step.")
+    print(f"A device computes {lowered.cost_analysis()['flops'] / 1e9:.2f} GFLOP a step.")
 
 
 if __name__ == "__main__":

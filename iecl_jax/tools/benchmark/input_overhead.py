@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from iecl_jax.run import workdir
+from iecl_jax.run import markdown, workdir
 from iecl_jax.tools.benchmark import peer, timing
 from iecl_jax.tools.benchmark import reading as speed
 
@@ -58,7 +58,7 @@ def main() -> None:
             ours: Callable[[], speed.Rate] = functools.partial(speed.measure, case)
             rates[name], rates[f"torch_{name}"] = timing.alternate([ours, time_peer], args.rounds)
     result = speed.summarize(rates)
-    print("| case | unit | ours | DataLoader | ours / DataLoader |\n|---|---|---:|---:|---:|")
+    rows = []
     for name in cases:
         for unit in ("second", "cpu_second"):
             pair = [result[f"{who}_images_per_{unit}"] for who in (name, f"torch_{name}")]
@@ -66,10 +66,11 @@ def main() -> None:
             cells = [name, f"images/{unit.replace('cpu_', 'CPU ')}"]
             spreads = [(pair[0], "{:.0f}"), (pair[1], "{:.0f}"), (ratios, "{:.2f}")]
             cells += [timing.spread(timing.extent(values), form) for values, form in spreads]
-            print(f"| {' | '.join(cells)} |")
+            rows.append(cells)
+    print(markdown.table(["case", "unit", "ours", "DataLoader", "ours / DataLoader"], rows, text=2))
     if args.json:
         workdir.write_atomically(args.json, json.dumps(result, indent=2))
-    print(f"\n{speed.describe(result)}; peer: torch {seen['torch']}")
+    print(f"{speed.describe(result)}; peer: torch {seen['torch']}")
     print(shlex.join(["python", *sys.argv]))
 
 

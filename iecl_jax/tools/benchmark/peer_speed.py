@@ -27,7 +27,7 @@ import numpy as np
 
 from iecl_jax import config as config_lib
 from iecl_jax.models import build
-from iecl_jax.run import runtime, workdir
+from iecl_jax.run import markdown, runtime, workdir
 from iecl_jax.tools.benchmark import parts, peer, timing
 
 FORMS = {"eager": [], "compiled": ["--compile"]}
@@ -59,12 +59,12 @@ class TimedSAIB:
         return timing.durations(self._start, jax.block_until_ready, count)
 
 
-def row(part: str, times: list[list[float]]) -> str:
-    """A line of the table; `times` are [ours, *FORMS][round] in ms."""
+def row(part: str, times: list[list[float]]) -> list[str]:
+    """The cells of a line of the table; `times` are [ours, *FORMS][round] in ms."""
     cells = [part, *(timing.spread(timing.extent(each), "{:.1f}") for each in times)]
     for of_peer in times[1:]:
         cells.append(timing.spread(timing.extent(timing.ratios(times[0], of_peer)), "{:.2f}"))
-    return f"| {' | '.join(cells)} |"
+    return cells
 
 
 def main() -> None:
@@ -104,12 +104,11 @@ def main() -> None:
         times = timing.alternate(contestants, args.rounds)
         found[part] = dict(zip(("ours", *FORMS), times, strict=True))
         rows.append(row(part, times))
-        print(rows[-1], file=sys.stderr, flush=True)
+        print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
 
-    print("| part | ours, ms | peer eager, ms | peer compiled, ms | to eager | to compiled |")
-    print(f"|---|{'---:|' * 5}")
-    print("\n".join(rows))
-    print(f"\n{peer.describe(seen)}\n{shlex.join(of_step)}")
+    titles = ["part", "ours, ms", "peer eager, ms", "peer compiled, ms", "to eager", "to compiled"]
+    print(markdown.table(titles, rows))
+    print(f"{peer.describe(seen)}\n{shlex.join(of_step)}")
     if args.json:
         workdir.write_atomically(args.json, json.dumps(found, indent=2))
 

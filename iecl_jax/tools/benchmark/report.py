@@ -99,7 +99,6 @@ def utilisation(record: Mapping[str, Any]) -> Record:
 
 def write_json(path: Path, records: Sequence[Record]) -> None:
     """Writes the object of a single config, or the list of several, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     written = records if len(records) > 1 else records[0]
     workdir.write_atomically(path, json.dumps(written, indent=2))
 

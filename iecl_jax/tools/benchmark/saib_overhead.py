@@ -22,6 +22,7 @@ import jax
 import ml_collections
 
 from iecl_jax import config as config_lib
+from iecl_jax.run import markdown
 from iecl_jax.tools.benchmark import parts, peer, timing
 
 TITLES = ("without SAIB, ms", "with, ms", "overhead, %")
@@ -54,13 +55,13 @@ def overheads(times: list[list[float]]) -> list[list[float]]:
     return [[100 * (r - 1) for r in timing.ratios(pair[1], pair[0])] for pair in pairs]
 
 
-def row(method: str, times: list[list[float]]) -> str:
-    """A line of the table; `times` as in `overheads`."""
+def row(method: str, times: list[list[float]]) -> list[str]:
+    """The cells of a line of the table; `times` as in `overheads`."""
     cells = [method]
     for i, found in enumerate(overheads(times)):
         cells += [f"{statistics.median(side):.1f}" for side in times[2 * i : 2 * i + 2]]
         cells.append(timing.spread(timing.extent(found), "{:+.1f}"))
-    return f"| {' | '.join(cells)} |"
+    return cells
 
 
 def main() -> None:
@@ -87,13 +88,12 @@ def main() -> None:
         ]
         contestants += [functools.partial(time_peer, flag) for flag in ("--no-saib", "--saib")]
         rows.append(row(method, timing.alternate(contestants, args.rounds)))
-        print(rows[-1], file=sys.stderr, flush=True)
+        print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
         jax.clear_caches()
 
-    print(f"| method | {' | '.join(f'{who}: {t}' for who in ('ours', 'peer') for t in TITLES)} |")
-    print(f"|---|{'---:|' * 2 * len(TITLES)}")
-    print("\n".join(rows))
-    print(f"\n{peer.describe(seen)}")
+    titles = [f"{who}: {title}" for who in ("ours", "peer") for title in TITLES]
+    print(markdown.table(["method", *titles], rows))
+    print(f"{peer.describe(seen)}")
     print("\n".join(commands))
 
 

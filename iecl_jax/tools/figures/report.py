@@ -19,6 +19,7 @@ from typing import Any
 from absl import logging
 
 from iecl_jax.run import events
+from iecl_jax.run.workdir import write_atomically
 from iecl_jax.tools.figures import chart, page, sections
 from iecl_jax.tools.figures.sections import Section
 
@@ -47,9 +48,7 @@ def write(workdir: str | os.PathLike) -> pathlib.Path:
     """
     workdir = pathlib.Path(workdir)
     path = workdir / NAME
-    partial = path.with_name(NAME + ".partial")
-    partial.write_text(render(workdir), encoding="utf-8", errors="backslashreplace")
-    partial.replace(path)
+    write_atomically(path, render(workdir))
     return path
 
 

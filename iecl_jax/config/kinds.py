@@ -35,6 +35,11 @@ class Kind(NamedTuple):
 
 KINDS = {
     "method": Kind("iecl_jax.methods", ("Settings", "make"), "iecl_jax/methods/byol.py"),
+    "operator": Kind(
+        "iecl_jax.data.augment.operators",
+        ("Settings", "apply"),
+        "iecl_jax/data/augment/operators/flip.py",
+    ),
 }
 
 

@@ -4,8 +4,9 @@ import logging as std_logging
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import ml_collections
 from absl import app, flags, logging
 
@@ -66,10 +67,9 @@ def main(command: Command) -> None:
     )
     # Imported after the flags were parsed, so that a mistake there is told at once.
     from iecl_jax.evals import jacobian_job, jobs
-    from iecl_jax.train import loop
 
     run_job = {
-        "pretrain": loop.pretrain,
+        "pretrain": pretrain,
         "linear_probe": jobs.run_linear_probe,
         "knn": jobs.run_knn,
         "jacobian": jacobian_job.run_jacobian,
@@ -77,6 +77,37 @@ def main(command: Command) -> None:
     run_dir = _WORKDIR.value or default_workdir(command.flag)
     run_job(command.config, run_dir, allow_config_change=_ALLOW_CHANGE.value)
     print(f"Results: {run_dir}/results.json", flush=True)
+
+
+def pretrain(
+    config: ml_collections.ConfigDict, run_dir: str, *, allow_config_change: bool = False
+) -> dict[str, Any]:
+    """The job `pretrain`: training, what is measured and drawn meanwhile, and the report.
+
+    Leaves in `run_dir` what `pretraining.pretrain` does, gallery/STEP.png and report.html; returns
+    results.json, and raises what that does.
+    """
+    from iecl_jax.evals import online
+    from iecl_jax.evals.diagnostics import Diagnostics
+    from iecl_jax.tools.figures import report
+    from iecl_jax.train import pretraining
+
+    task = pretraining.prepare(config)
+    evaluations, gallery = online.scheduled(config, task.experiment, task.split, run_dir)
+    results = pretraining.pretrain(
+        task,
+        run_dir,
+        evaluations=evaluations,
+        diagnostics=Diagnostics(config, task.split) if config.diagnostics.every_steps else None,
+        draw=gallery,
+        allow_config_change=allow_config_change,
+    )
+    if jax.process_index() == 0:
+        try:
+            logging.info("Report: %s", report.write(run_dir))
+        except Exception as error:  # a page must not fail a finished training
+            logging.warning("No report: %s", error)
+    return results
 
 
 def parse(argv: list[str]) -> Command:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from iecl_jax.evals import conv_norms
-from iecl_jax.models.encoders.resnet import ResNet
+from iecl_jax.models.encoders.resnet import ARCHITECTURES, ResNet
 
 matrix_norm = jax.jit(conv_norms.matrix_norm, static_argnames="iterations")
 operator_norm = jax.jit(
@@ -176,7 +176,9 @@ def grid_side(path, side):
 def test_encoder_norms_are_those_of_the_convolutions_that_evaluation_applies(
     stem, spectral_norm, image_size
 ):
-    encoder = ResNet("resnet10", stem=stem, width=4, feature_dim=5, spectral_norm=spectral_norm)
+    encoder = ResNet(
+        *ARCHITECTURES["resnet10"], stem=stem, width=4, feature_dim=5, spectral_norm=spectral_norm
+    )
     params, stats = trained(encoder, image_size)
     got = jax.jit(functools.partial(conv_norms.encoder_norms, encoder, image_size=image_size))(
         params, stats
@@ -201,7 +203,7 @@ def test_encoder_norms_are_those_of_the_convolutions_that_evaluation_applies(
 
 
 def test_grids_of_a_bottleneck_have_the_stride_in_the_middle():
-    encoder = ResNet("resnet50", width=2)
+    encoder = ResNet(*ARCHITECTURES["resnet50"], width=2)
     images = jnp.zeros((1, 64, 64, 3))
     shapes = jax.eval_shape(functools.partial(encoder.init, train=False), jax.random.key(0), images)
     for _ in range(2):

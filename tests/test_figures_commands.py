@@ -135,8 +135,8 @@ def test_a_figure_is_written_as_its_suffix_says(run, tmp_path, suffix, start):
 
 
 def test_a_figure_that_cannot_be_written_leaves_the_one_before(run, tmp_path, monkeypatch):
-    def fail(figure, path, **_):
-        path.write_bytes(b"half")
+    def fail(figure, file, **_):
+        file.write(b"half")
         raise OSError("disk full")
 
     path = tmp_path / "figure.png"
@@ -145,6 +145,7 @@ def test_a_figure_that_cannot_be_written_leaves_the_one_before(run, tmp_path, mo
     with pytest.raises(OSError, match="disk full"):
         loss_curves.main([f"--runs={run}", f"--out={path}"])
     assert path.read_bytes() == b"before"
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_entropy_gain_has_both_sides(run, capsys):

@@ -64,9 +64,10 @@ def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
         config.checkpoint.every_steps,
         "steps between checkpoints",
     )
-    method = kinds.load("method", config.method.name)
-    if hasattr(method, "check"):
-        method.check(config, num_devices)
+    for kind in ("encoder", "method"):
+        file = kinds.load(kind, config[kind].name)
+        if hasattr(file, "check"):
+            file.check(config, num_devices)
 
 
 def _check_saib(config: ml_collections.ConfigDict, per_device: int) -> None:

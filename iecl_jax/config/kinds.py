@@ -25,15 +25,24 @@ class Kind(NamedTuple):
       parts: what every file must have.
       example: a file to look at.
       fallback: the module that takes every other name, or "".
+      families: whether a file of the package offers several things, its NAMES, rather than one of
+        the file's name.
     """
 
     package: str
     parts: tuple[str, ...]
     example: str
     fallback: str = ""
+    families: bool = False
 
 
 KINDS = {
+    "encoder": Kind(
+        "iecl_jax.models.encoders",
+        ("Settings", "make"),
+        "iecl_jax/models/encoders/resnet.py",
+        families=True,
+    ),
     "method": Kind("iecl_jax.methods", ("Settings", "make"), "iecl_jax/methods/byol.py"),
     "operator": Kind(
         "iecl_jax.data.augment.operators",
@@ -86,7 +95,7 @@ def names(kind: str) -> tuple[str, ...]:
 
 @functools.cache
 def files(kind: str) -> dict[str, str]:
-    """Name -> module of what the package offers; a file with NAMES offers each of them."""
+    """Name -> module of what the package offers."""
     package = importlib.import_module(KINDS[kind].package)
     found: dict[str, str] = {}
     for info in pkgutil.iter_modules(package.__path__):
@@ -94,7 +103,7 @@ def files(kind: str) -> dict[str, str]:
             continue
         module = f"{package.__name__}.{info.name}"
         offered: Sequence[str] = (info.name,)
-        if "NAMES" in KINDS[kind].parts:
+        if KINDS[kind].families:
             offered = importlib.import_module(module).NAMES
         found |= dict.fromkeys(offered, module)
     return dict(sorted(found.items()))

@@ -75,14 +75,13 @@ class Method(Section):
 class Encoder(Section):
     """The network whose features are learned."""
 
-    name = key("resnet50", ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101"), "")
-    stem = key("imagenet", ("imagenet", "cifar"), "7x7 stride 2 and max-pool, or 3x3 stride 1")
-    width = key(64, COUNT, "channels of the first stage")
-    feature_dim = key(0, COUNT_OR_NONE, "outputs of a linear layer after pooling; 0 = no layer")
-    spectral_norm = key(True, None, "divide every convolution by its largest singular value")
+    name = key("resnet50", None, "resnet10, 18, 34, 50, 101, or the path of an encoder's file")
     bn_group = key(0, COUNT_OR_NONE, "images that share BN statistics; 0 = the global batch")
-    remat = key(False, None, "less memory, a third more work: blocks are computed twice")
-    zero_init_residual = key(False, None, "start each residual branch's last BN scale at 0")
+
+    @staticmethod
+    def also(own, given):
+        """The settings of the encoder's file."""
+        return kinds.settings("encoder", own["name"])
 
 
 class Projector(Section):
@@ -144,7 +143,9 @@ class Optimizer(Section):
     momentum = key(0.9, BELOW_ONE, "of sgd and lars; b1 of adam and adamw")
     trust_coefficient = key(0.001, POSITIVE, "of lars")
     trust_clip = key(False, None, "lars: no layer's rate is above the learning rate")
-    weight_decay = key(1e-5, NOT_NEGATIVE, "of encoder and projector kernels, not of BN or biases")
+    weight_decay = key(
+        1e-5, NOT_NEGATIVE, "of the network's kernels (not norms, biases, positions)"
+    )
     predictor_schedule = key(
         "cosine", ("cosine", "constant"), "constant: a predictor keeps the peak rate (SimSiam)"
     )

@@ -2,12 +2,12 @@
 
 import os
 import shlex
-import uuid
 from pathlib import Path
 
 import numpy as np
 from absl import logging
 
+from iecl_jax.data.files import open_whole
 from iecl_jax.data.split import MAX_NATIVE_SIZE, Indices, Record, Split
 
 _CHUNK = 1024
@@ -88,10 +88,8 @@ def _cached_labels(path: Path, read, length: int) -> np.ndarray:
             logging.INFO, "Reading labels for %s: %d %%", 10, path, 100 * start // length
         )
     try:
-        # Other processes see no file or the whole file, never a part.
-        scratch = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.npy")
-        np.save(scratch, labels)
-        os.replace(scratch, path)
+        with open_whole(path) as file:
+            np.save(file, labels)
     except OSError as error:
         logging.info("The labels are not kept in %s: %s", path, error)
     return labels

@@ -62,7 +62,7 @@ class SplitEncoder:
 
     def bind(self, params: Any, method_state: Any) -> Encode:
         """images uint8 [b, H, W, 3] -> features float32 [b, F], b a multiple of the devices."""
-        weights = ({"online": params["online"]}, {"online": method_state["online"]})
+        weights = ({"online": params["online"]}, {"online": method_state.get("online", {})})
         return functools.partial(self._run, *replicate(weights))
 
     def _run(self, params, method_state, images: np.ndarray):

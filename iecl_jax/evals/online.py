@@ -1,8 +1,8 @@
 """What pretraining measures on the way and at its end, and the pictures it leaves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -14,9 +14,45 @@ from iecl_jax.evals import comparison, knn, linear_probe, probe_grid
 from iecl_jax.evals.encoder import SplitEncoder
 from iecl_jax.evals.pictures import gallery
 from iecl_jax.methods import Method
+from iecl_jax.train.actions import Evaluation, Every
+from iecl_jax.train.experiment import Experiment
+from iecl_jax.train.loop import Now
 from iecl_jax.train.state import TrainState
 
 _GALLERY_COLUMNS = 8
+
+
+def scheduled(
+    config: ml_collections.ConfigDict,
+    experiment: Experiment,
+    pretrain_split: data.Split,
+    run_dir: str,
+) -> tuple[Sequence[Evaluation], Callable[[int, TrainState], dict[str, np.ndarray]]]:
+    """(evaluations, gallery) of `train.actions`."""
+    online = OnlineEvaluation(config, experiment.method, pretrain_split, run_dir)
+    every = config.eval.every_epochs * max(1, len(pretrain_split) // config.train.batch_size)
+    evaluations = [
+        Scheduled(Every(every, at_end=True), lambda state, now: online(state, last=now.last)),
+        Scheduled(
+            Every(0, at_end=True), lambda state, now: online.compare(experiment.create_state, state)
+        ),
+    ]
+    return evaluations, lambda step, state: {
+        "gallery": online.gallery(step, state, experiment.views)
+    }
+
+
+class Scheduled(NamedTuple):
+    """An `Evaluation` of `train.actions`."""
+
+    due: Every
+    measure: Callable[[TrainState, Now], dict[str, Any]]
+
+    def __call__(self, state: TrainState, now: Now) -> dict[str, Any]:
+        """The measure."""
+        return self.measure(state, now)
+
+
 _LINEAR_RATES, _LINEAR_BATCH = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), 512
 
 

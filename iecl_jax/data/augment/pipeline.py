@@ -158,13 +158,14 @@ def make_eval_transform(
 
 def _check_images(images: jax.Array | Sequence[jax.Array], sizes: Sequence[int] | None) -> None:
     """Images must be uint8 [B, H, W, 3], or such of each of the sizes."""
+    given = list(images) if isinstance(images, list | tuple) else [images]
+    shapes = [each.shape[1:] for each in given]
     if sizes is None:
-        wanted, right = "[B, H, W, 3]", images.ndim == 4 and images.shape[3] == 3
-        given = [images]
+        wanted = "[B, H, W, 3]"
+        right = len(shapes[0]) == 3 and shapes[0][-1] == 3
     else:
         wanted = " and ".join(f"[B, {size}, {size}, 3]" for size in sizes)
-        given = list(images)
-        right = [each.shape[1:] for each in given] == [(size, size, 3) for size in sizes]
+        right = shapes == [(size, size, 3) for size in sizes]
     if not right or any(each.dtype != jnp.uint8 for each in given):
         found = " and ".join(f"{each.dtype} {list(each.shape)}" for each in given)
         raise ValueError(f"images must be uint8 {wanted}, not {found}.")

@@ -210,7 +210,7 @@ def test_json_is_an_object_for_one_config_and_a_list_for_several(tmp_path):
         ("optimizer.learning_rate=1e-3", 1e-3),
         ("method.name=simclr", "simclr"),
         ("data.dir=100", "100"),
-        ("augment.mean=(0.1, 0.2, 0.3)", (0.1, 0.2, 0.3)),
+        ("data.mean=(0.1, 0.2, 0.3)", (0.1, 0.2, 0.3)),
     ],
 )
 def test_overrides_keep_the_type_of_their_key(argument, value):

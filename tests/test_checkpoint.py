@@ -326,7 +326,7 @@ checkpointer.close()
 if process == 0:
     open(workdir + "/checkpoints/3/data/metadata", "w").write("{}")
 checkpointer = make()
-step, state, position = checkpointer.restore(state)
+step, state, position, _ = checkpointer.restore(state)
 state = update(state, ones)
 checkpointer.save(3, state, position=3, wait=True)
 checkpointer.close()

@@ -21,8 +21,9 @@ import tiny_resnet
 from flax import traverse_util
 
 from configs import imagenet_r50, linear_probe
-from iecl_jax import methods
-from iecl_jax.data import augment, datasets, records, split, train_batches
+from iecl_jax import data, methods
+from iecl_jax.data import augment, split, train_batches
+from iecl_jax.data.sources import imagenet100, tfds
 from iecl_jax.evals.linear_probe import normalize_features
 from iecl_jax.methods.parts import objective
 from iecl_jax.models import build
@@ -78,11 +79,11 @@ def drawn(shapes: Any) -> Any:
 
 def data_set(config):
     """What is opened of files with ImageNet-100's and 20 more classes, and a batch's order."""
-    names = (*datasets.imagenet100(), *(f"other{i}" for i in range(20)))
+    names = (*imagenet100.class_names(), *(f"other{i}" for i in range(20)))
     whole = split.Split("whole", names, None, 240, list, lambda: np.arange(240) % 120)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "open_records", lambda *_: whole)
-        opened = datasets.open_split(config.data, "pretrain")
+        patch.setattr(tfds, "open_records", lambda *_: whole)
+        opened = data.open_split(config.data, "pretrain")
     order = train_batches.host_batches(config, whole, None, process_index=0, process_count=1)
     return {
         "classes": (np.array(opened.num_classes), opened.labels),
@@ -91,7 +92,7 @@ def data_set(config):
 
 
 def views(config):
-    fn = augment.make_augment(config.augment, SIDE)
+    fn = augment.make_augment(config.augment, SIDE, *data.statistics(config.data))
     images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3), dtype=np.uint8)
     key = jax.random.split(jax.random.key(config.seed))[1]
     anchor, query = compiled(fn)(augment.image_keys(key, 3, jnp.arange(4)), images)

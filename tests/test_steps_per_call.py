@@ -9,7 +9,6 @@ import tiny_run
 
 from iecl_jax.models.encoders.resnet import ResNet
 from iecl_jax.train.experiment import build
-from iecl_jax.train.loop import calls
 
 
 def tiny_experiment(**train_settings):
@@ -48,17 +47,6 @@ def test_steps_of_one_call_are_those_of_as_many_calls(experiment, count):
         np.testing.assert_array_equal(row[count:], 0)
     for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(state), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * np.abs(other).max() + 1e-8)
-
-
-def test_a_call_ends_where_something_is_due():
-    def due(*every):
-        return lambda step: any(step % steps == 0 for steps in every)
-
-    taken = list(calls(5, 30, most=8, due=due(10, 15)))
-    assert [steps[-1] for steps in taken] == [10, 15, 20, 28, 30]
-    assert [step for steps in taken for step in steps] == list(range(6, 31))
-    assert [*calls(0, 3, most=1, due=due(3))] == [range(1, 2), range(2, 3), range(3, 4)]
-    assert not list(calls(4, 4, most=2, due=due(3)))
 
 
 def test_blocks_computed_twice_change_no_value_and_keep_less():

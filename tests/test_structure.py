@@ -104,9 +104,9 @@ def test_training_itself_needs_no_tensorflow():
         ("tensorflow", {"iecl_jax.run.summaries"}),
         (
             "tensorflow_datasets",
-            {"iecl_jax.data.digits", "iecl_jax.tools.prepare", "iecl_jax.data.records"},
+            {"iecl_jax.data.sources.digits", "iecl_jax.data.sources.tfds"},
         ),
-        ("clu", {"iecl_jax.run.summaries", "iecl_jax.train.loop"}),
+        ("clu", {"iecl_jax.run.summaries"}),
     ],
 )
 def test_only_writing_summaries_and_preparing_data_import_tensorflow(package, users):

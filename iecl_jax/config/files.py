@@ -65,7 +65,7 @@ def parse(flag: str, arguments: Sequence[str]) -> Loaded:
     except (flags.Error, TypeError, ValueError) as error:
         shown = " ".join(f"--config.{name}={text}" for name, text in given.items())
         raise ValueError(f"{shown}: {error}") from error
-    return Loaded(holder.value, tuple(given), rest)
+    return Loaded(schema.settled(holder.value), tuple(given), rest)
 
 
 def _run(flag: str) -> ml_collections.ConfigDict:

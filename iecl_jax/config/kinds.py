@@ -11,7 +11,7 @@ import pkgutil
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from iecl_jax.config import rules
 from iecl_jax.config.section import Section
@@ -48,6 +48,12 @@ KINDS = {
         "iecl_jax.data.augment.operators",
         ("Settings", "apply"),
         "iecl_jax/data/augment/operators/flip.py",
+    ),
+    "data": Kind(
+        "iecl_jax.data.sources",
+        ("Settings", "MEAN", "STD", "open_split"),
+        "iecl_jax/data/sources/generated.py",
+        fallback="iecl_jax.data.sources.tfds",
     ),
 }
 
@@ -88,6 +94,13 @@ def settings(kind: str, name: str, *, key: str | None = None) -> type[Section]:
     return found
 
 
+def check(kind: str, name: str, *settings: Any) -> None:
+    """Calls the `check` of a thing, if it has one: ValueError for settings that do not fit."""
+    found = load(kind, name)
+    if hasattr(found, "check"):
+        found.check(*settings)
+
+
 def names(kind: str) -> tuple[str, ...]:
     """What the package itself offers of a kind, sorted."""
     return tuple(files(kind))
@@ -99,9 +112,9 @@ def files(kind: str) -> dict[str, str]:
     package = importlib.import_module(KINDS[kind].package)
     found: dict[str, str] = {}
     for info in pkgutil.iter_modules(package.__path__):
-        if info.ispkg:
-            continue
         module = f"{package.__name__}.{info.name}"
+        if info.ispkg or module == KINDS[kind].fallback:
+            continue
         offered: Sequence[str] = (info.name,)
         if KINDS[kind].families:
             offered = importlib.import_module(module).NAMES

@@ -9,17 +9,16 @@ from typing import Any
 from iecl_jax.config import kinds
 from iecl_jax.config.rules import (
     BELOW_ONE,
+    CHANNELS_OR_NONE,
     COUNT,
     COUNT_OR_NONE,
     NOT_NEGATIVE,
     POSITIVE,
+    SCALES_OR_NONE,
     SEED,
     Rule,
 )
 from iecl_jax.config.section import Section, key
-
-THREE = Rule(lambda values: len(values) == 3, "three numbers")
-THREE_POSITIVE = Rule(lambda v: len(v) == 3 and min(v) > 0, "three numbers above 0")
 
 
 def _are_operators(names: Sequence[str]) -> bool:
@@ -29,7 +28,7 @@ def _are_operators(names: Sequence[str]) -> bool:
 
 
 def _are_views(names: Sequence[str]) -> bool:
-    words = all(name.isidentifier() and name not in ("mean", "std", "views") for name in names)
+    words = all(name.isidentifier() and name != "views" for name in names)
     return words and len(set(names)) == len(names) >= 2
 
 
@@ -42,12 +41,19 @@ VIEWS = Rule(_are_views, "two different words or more: anchor, query and further
 class Data(Section):
     """Where the images come from."""
 
-    name = key("imagenet2012", None, "the data set")
+    name = key("imagenet2012", None, "a file of iecl_jax/data/sources, a .py file or a TFDS set")
     dir = key("", None, 'TFDS\'s folder ("" = ~/tensorflow_datasets), or that of an image_folder')
     image_size = key(224, COUNT, "pixels, side of each view")
     cache = key("none", ("none", "host", "device"), "where decoded uint8 images are kept")
     num_threads = key(16, COUNT, "decoding threads of each process")
     prefetch = key(2, COUNT_OR_NONE, "batches decoded, and batches put on the device, ahead")
+    mean = key((), CHANNELS_OR_NONE, "of each channel in [0, 1], subtracted; () = the source's")
+    std = key((), SCALES_OR_NONE, "of each channel, divided by; () = the source's")
+
+    @staticmethod
+    def also(own, given):
+        """The settings of the source's file."""
+        return kinds.settings("data", own["name"])
 
 
 class Train(Section):
@@ -179,10 +185,8 @@ class View(Section):
 
 
 class Augment(Section):
-    """The views (MoCo-v2's recipe) and the normalisation."""
+    """The views (MoCo-v2's recipe)."""
 
-    mean = key((0.485, 0.456, 0.406), THREE, "per channel, of values in [0, 1]")
-    std = key((0.229, 0.224, 0.225), THREE_POSITIVE, "per channel, of values in [0, 1]")
     views = key(("anchor", "query"), VIEWS, "a section each; further ones come large ones first")
 
     @staticmethod

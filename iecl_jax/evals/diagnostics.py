@@ -116,7 +116,9 @@ def fixed_views(config: ml_collections.ConfigDict, split: data.Split, count: int
     are cropped out of what evaluation sees of them.
     """
     batch = next(data.eval_batches(config.data, split, count, np.arange(count)))
-    make_views = augment.make_augment(config.augment, config.data.image_size)
+    make_views = augment.make_augment(
+        config.augment, config.data.image_size, *data.statistics(config.data)
+    )
 
     @jax.jit
     def views(seed, images):

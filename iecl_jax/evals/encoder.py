@@ -36,7 +36,9 @@ class SplitEncoder:
         """`train`: the train split, if it is open already."""
         self._config = config
         self._devices = jax.local_devices()
-        transform = augment.make_eval_transform(config.augment, config.data.image_size)
+        transform = augment.make_eval_transform(
+            config.data.image_size, *data.statistics(config.data)
+        )
 
         def pooled(params, method_state, images):
             return method.encode(params, method_state, transform(images))["pooled"]

@@ -186,7 +186,9 @@ def _stream_probe(config, pretrain, method, weights, encoder, run_dir):
         weight_decay=config.probe.weight_decay,
         total_steps=total_steps,
     )
-    make_views = augment.make_augment(stream.augment, stream.data.image_size)
+    make_views = augment.make_augment(
+        stream.augment, stream.data.image_size, *data.statistics(stream.data)
+    )
 
     def step(probe, weights, batch):
         places = collectives.places(len(batch["label"]), AXIS)

@@ -68,8 +68,7 @@ class OnlineEvaluation:
     ):
         """Raises ValueError where the settings of `eval` ask for more labels than there are."""
         self._config, self._run_dir, self._split = config, run_dir, pretrain_split
-        # Only stl10 pretrains on other images than it evaluates on.
-        train = pretrain_split if config.data.name != "stl10" else None
+        train = pretrain_split if pretrain_split.is_train else None
         self._encoder = SplitEncoder(config, method, train)
         if self._encoder.missing:
             logging.warning("No kNN and no probe accuracy: %s", self._encoder.missing)

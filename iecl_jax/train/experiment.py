@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from iecl_jax import methods
+from iecl_jax import data, methods
 from iecl_jax.data import augment
 from iecl_jax.methods import Method
 from iecl_jax.methods.parts import objective
@@ -169,6 +169,8 @@ def build(
         objective=objective.make(config, method.loss, axis_name=AXIS),
         tx=optim.make(config, rate),
         schedules={"learning_rate": rate, **method.schedules},
-        make_views=augment.make_augment(config.augment, config.data.image_size),
+        make_views=augment.make_augment(
+            config.augment, config.data.image_size, *data.statistics(config.data)
+        ),
         num_classes=num_classes,
     )

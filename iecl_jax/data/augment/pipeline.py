@@ -40,16 +40,14 @@ def _channels(values: Sequence[float], ndim: int) -> np.ndarray:
     return np.asarray(values, np.float32).reshape((1,) * (ndim - 1) + (3,))
 
 
-def normalize(images: jax.Array, augment: ml_collections.ConfigDict) -> jax.Array:
+def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     """(images - mean) / std per channel, of float32 [..., 3] in [0, 1]."""
-    mean, std = (_channels(values, images.ndim) for values in (augment.mean, augment.std))
-    return (images - mean) / std
+    return (images - _channels(mean, images.ndim)) / _channels(std, images.ndim)
 
 
-def denormalize(images: jax.Array, augment: ml_collections.ConfigDict) -> jax.Array:
+def denormalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     """The inverse of `normalize`, clipped: float32 [..., 3] to pictures, [..., 3] in [0, 1]."""
-    mean, std = (_channels(values, images.ndim) for values in (augment.mean, augment.std))
-    return jnp.clip(images * std + mean, 0, 1)
+    return jnp.clip(images * _channels(std, images.ndim) + _channels(mean, images.ndim), 0, 1)
 
 
 def view_sizes(augment: ml_collections.ConfigDict, image_size: int) -> list[int]:
@@ -89,13 +87,17 @@ def _groups(views: Sequence[ml_collections.ConfigDict]) -> list[list[int]]:
 
 
 def make_augment(
-    augment: ml_collections.ConfigDict, image_size: int
-) -> Callable[[jax.Array, jax.Array | Sequence[jax.Array]], list[jax.Array]]:
+    augment: ml_collections.ConfigDict,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Callable[[jax.Array, jax.Array | list[jax.Array]], list[jax.Array]]:
     """Builds the training augmentation.
 
     Args:
-      augment: `config.augment`: mean, std, the names of the `views` and the operators of each.
+      augment: `config.augment`: the names of the `views` and the operators of each.
       image_size: side S of a view whose own `size` is 0.
+      mean, std: three numbers each, of values in [0, 1]; see `data.statistics`.
 
     Returns:
       A pure function (keys, images) -> views. keys: typed keys [B], one per image. images: uint8
@@ -110,8 +112,8 @@ def make_augment(
     views = [augment[name] for name in augment.views]
     sizes, groups = view_sizes(augment, image_size), _groups(views)
 
-    def augmented(keys: jax.Array, images: jax.Array | Sequence[jax.Array]) -> list[jax.Array]:
-        cut = isinstance(images, list | tuple)
+    def augmented(keys: jax.Array, images: jax.Array | list[jax.Array]) -> list[jax.Array]:
+        cut = isinstance(images, list)
         _check_images(images, sizes if cut else None)
 
         def of_batch(random_view, place, images):
@@ -129,19 +131,19 @@ def make_augment(
             crops = jnp.stack([images[place] for place in places]) if cut else images
             of_places = jax.vmap(partial(of_batch, random_view), (0, 0 if cut else None))
             made += jnp.unstack(of_places(jnp.array(places), crops))
-        return [normalize(view, augment) for view in made]
+        return [normalize(view, mean, std) for view in made]
 
     return augmented
 
 
 def make_eval_transform(
-    augment: ml_collections.ConfigDict, image_size: int
+    image_size: int, mean: Sequence[float], std: Sequence[float]
 ) -> Callable[[jax.Array], jax.Array]:
     """Builds the transformation of images to be evaluated: resized to S by S and normalised.
 
     Args:
-      augment: `config.augment`, of which mean and std are used.
       image_size: side S of the result.
+      mean, std: three numbers each, of values in [0, 1]; see `data.statistics`.
 
     Returns:
       A pure function from uint8 [B, H, W, 3] to float32 [B, S, S, 3]; the whole image is resized,
@@ -151,14 +153,14 @@ def make_eval_transform(
     def transform(images: jax.Array) -> jax.Array:
         _check_images(images, None)
         resized = jax.vmap(lambda image: resize(_to_float(image), size=image_size))(images)
-        return normalize(resized, augment)
+        return normalize(resized, mean, std)
 
     return transform
 
 
-def _check_images(images: jax.Array | Sequence[jax.Array], sizes: Sequence[int] | None) -> None:
+def _check_images(images: jax.Array | list[jax.Array], sizes: Sequence[int] | None) -> None:
     """Images must be uint8 [B, H, W, 3], or such of each of the sizes."""
-    given = list(images) if isinstance(images, list | tuple) else [images]
+    given = images if isinstance(images, list) else [images]
     shapes = [each.shape[1:] for each in given]
     if sizes is None:
         wanted = "[B, H, W, 3]"

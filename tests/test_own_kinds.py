@@ -63,14 +63,17 @@ def test_one_of_each_kind_trains_and_is_evaluated(folder):
     assert "nearest class mean" in run(evaluate, folder)
     job = json.loads((folder / "runs/own/centroids/results.json").read_text())
     assert job["metrics"]["centroid_top1"] == results["metrics"]["centroid_top1"]
-    assert "is finished" in subprocess.run(
-        [sys.executable, *train[1:], "--config.checkpoint.keep=3"],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stderr
+    assert (
+        "is finished"
+        in subprocess.run(
+            [sys.executable, *train[1:], "--config.checkpoint.keep=3"],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stderr
+    )
 
 
 def test_a_table_of_ones_own_lists_its_runs(folder):

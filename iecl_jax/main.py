@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
         process_id=_PROCESS_ID.value,
     )
     # Imported after the flags were parsed, so that a mistake there is told at once.
-    from iecl_jax.evals import jacobian_job as evaluate_jacobian
+    from iecl_jax.evals import jacobian as evaluate_jacobian
     from iecl_jax.evals import jobs as evaluate
     from iecl_jax.train import loop as train
 

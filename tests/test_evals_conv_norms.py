@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iecl_jax.evals import conv_norms
+from iecl_jax.evals.measures import conv_norms
 from iecl_jax.models.encoders.resnet import ResNet
 
 matrix_norm = jax.jit(conv_norms.matrix_norm, static_argnames="iterations")

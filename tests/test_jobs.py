@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from configs import imagenet_r50, jacobian, knn, linear_probe
-from iecl_jax.evals import jacobian_job as evaluate_jacobian
+from iecl_jax.evals import jacobian as evaluate_jacobian
 from iecl_jax.evals import jobs as evaluate
 from iecl_jax.run import events
 from iecl_jax.run import metrics as metric_log

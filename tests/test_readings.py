@@ -22,7 +22,7 @@ from flax import traverse_util
 from configs import imagenet_r50, linear_probe
 from iecl_jax import methods
 from iecl_jax.data import augment, datasets, records, split, train_batches
-from iecl_jax.evals.linear_probe import normalize_features
+from iecl_jax.evals.measures.linear_probe import normalize_features
 from iecl_jax.methods.parts import objective
 from iecl_jax.models import build
 from iecl_jax.models.encoders.resnet import ARCHITECTURES

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from iecl_jax.evals import few_labels, knn
+from iecl_jax.evals.measures import few_labels, knn
 
 Array = jax.Array | np.ndarray
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from iecl_jax import data, methods
 from iecl_jax.data import augment
-from iecl_jax.evals import conv_norms, jacobian, preservation
+from iecl_jax.evals.measures import conv_norms, jacobian, preservation
 from iecl_jax.losses import entropy
 from iecl_jax.losses.contrastive import l2_normalize
 from iecl_jax.models import build
@@ -54,9 +54,9 @@ class Diagnostics:
       entropy_gain: entropy_query_saib - entropy_query, what of SAIB's increment the encoder keeps
       log_det, log_det_stderr: log|det J| of SAIB with running BN statistics on the first group of
         query views, nats per dimension, and its standard error over probes; log_det_half_depth
-        with half as many Lanczos steps, to see how far it has converged (`evals.jacobian`)
+        with half as many Lanczos steps, to see how far it has converged (`measures.jacobian`)
       sigma_min, sigma_max: its extreme singular values as far as Lanczos has found them
-      rank_me, feature_std: of the anchors' pooled features (`evals.preservation`)
+      rank_me, feature_std: of the anchors' pooled features (`measures.preservation`)
       alignment, uniformity: of anchor and query, and of anchor embeddings
       conv_matrix_norm, conv_operator_norm: the largest over the encoder's convolutions
     """

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from iecl_jax import data
 from iecl_jax.data import augment
-from iecl_jax.evals import features
+from iecl_jax.evals.measures import features
 from iecl_jax.methods import Method
 
 Encode = Callable[[np.ndarray], np.ndarray]

@@ -1,116 +1,156 @@
-"""Singular values of SAIB's Jacobian: all of them, or their distribution by Lanczos quadrature.
+"""The job `jacobian`: SAIB's Jacobian and the encoder's convolutions, measured on a checkpoint."""
 
-SAIB with fixed BN statistics maps each group of g images to itself, so the Jacobian of a batch is
-block-diagonal and a group's block is square, n x n with n = g * H * W * C. log|det J| is the
-increment of differential entropy (Eq. 12).
-"""
-
-import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import functools
+import sys
+import time
+from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
+import ml_collections
 import numpy as np
-from matfree import decomp
 
-Map = Callable[[jax.Array], jax.Array]
-
-
-class Spectrum(NamedTuple):
-    """A weighted sample of singular values, the mean over probes of a distribution.
-
-    Attributes:
-      values: singular values, float32 [probes, k], descending; arrays of JAX or NumPy.
-      weights: of each, float32 [probes, k]; a probe's sum to 1.
-    """
-
-    values: Any
-    weights: Any
+from iecl_jax import data, methods
+from iecl_jax.config import load as config_lib
+from iecl_jax.evals.measures import jacobian
+from iecl_jax.evals.diagnostics import conv_layers, fixed_views
+from iecl_jax.evals.jobs import load_encoder
+from iecl_jax.evals.pictures import gallery, spectrum
+from iecl_jax.methods import Method
+from iecl_jax.run import workdir
+from iecl_jax.run.seal import digest
 
 
-def lanczos(
-    fn: Map, x: jax.Array, key: jax.Array, *, depth: int, num_probes: int
-) -> tuple[Spectrum, Spectrum]:
-    """Stochastic Lanczos quadrature of the Jacobian J of fn at x, from products with J and J'.
-
-    Golub-Kahan bidiagonalisation of J from a random sign vector v, which is Lanczos on J'J without
-    squaring the condition number. Its singular values and the squared first entries of the right
-    singular vectors are the nodes and weights of a Gauss rule: sum w f(sigma^2) estimates
-    v'f(J'J)v / n, whose expectation is tr f(J'J) / n. The largest value is a lower bound of
-    sigma_max(J), the smallest an upper bound of sigma_min(J). A Gauss rule never underestimates
-    log: what is still missing at `depth` steps makes log|det J| too large, most where singular
-    values are near 0.
-
-    Args:
-      fn: x -> an array of x's shape.
-      x: float32, any shape with n >= `depth` entries.
-      key: typed PRNG key of the probes.
-      depth: products with each of J and J' a probe takes; memory is 2 * depth * n floats.
-      num_probes: random vectors, taken one after another.
-
-    Returns:
-      The spectrum after `depth` steps, and that after half of them: how far log|det J| falls
-      between the two says how far it has converged.
+def run_jacobian(
+    config: ml_collections.ConfigDict, run_dir: str, *, allow_config_change: bool = False
+) -> dict[str, Any]:
+    """Prints two tables, leaves RUN_DIR/jacobian.png and results.json, which it returns.
 
     Raises:
-      ValueError: `depth` is more than n.
-
-    Reference: Ubaru, Chen & Saad 2017; Golub & Kahan 1965.
+      ValueError: the config is impossible, or the checkpoint has no SAIB.
     """
-    if depth > x.size:
-        raise ValueError(f"Lanczos depth {depth} is more than the {x.size} dimensions of a group.")
-    bidiagonalise = decomp.bidiag(depth, reortho="full")
-
-    def spectrum(small: jax.Array) -> Spectrum:
-        # Where Krylov space ends early (J = c I), what follows is 0 / 0 and gets the weight 0.
-        filler = small[0, 0] * jnp.eye(len(small))
-        _, values, right = jnp.linalg.svd(jnp.where(jnp.isnan(small), filler, small))
-        return Spectrum(values, jnp.square(right[:, 0]))
-
-    def probe(key: jax.Array) -> tuple[Spectrum, Spectrum]:
-        start = jax.random.rademacher(key, x.shape, jnp.float32)
-        small = bidiagonalise(lambda v: jax.jvp(fn, (x,), (v,))[1], start).J_small
-        half = max(1, depth // 2)
-        return spectrum(small), spectrum(small[:half, :half])
-
-    with jax.default_matmul_precision("highest"):  # float32 on GPUs too, not TF32
-        return jax.lax.map(probe, jax.random.split(key, num_probes))
-
-
-def exact(fn: Map) -> Callable[[jax.Array], Spectrum]:
-    """x -> all n singular values of the Jacobian of fn at x, one "probe" of equal weights.
-
-    n forward-mode products and an SVD: for n up to a few thousand.
-    """
-    jacobian = jax.jit(jax.jacfwd(fn))
-
-    def spectrum(x: jax.Array) -> Spectrum:
-        with jax.default_matmul_precision("highest"):
-            matrix = np.asarray(jacobian(x), np.float64).reshape(x.size, x.size)
-        values = np.linalg.svd(matrix, compute_uv=False)
-        weights = np.full_like(values, 1 / len(values))
-        return Spectrum(values[None].astype(np.float32), weights[None].astype(np.float32))
-
-    return spectrum
-
-
-def log_det(spectrum: Spectrum) -> tuple[float, float]:
-    """(log|det J| / n, its standard error over probes), nats per dimension.
-
-    The error is that of the random vectors alone, not of the depth of `lanczos`, which only adds; a
-    single probe, such as an exact spectrum's, has none (nan). A singular value of 0 gives -inf.
-    """
-    values, weights = (np.asarray(part, np.float64) for part in spectrum)
-    with np.errstate(divide="ignore"):
-        per_probe = [float(w @ np.log(v)) for v, w in zip(values, weights, strict=True)]
-    error = (
-        np.std(per_probe, ddof=1) / math.sqrt(len(per_probe)) if len(per_probe) > 1 else math.nan
+    started = time.monotonic()
+    config_lib.check(config, 1)
+    pretrain, _, params, method_state = load_encoder(config)
+    pretrain.train.precision = "float32"  # whatever the run computed in
+    method = methods.make(pretrain, total_steps=1)
+    if not pretrain.saib.enabled:
+        raise ValueError(
+            f"{config.checkpoint} was trained with saib.enabled=False: it has no SAIB to measure."
+        )
+    settings, saib = config.jacobian, pretrain.saib
+    split = data.open_split(pretrain.data, "pretrain")
+    count = settings.num_groups * saib.group_size
+    if count > len(split):
+        raise ValueError(
+            f"jacobian.num_groups={settings.num_groups} of {saib.group_size} images are more than "
+            f"the {len(split)} of {pretrain.data.name}: lower it."
+        )
+    workdir.prepare(run_dir, config, command=sys.argv, allow_change=allow_config_change)
+    groups = fixed_views(pretrain, split, count)[1].reshape(
+        settings.num_groups, saib.group_size, *[pretrain.data.image_size] * 2, 3
     )
-    return float(np.mean(per_probe)), float(error)
+    spectra, rows = measure_groups(config, method, params, method_state, groups)
+    title = (
+        f"SAIB ({saib.variant}, {saib.num_blocks} block(s), group {saib.group_size}), "
+        f"{settings.statistics} statistics, {groups[0].size} dimensions a group"
+    )
+    print(f"\n{format_groups(rows, title)}\n", flush=True)
+    stacked = jacobian.Spectrum(*(np.concatenate(parts) for parts in zip(*spectra)))
+    gallery.save(spectrum.draw(stacked, title), Path(run_dir) / "jacobian.png")
+
+    layers = jax.device_get(jax.jit(functools.partial(conv_layers, pretrain))(params, method_state))
+    print(f"{format_layers(layers)}\n", flush=True)
+    metrics = over_groups(rows)
+    seconds = time.monotonic() - started
+    return workdir.write_results(
+        run_dir,
+        job="jacobian",
+        metrics=metrics | {"groups": rows, "layers": layers},
+        steps=0,
+        seconds=seconds,
+        images_per_second=count / seconds,
+        seed=config.seed,
+        params_digest=digest(params),
+    )
 
 
-def share_below_one(spectrum: Spectrum) -> float:
-    """Share of the singular values below 1, in which the map contracts."""
-    values, weights = (np.asarray(part, np.float64) for part in spectrum)
-    return float(weights[values < 1].sum() / weights.sum())
+def measure_groups(
+    config: ml_collections.ConfigDict, method: Method, params: Any, method_state: Any, groups: Any
+) -> tuple[list[jacobian.Spectrum], list[dict[str, float]]]:
+    """(spectrum, row of the table) for each group of query views [n, g, S, S, 3].
+
+    A row has log_det and log_det_stderr (nats per dimension; 0 where all singular values are
+    computed), log_det_half_depth (with half as many Lanczos steps: how far the quadrature has
+    converged), sigma_min, sigma_max and share_below_1 of the singular values.
+    """
+    settings = config.jacobian
+    train = settings.statistics == "batch"
+
+    def saib(images):
+        return method.transform(params, method_state, images, train=train)
+
+    @jax.jit
+    def lanczos(images, key):
+        options = {"depth": settings.depth, "num_probes": settings.num_probes}
+        return jacobian.lanczos(saib, images, key, **options)
+
+    exact = jacobian.exact(saib)
+
+    spectra, rows = [], []
+    keys = jax.random.split(jax.random.key(config.seed), len(groups))
+    for images, key in zip(groups, keys):
+        if images.size <= settings.exact_up_to:
+            found = half = exact(images)
+        else:
+            found, half = jax.device_get(lanczos(images, key))
+        value, error = jacobian.log_det(found)
+        rows.append(
+            {
+                "log_det": value,
+                "log_det_stderr": 0.0 if len(found.values) == 1 else error,
+                "log_det_half_depth": jacobian.log_det(half)[0],
+                "sigma_min": float(found.values.min()),
+                "sigma_max": float(found.values.max()),
+                "share_below_1": jacobian.share_below_one(found),
+            }
+        )
+        spectra.append(found)
+    return spectra, rows
+
+
+def over_groups(rows: list[dict[str, float]]) -> dict[str, float]:
+    """One row for all groups: means, the error of the mean, and the extreme singular values."""
+    mean = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    errors = [row["log_det_stderr"] for row in rows]
+    return mean | {
+        "log_det_stderr": float(np.linalg.norm(errors)) / len(rows),
+        "sigma_min": min(row["sigma_min"] for row in rows),
+        "sigma_max": max(row["sigma_max"] for row in rows),
+    }
+
+
+def format_groups(rows: list[dict[str, float]], title: str) -> str:
+    """The table of the Jacobians in Markdown.
+
+    "error" is the standard error over probes; the last three columns are of the singular values.
+    """
+    lines = [
+        title,
+        "",
+        "| group | log\\|det J\\| / n | error | at half depth | smallest | largest | below 1 |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    formats = ("{:+.4f}", "{:.4f}", "{:+.4f}", "{:.4f}", "{:.3f}", "{:.1%}")
+    for name, row in [*((str(i), row) for i, row in enumerate(rows)), ("all", over_groups(rows))]:
+        cells = [text.format(value) for text, value in zip(formats, row.values(), strict=True)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def format_layers(layers: dict[str, dict[str, float]]) -> str:
+    """The table of the convolutions' norms in Markdown; spectral normalisation bounds the first."""
+    matrix, operator = layers["conv_matrix_norm"], layers["conv_operator_norm"]
+    lines = ["| convolution | norm as a matrix | as an operator |", "|---|---:|---:|"]
+    lines += [f"| {path} | {matrix[path]:.3f} | {operator[path]:.3f} |" for path in matrix]
+    return "\n".join(lines)

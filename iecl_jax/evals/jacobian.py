@@ -12,9 +12,9 @@ import numpy as np
 
 from iecl_jax import data, methods
 from iecl_jax.config import load as config_lib
-from iecl_jax.evals.measures import jacobian
 from iecl_jax.evals.diagnostics import conv_layers, fixed_views
 from iecl_jax.evals.jobs import load_encoder
+from iecl_jax.evals.measures import jacobian
 from iecl_jax.evals.pictures import gallery, spectrum
 from iecl_jax.methods import Method
 from iecl_jax.run import workdir

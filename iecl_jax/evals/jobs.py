@@ -15,8 +15,8 @@ from absl import logging
 from iecl_jax import data, methods
 from iecl_jax.config import load as config_lib
 from iecl_jax.data import augment
-from iecl_jax.evals.measures import knn, linear_probe, probe_grid
 from iecl_jax.evals.encoder import SplitEncoder, replicate
+from iecl_jax.evals.measures import knn, linear_probe, probe_grid
 from iecl_jax.methods import Method
 from iecl_jax.models import collectives
 from iecl_jax.run import summaries, workdir

@@ -11,8 +11,8 @@ from absl import logging
 
 from iecl_jax import data
 from iecl_jax.evals import comparison
-from iecl_jax.evals.measures import knn, linear_probe, probe_grid
 from iecl_jax.evals.encoder import SplitEncoder
+from iecl_jax.evals.measures import knn, linear_probe, probe_grid
 from iecl_jax.evals.pictures import gallery
 from iecl_jax.methods import Method
 from iecl_jax.train.state import TrainState

@@ -1,8 +1,6 @@
-"""The job `jacobian`: SAIB's Jacobian and the encoder's convolutions, measured on a checkpoint."""
+"""SAIB's Jacobian on groups of images, and the norms of the encoder's convolutions."""
 
 import functools
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,73 +8,90 @@ import jax
 import ml_collections
 import numpy as np
 
-from iecl_jax import data, methods
-from iecl_jax.config import load as config_lib
+from iecl_jax import methods
+from iecl_jax.config.rules import COUNT, COUNT_OR_NONE
+from iecl_jax.config.section import Section, key
 from iecl_jax.evals.diagnostics import conv_layers, fixed_views
-from iecl_jax.evals.jobs import load_encoder
 from iecl_jax.evals.measures import jacobian
 from iecl_jax.evals.pictures import gallery, spectrum
-from iecl_jax.methods import Method
-from iecl_jax.run import workdir
-from iecl_jax.run.seal import digest
+from iecl_jax.evals.schedule import AtEnd
+from iecl_jax.evals.subject import Subject
+
+RESULTS: dict[str, str] = {}  # two tables, which it prints itself
 
 
-def run_jacobian(
-    config: ml_collections.ConfigDict, run_dir: str, *, allow_config_change: bool = False
-) -> dict[str, Any]:
-    """Prints two tables, leaves RUN_DIR/jacobian.png and results.json, which it returns.
+class Job(Section):
+    """Of a checkpoint."""
 
-    Raises:
-      ValueError: the config is impossible, or the checkpoint has no SAIB.
+    num_groups = key(4, COUNT, "groups of query views, each with a Jacobian of its own")
+    # running: BN divides by its running statistics, constants, as in the diagnostics;
+    # batch: by those of the group, as SAIB does in training where a batch is one group
+    statistics = key("running", ("running", "batch"), "of SAIB's BN; batch: as in training")
+    exact_up_to = key(1536, COUNT_OR_NONE, "dimensions of a group that get all singular values")
+    depth = key(64, COUNT, "Lanczos steps above that")
+    num_probes = key(8, COUNT, "random vectors a group, above that")
+
+
+class Settings(AtEnd, Job):
+    """During training."""
+
+
+def check(subject: Subject, settings: Any) -> None:
+    """Raises ValueError where there is no SAIB, or the settings ask for more than there is."""
+    config = subject.config
+    if not config.saib.enabled:
+        raise ValueError("the network was made with saib.enabled=False: it has no SAIB to measure.")
+    group, images = config.saib.group_size, len(subject.split("pretrain"))
+    if settings.num_groups * group > images:
+        raise ValueError(
+            f"jacobian.num_groups={settings.num_groups} of {group} images are more than the "
+            f"{images} of {config.data.name}: lower it."
+        )
+    dimensions = 3 * group * config.data.image_size**2
+    if settings.exact_up_to < dimensions < settings.depth:
+        raise ValueError(
+            f"jacobian.depth={settings.depth} is more than the {dimensions} dimensions of a "
+            "group: lower it."
+        )
+
+
+def measure(subject: Subject, settings: Any) -> dict[str, Any]:
+    """Prints two tables and leaves RUN_DIR/jacobian.png.
+
+    Returns what `over_groups` says, "groups" (a row of `measure_groups` each) and "layers"
+    (`diagnostics.conv_layers`).
     """
-    started = time.monotonic()
-    config_lib.check(config, 1)
-    pretrain, _, params, method_state = load_encoder(config)
-    pretrain.train.precision = "float32"  # whatever the run computed in
-    method = methods.make(pretrain, total_steps=1)
-    if not pretrain.saib.enabled:
-        raise ValueError(
-            f"{config.checkpoint} was trained with saib.enabled=False: it has no SAIB to measure."
-        )
-    settings, saib = config.jacobian, pretrain.saib
-    split = data.open_split(pretrain.data, "pretrain")
+    config = ml_collections.ConfigDict(subject.config.to_dict())
+    config.train.precision = "float32"  # whatever the run computed in
+    saib, size = config.saib, config.data.image_size
     count = settings.num_groups * saib.group_size
-    if count > len(split):
-        raise ValueError(
-            f"jacobian.num_groups={settings.num_groups} of {saib.group_size} images are more than "
-            f"the {len(split)} of {pretrain.data.name}: lower it."
-        )
-    workdir.prepare(run_dir, config, command=sys.argv, allow_change=allow_config_change)
-    groups = fixed_views(pretrain, split, count)[1].reshape(
-        settings.num_groups, saib.group_size, *[pretrain.data.image_size] * 2, 3
+    views = fixed_views(config, subject.split("pretrain"), count)
+    groups = views[1].reshape(settings.num_groups, saib.group_size, size, size, 3)
+    weights = jax.device_get((subject.params, subject.method_state))
+    transform = functools.partial(methods.make(config, total_steps=1).transform, *weights)
+    spectra, rows = measure_groups(
+        functools.partial(transform, train=settings.statistics == "batch"),
+        groups,
+        settings,
+        subject.seed,
     )
-    spectra, rows = measure_groups(config, method, params, method_state, groups)
+    subject.work.images = count
     title = (
         f"SAIB ({saib.variant}, {saib.num_blocks} block(s), group {saib.group_size}), "
         f"{settings.statistics} statistics, {groups[0].size} dimensions a group"
     )
     print(f"\n{format_groups(rows, title)}\n", flush=True)
-    stacked = jacobian.Spectrum(*(np.concatenate(parts) for parts in zip(*spectra)))
-    gallery.save(spectrum.draw(stacked, title), Path(run_dir) / "jacobian.png")
-
-    layers = jax.device_get(jax.jit(functools.partial(conv_layers, pretrain))(params, method_state))
-    print(f"{format_layers(layers)}\n", flush=True)
-    metrics = over_groups(rows)
-    seconds = time.monotonic() - started
-    return workdir.write_results(
-        run_dir,
-        job="jacobian",
-        metrics=metrics | {"groups": rows, "layers": layers},
-        steps=0,
-        seconds=seconds,
-        images_per_second=count / seconds,
-        seed=config.seed,
-        params_digest=digest(params),
-    )
+    if jax.process_index() == 0:
+        stacked = jacobian.Spectrum(*(np.concatenate(parts) for parts in zip(*spectra)))
+        gallery.save(spectrum.draw(stacked, title), Path(subject.run_dir) / "jacobian.png")
+    layers = jax.device_get(jax.jit(functools.partial(conv_layers, config))(*weights))
+    if layers:
+        print(f"{format_layers(layers)}\n", flush=True)
+    return over_groups(rows) | {"groups": rows, "layers": layers}
 
 
 def measure_groups(
-    config: ml_collections.ConfigDict, method: Method, params: Any, method_state: Any, groups: Any
+    saib: jacobian.Map, groups: Any, settings: Any, seed: int
 ) -> tuple[list[jacobian.Spectrum], list[dict[str, float]]]:
     """(spectrum, row of the table) for each group of query views [n, g, S, S, 3].
 
@@ -84,11 +99,6 @@ def measure_groups(
     computed), log_det_half_depth (with half as many Lanczos steps: how far the quadrature has
     converged), sigma_min, sigma_max and share_below_1 of the singular values.
     """
-    settings = config.jacobian
-    train = settings.statistics == "batch"
-
-    def saib(images):
-        return method.transform(params, method_state, images, train=train)
 
     @jax.jit
     def lanczos(images, key):
@@ -96,9 +106,8 @@ def measure_groups(
         return jacobian.lanczos(saib, images, key, **options)
 
     exact = jacobian.exact(saib)
-
     spectra, rows = [], []
-    keys = jax.random.split(jax.random.key(config.seed), len(groups))
+    keys = jax.random.split(jax.random.key(seed), len(groups))
     for images, key in zip(groups, keys):
         if images.size <= settings.exact_up_to:
             found = half = exact(images)

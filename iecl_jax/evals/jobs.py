@@ -1,45 +1,67 @@
-"""The jobs `knn` and `linear_probe` on a checkpoint."""
+"""An evaluation as a job of its own, on a checkpoint."""
 
-import functools
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
-from absl import logging
 
-from iecl_jax import data, methods
+from iecl_jax import methods
+from iecl_jax.config import kinds
 from iecl_jax.config import load as config_lib
-from iecl_jax.data import augment
-from iecl_jax.evals.encoder import SplitEncoder, replicate
-from iecl_jax.evals.measures import knn, linear_probe, probe_grid
-from iecl_jax.methods import Method
-from iecl_jax.models import collectives
-from iecl_jax.run import summaries, workdir
-from iecl_jax.run.checkpoint import Checkpointer, load_for_evaluation
-from iecl_jax.run.preemption import EXIT_CODE, Preemption
+from iecl_jax.evals.encoder import SplitEncoder
+from iecl_jax.evals.subject import Subject
+from iecl_jax.run import workdir
+from iecl_jax.run.checkpoint import load_for_evaluation
 from iecl_jax.run.seal import digest
-from iecl_jax.train import optim
-from iecl_jax.train import state as train_state
-from iecl_jax.train.step import AXIS
 
 
-def load_encoder(
-    config: ml_collections.ConfigDict,
-) -> tuple[ml_collections.ConfigDict, Method, Any, Any]:
-    """(pretraining config, method, params, method_state) that an evaluation config asks for.
+def run(
+    config: ml_collections.ConfigDict, run_dir: str, *, allow_config_change: bool = False
+) -> dict[str, Any]:
+    """Measures what `config.checkpoint` holds by the evaluation that `config.job` names.
 
-    They come from the checkpoint `config.checkpoint`, a workdir or one of its checkpoints; where
+    Prints the scores and writes results.json, which it returns.
+
+    Raises:
+      ValueError: a setting is impossible or does not fit the network or its data set.
+    """
+    started = time.monotonic()
+    config_lib.check(config, jax.local_device_count())
+    evaluation = kinds.load("evaluation", config.job, key="job")
+    settings = config[kinds.stem(config.job)]
+    subject = load(config, run_dir)
+    if hasattr(evaluation, "check"):
+        evaluation.check(subject, settings)
+    workdir.prepare(run_dir, config, command=sys.argv, allow_change=allow_config_change)
+    metrics = evaluation.measure(subject, settings)
+    for name, words in evaluation.RESULTS.items():
+        if name in metrics:
+            print(f"{words} on {subject.config.data.name}: {100 * metrics[name]:.2f} %", flush=True)
+    seconds, work = time.monotonic() - started, subject.work
+    return workdir.write_results(
+        run_dir,
+        job=config.job,
+        metrics=metrics,
+        steps=work.steps,
+        seconds=seconds,
+        images_per_second=work.images / seconds,
+        seed=config.seed,
+        params_digest=digest(subject.params if work.params is None else work.params),
+    )
+
+
+def load(config: ml_collections.ConfigDict, run_dir: str) -> Subject:
+    """The network that a job's config asks for.
+
+    It comes from the checkpoint `config.checkpoint`, a workdir or one of its checkpoints; where
     that is empty, `config.pretrain` is initialised and not trained. `config.data.dir`, if set, says
     where the data lie on this machine.
     """
+    weights: dict[str, Any] = {}
     if config.checkpoint:
         pretrain, weights = load_for_evaluation(config.checkpoint, best=config.best)
-        params, method_state = weights["params"], weights["method_state"]
     else:
         pretrain = ml_collections.ConfigDict(config.pretrain.to_dict())
     with pretrain.unlocked():
@@ -47,196 +69,7 @@ def load_encoder(
         pretrain.data.cache = config.data.cache
     config_lib.check_pretrain(pretrain, num_devices=1)
     method = methods.make(pretrain, total_steps=1)
-    if not config.checkpoint:
-        size = pretrain.data.image_size
-        state = train_state.create(
-            jax.random.key(pretrain.seed),
-            method=method,
-            tx=optim.make(
-                pretrain, optim.learning_rate(pretrain, total_steps=1, steps_per_epoch=1)
-            ),
-            view_shape=(pretrain.saib.group_size, size, size, 3),
-            num_classes=0,
-            dynamic_scale=False,
-        )
-        params, method_state = state.params, state.method_state
-    return pretrain, method, params, method_state
-
-
-def run_knn(
-    config: ml_collections.ConfigDict, run_dir: str, *, allow_config_change: bool = False
-) -> dict[str, Any]:
-    """The job `knn`: weighted kNN accuracy of the frozen anchor encoder on the test split."""
-    started = time.monotonic()
-    config_lib.check(config, jax.local_device_count())
-    pretrain, method, params, method_state = load_encoder(config)
-    encoder = _labelled_encoder(pretrain, method)
-    workdir.prepare(run_dir, config, command=sys.argv, allow_change=allow_config_change)
-    encode = encoder.bind(params, method_state)
-    train, train_labels = encoder.extract(encode, "train")
-    test, test_labels = encoder.extract(encode, "test")
-    top1 = knn.knn_accuracy(
-        train,
-        train_labels,
-        test,
-        test_labels,
-        k=config.knn.k or pretrain.eval.knn_k,
-        temperature=config.knn.temperature or pretrain.eval.knn_temperature,
-        num_classes=encoder.num_classes,
-    )
-    print(f"kNN top-1 on {pretrain.data.name}: {100 * top1:.2f} %", flush=True)
-    seconds = time.monotonic() - started
-    return workdir.write_results(
-        run_dir,
-        job="knn",
-        metrics={"knn_top1": top1},
-        steps=0,
-        seconds=seconds,
-        images_per_second=(len(train) + len(test)) / seconds,
-        seed=config.seed,
-        params_digest=digest(params),
-    )
-
-
-def run_linear_probe(
-    config: ml_collections.ConfigDict, run_dir: str, *, allow_config_change: bool = False
-) -> dict[str, Any]:
-    """The job `linear_probe`: a linear classifier on the frozen anchor encoder (section 4.1).
-
-    Streams freshly augmented images through the encoder, or with `probe.cached` trains a grid of
-    learning rates on features computed once and reports the one that a held-out part of the
-    training set chose.
-    """
-    started = time.monotonic()
-    config_lib.check(config, jax.local_device_count())
-    pretrain, method, params, method_state = load_encoder(config)
-    encoder = _labelled_encoder(pretrain, method)
-    workdir.prepare(run_dir, config, command=sys.argv, allow_change=allow_config_change)
-    encode = encoder.bind(params, method_state)
-    test, test_labels = encoder.extract(encode, "test")
-    normalize = functools.partial(linear_probe.normalize_features, how=config.probe.feature_norm)
-    if config.probe.cached:
-        train, train_labels = encoder.extract(encode, "train")
-        scores = probe_grid.choose_and_test(
-            np.asarray(normalize(train)),
-            train_labels,
-            np.asarray(normalize(test)),
-            test_labels,
-            learning_rates=tuple(config.probe.learning_rates),
-            num_classes=encoder.num_classes,
-            num_epochs=config.probe.num_epochs,
-            batch_size=config.probe.batch_size,
-            momentum=config.probe.momentum,
-            weight_decay=config.probe.weight_decay,
-            seed=config.seed,
-            holdout=config.probe.holdout,
-        )
-        metrics: dict[str, Any] = {
-            name.replace("test_top", "linear_top"): value for name, value in scores.items()
-        }
-        steps = config.probe.num_epochs * (len(train) // config.probe.batch_size)
-        final: Any = params
-    else:
-        weights = ({"online": params["online"]}, {"online": method_state["online"]})
-        final, steps = _stream_probe(config, pretrain, method, weights, encoder, run_dir)
-        stacked = jax.tree.map(lambda leaf: leaf[None], final)
-        accuracy = functools.partial(
-            linear_probe.grid_accuracy, stacked, np.asarray(normalize(test)), test_labels
-        )
-        metrics = {"linear_top1": float(accuracy()[0])}
-        if encoder.num_classes > 5:
-            metrics["linear_top5"] = float(accuracy(k=5)[0])
-    print(f"linear top-1 on {pretrain.data.name}: {100 * metrics['linear_top1']:.2f} %", flush=True)
-    seconds = time.monotonic() - started
-    return workdir.write_results(
-        run_dir,
-        job="linear_probe",
-        metrics=metrics,
-        steps=steps,
-        seconds=seconds,
-        images_per_second=steps * config.probe.batch_size / seconds,
-        seed=config.seed,
-        params_digest=digest(final),
-    )
-
-
-def _labelled_encoder(pretrain: ml_collections.ConfigDict, method: Method) -> SplitEncoder:
-    encoder = SplitEncoder(pretrain, method)
-    if encoder.missing:
-        raise ValueError(encoder.missing)
-    return encoder
-
-
-def _stream_probe(config, pretrain, method, weights, encoder, run_dir):
-    """Trains the paper's probe; returns (its parameters, steps). Resumes like pretraining does."""
-    stream = ml_collections.ConfigDict(pretrain.to_dict())
-    stream.seed, stream.train.batch_size = config.seed, config.probe.batch_size
-    stream.augment.update({"anchor": config.probe.augment, "query": config.probe.augment})
-    num_images = len(encoder.splits["train"])
-    steps_per_epoch = num_images // config.probe.batch_size
-    if not steps_per_epoch:
-        raise ValueError(
-            f"probe.batch_size={config.probe.batch_size} is larger than the {num_images} training "
-            f"images of {pretrain.data.name}: lower it."
-        )
-    total_steps = config.probe.num_epochs * steps_per_epoch
-    tx = linear_probe.probe_optimizer(
-        config.probe.learning_rate,
-        momentum=config.probe.momentum,
-        weight_decay=config.probe.weight_decay,
-        total_steps=total_steps,
-    )
-    make_views = augment.make_augment(stream.augment, stream.data.image_size)
-
-    def step(probe, weights, batch):
-        places = collectives.places(len(batch["label"]), AXIS)
-        key = jax.random.key(config.seed)
-        images = batch["image"]
-        if images.ndim == 5:  # The host cuts one crop: it stands for that of the query too.
-            images = jnp.concatenate([images, images], axis=1)
-        views = make_views(augment.image_keys(key, probe.step, places), images)
-        features = method.encode(*weights, views[0])["pooled"]
-        features = linear_probe.normalize_features(features, config.probe.feature_norm)
-        return linear_probe.probe_step(probe, features, batch["label"], tx=tx, axis_name=AXIS)
-
-    p_step = jax.pmap(
-        step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0
-    )
-    feature_dim = jax.eval_shape(
-        method.encode, *weights, jnp.zeros((1, stream.data.image_size, stream.data.image_size, 3))
-    )["pooled"].shape[-1]
-    probe = linear_probe.init_probe(
-        jax.random.key(config.seed), feature_dim, encoder.num_classes, tx
-    )
-    probe = replicate(probe)  # Where the step leaves it; `pmap` may then reuse its memory.
-    # A probe belongs to one encoder: that of another checkpoint starts anew beside it.
-    probe_dir = Path(run_dir) / f"probe-{digest(weights)[:12]}"
-    checkpointer = Checkpointer(probe_dir, keep=1, keep_best=0, config=config)
-    restored = checkpointer.restore(probe)
-    first_step = position = 0
-    if restored is not None:
-        first_step, probe, position = restored
-        logging.info("Resuming the probe from step %d of %d.", first_step, total_steps)
-    writer = summaries.create_writer(run_dir)
-    weights, train = replicate(weights), encoder.splits["train"]
-    with (
-        data.TrainBatches(stream, train, start=position, num_views=1) as batches,
-        Preemption() as preemption,
-    ):
-        for number in range(first_step + 1, total_steps + 1):
-            probe, loss = p_step(probe, weights, next(batches))
-            stop = preemption.due()
-            if stop or number % steps_per_epoch == 0:
-                if not np.isfinite(loss):
-                    raise FloatingPointError(
-                        f"step {number}: the probe's loss is not finite; lower probe.learning_rate="
-                        f"{config.probe.learning_rate}."
-                    )
-                writer.write_scalars(number, {"probe/loss": float(loss)})
-                checkpointer.save(number, probe, position=batches.position)
-            if stop and number < total_steps:
-                checkpointer.close()
-                raise SystemExit(EXIT_CODE)
-    checkpointer.close()
-    writer.flush()
-    return jax.device_get(probe.params), total_steps
+    subject = Subject(pretrain, method, SplitEncoder(pretrain, method), run_dir, config.seed)
+    if not weights:
+        return subject.untrained()
+    return subject.at(weights["params"], weights["method_state"])

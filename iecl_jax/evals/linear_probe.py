@@ -1,0 +1,176 @@
+"""Linear evaluation of a frozen encoder, section 4.1 of the paper.
+
+Streams freshly augmented images through the encoder and trains a classifier on them. With `cached`
+it trains a grid of learning rates on features computed once, as `linear` does.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import logging
+
+from iecl_jax import data
+from iecl_jax.config.pretrain import View
+from iecl_jax.config.rules import (
+    BELOW_ONE,
+    COUNT,
+    INSIDE_SHARE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    RATES,
+    multiple,
+)
+from iecl_jax.config.section import Section, key
+from iecl_jax.data import augment
+from iecl_jax.evals import linear
+from iecl_jax.evals.encoder import replicate
+from iecl_jax.evals.measures import linear_probe
+from iecl_jax.evals.schedule import AtEnd
+from iecl_jax.evals.subject import Subject
+from iecl_jax.models import collectives
+from iecl_jax.run import summaries
+from iecl_jax.run.checkpoint import Checkpointer
+from iecl_jax.run.preemption import EXIT_CODE, Preemption
+from iecl_jax.run.seal import digest
+from iecl_jax.train.step import AXIS
+
+RESULTS = linear.RESULTS
+
+
+class Job(Section):
+    """Of a checkpoint."""
+
+    batch_size = key(512, COUNT, "images of a step, over all devices")
+    num_epochs = key(200, COUNT, "passes over the training images")
+    learning_rate = key(0.03, POSITIVE, "at this batch size, not scaled; cosine to 0")
+    momentum = key(0.9, BELOW_ONE, "of SGD")
+    weight_decay = key(1e-5, NOT_NEGATIVE, "of the kernel")
+    feature_norm = key("layer_norm", ("layer_norm", "none"), "of the features, no parameters")
+    cached = key(False, None, "a grid of learning rates on features computed once")
+    learning_rates = key((0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0), RATES, "that grid")
+    holdout = key(0.1, INSIDE_SHARE, "share of the training images that chooses from the grid")
+    augment = View
+
+
+class Settings(AtEnd, Job):
+    """During training."""
+
+
+def check(subject: Subject, settings: Any) -> None:
+    """Raises ValueError where a batch does not fit the devices or the data set."""
+    for split in ("train", "test"):
+        subject.labels(split)
+    batch, devices = settings.batch_size, jax.local_device_count()
+    multiple("linear_probe.batch_size", batch, devices, "devices")
+    if settings.cached:
+        linear.check_holdout(subject, "linear_probe.cached=True")
+
+
+def measure(subject: Subject, settings: Any) -> dict[str, Any]:
+    """{"linear_top1"} in [0, 1], and "linear_top5" of more than five classes.
+
+    With `cached` also "best_learning_rate" and "holdout_accuracy".
+    """
+    if settings.cached:
+        return linear.grid(subject, settings, feature_norm=settings.feature_norm)
+    weights = (
+        {"online": subject.params["online"]},
+        {"online": subject.method_state.get("online", {})},
+    )
+    streamed = ml_collections.ConfigDict({"seed": subject.seed, "probe": settings.to_dict()})
+    final, steps = _stream_probe(
+        streamed, subject.config, subject.method, weights, subject.encoder, subject.run_dir
+    )
+    features, labels = subject.features("test")
+    subject.work.steps, subject.work.params = steps, final
+    subject.work.images = steps * settings.batch_size
+    accuracy = functools.partial(
+        linear_probe.grid_accuracy,
+        jax.tree.map(lambda leaf: leaf[None], final),
+        np.asarray(linear_probe.normalize_features(features, settings.feature_norm)),
+        labels,
+    )
+    metrics = {"linear_top1": float(accuracy()[0])}
+    if subject.num_classes > 5:
+        metrics["linear_top5"] = float(accuracy(k=5)[0])
+    return metrics
+
+
+def _stream_probe(config, pretrain, method, weights, encoder, run_dir):
+    """Trains the paper's probe; returns (its parameters, steps). Resumes like pretraining does."""
+    stream = ml_collections.ConfigDict(pretrain.to_dict())
+    stream.seed, stream.train.batch_size = config.seed, config.probe.batch_size
+    stream.augment.update({"anchor": config.probe.augment, "query": config.probe.augment})
+    num_images = len(encoder.labelled("train"))
+    steps_per_epoch = num_images // config.probe.batch_size
+    if not steps_per_epoch:
+        raise ValueError(
+            f"probe.batch_size={config.probe.batch_size} is larger than the {num_images} training "
+            f"images of {pretrain.data.name}: lower it."
+        )
+    total_steps = config.probe.num_epochs * steps_per_epoch
+    tx = linear_probe.probe_optimizer(
+        config.probe.learning_rate,
+        momentum=config.probe.momentum,
+        weight_decay=config.probe.weight_decay,
+        total_steps=total_steps,
+    )
+    make_views = augment.make_augment(stream.augment, stream.data.image_size)
+
+    def step(probe, weights, batch):
+        places = collectives.places(len(batch["label"]), AXIS)
+        key = jax.random.key(config.seed)
+        images = batch["image"]
+        if images.ndim == 5:  # The host cuts one crop: it stands for that of the query too.
+            images = jnp.concatenate([images, images], axis=1)
+        views = make_views(augment.image_keys(key, probe.step, places), images)
+        features = method.encode(*weights, views[0])["pooled"]
+        features = linear_probe.normalize_features(features, config.probe.feature_norm)
+        return linear_probe.probe_step(probe, features, batch["label"], tx=tx, axis_name=AXIS)
+
+    p_step = jax.pmap(
+        step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0
+    )
+    feature_dim = jax.eval_shape(
+        method.encode, *weights, jnp.zeros((1, stream.data.image_size, stream.data.image_size, 3))
+    )["pooled"].shape[-1]
+    probe = linear_probe.init_probe(
+        jax.random.key(config.seed), feature_dim, encoder.labelled("train").num_classes, tx
+    )
+    probe = replicate(probe)  # Where the step leaves it; `pmap` may then reuse its memory.
+    # A probe belongs to one encoder: that of another checkpoint starts anew beside it.
+    probe_dir = Path(run_dir) / f"probe-{digest(weights)[:12]}"
+    checkpointer = Checkpointer(probe_dir, keep=1, keep_best=0, config=config)
+    restored = checkpointer.restore(probe)
+    first_step = position = 0
+    if restored is not None:
+        first_step, probe, position = restored
+        logging.info("Resuming the probe from step %d of %d.", first_step, total_steps)
+    writer = summaries.create_writer(run_dir)
+    weights, train = replicate(weights), encoder.labelled("train")
+    with (
+        data.TrainBatches(stream, train, start=position, num_views=1) as batches,
+        Preemption() as preemption,
+    ):
+        for number in range(first_step + 1, total_steps + 1):
+            probe, loss = p_step(probe, weights, next(batches))
+            stop = preemption.due()
+            if stop or number % steps_per_epoch == 0:
+                if not np.isfinite(loss):
+                    raise FloatingPointError(
+                        f"step {number}: the probe's loss is not finite; lower probe.learning_rate="
+                        f"{config.probe.learning_rate}."
+                    )
+                writer.write_scalars(number, {"probe/loss": float(loss)})
+                checkpointer.save(number, probe, position=batches.position)
+            if stop and number < total_steps:
+                checkpointer.close()
+                raise SystemExit(EXIT_CODE)
+    checkpointer.close()
+    writer.flush()
+    return jax.device_get(probe.params), total_steps

@@ -56,7 +56,7 @@ def make(config, *, total_steps, axis_name=None):
     def loss(outputs):
         anchor, query = (
             collectives.gather(l2_normalize(outputs[name]), axis_name)
-            for name in ("projection", "query_projection")
+            for name in ("anchor_projection", "query_projection")
         )
         center = jnp.square(anchor.mean(0)).sum()
         value = jnp.square(anchor - query).sum(1).mean() + config.method.spread * center

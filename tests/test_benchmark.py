@@ -11,14 +11,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import saib_overhead
 from test_structure import WITHOUT_TENSORFLOW
 
 from iecl_jax import data
 from iecl_jax.config import load as config_lib
 from iecl_jax.models.encoders.resnet import ResNet
 from iecl_jax.tools.benchmark import __main__ as command
-from iecl_jax.tools.benchmark import flops, images, parts, program, report, roofline, timing
+from iecl_jax.tools.benchmark import (
+    flops,
+    images,
+    parts,
+    program,
+    report,
+    roofline,
+    saib_overhead,
+    timing,
+)
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = f"{ROOT / 'configs' / 'resnet18.py'}:cifar10,smoke"

@@ -5,11 +5,11 @@ import json
 
 import numpy as np
 import pytest
-import torch_input
 from PIL import Image
 
 from iecl_jax.data import crops, image_folder, images
 from iecl_jax.tools.benchmark import reading as speed
+from iecl_jax.tools.benchmark import torch_input
 
 TINY = [
     "--limit=16",

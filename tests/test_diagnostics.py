@@ -68,7 +68,9 @@ def test_entropies_are_those_of_the_training_pass():
         return np.linalg.slogdet(np.eye(d) + d / (n * 0.25) * z.T @ z)[1] / 2 / d
 
     values = result.values
-    assert values["entropy_anchor"] == pytest.approx(coding_rate(outputs["projection"]), rel=1e-3)
+    assert values["entropy_anchor"] == pytest.approx(
+        coding_rate(outputs["anchor_projection"]), rel=1e-3
+    )
     with_saib = coding_rate(outputs["query_projection"])
     assert values["entropy_query_saib"] == pytest.approx(with_saib, rel=1e-3)
     plain = config(**{"saib.enabled": False})

@@ -82,7 +82,7 @@ def _reached(network, term, settings):
     outputs, params, pull = network
     config = get_config(**settings)
     if not config.method.symmetric:
-        outputs = {k: v for k, v in outputs.items() if k != "anchor_target_projection"}
+        outputs = {k: v for k, v in outputs.items() if k != "anchor_key"}
     fn = get_objective(config)
 
     @jax.jit
@@ -92,7 +92,7 @@ def _reached(network, term, settings):
     to_outputs, directly = gradients(outputs, params)
     to_params = jax.tree.map(np.add, directly, pull(to_outputs))
     sizes = [
-        _size(to_outputs["projection"]),
+        _size(to_outputs["anchor_projection"]),
         _size(to_outputs["query_projection"]),
         _size(to_params["online"]),
         _size(to_params["saib"]),
@@ -141,16 +141,13 @@ def test_the_table_has_a_row_for_every_switch_and_names_the_defaults():
 
 def test_nothing_reaches_the_parameters_through_the_keys(network):
     outputs, _, pull = network
-    ones = {
-        name: np.ones_like(outputs[name])
-        for name in ("target_projection", "anchor_target_projection")
-    }
+    ones = {name: np.ones_like(outputs[name]) for name in ("query_key", "anchor_key")}
     assert _size(pull(ones)) == 0
 
 
 def test_algorithm_1_trains_saib_by_entropy_and_decay_alone(network):
     outputs, params, pull = network
-    outputs = {k: v for k, v in outputs.items() if k != "anchor_target_projection"}
+    outputs = {k: v for k, v in outputs.items() if k != "anchor_key"}
     fn = get_objective(get_config())
     (to_outputs, to_params), entropy_alone = jax.jit(
         lambda outputs, params: (

@@ -65,25 +65,25 @@ def _info_nce(anchors, keys, temperature, negatives=None):
 def _moco_v2(settings, z):
     """He et al. 2020, Eq. 1; in the symmetric form both directions are added up."""
     args = settings.temperature, z.get("negatives")
-    loss, top1 = _info_nce(z["projection"], z["target_projection"], *args)
+    loss, top1 = _info_nce(z["anchor_projection"], z["query_key"], *args)
     if settings.symmetric:
-        loss += _info_nce(z["query_projection"], z["anchor_target_projection"], *args)[0]
+        loss += _info_nce(z["query_projection"], z["anchor_key"], *args)[0]
     return loss, {"info_nce": loss, "info_nce_top1": top1}
 
 
 def _moco_v3(settings, z):
     """Chen, Xie & He 2021, Algorithm 1: ctr(q1, k2) + ctr(q2, k1), ctr 2 tau times InfoNCE."""
     tau = settings.temperature
-    first, top1 = _info_nce(z["prediction"], z["target_projection"], tau)
-    second, _ = _info_nce(z["query_prediction"], z["anchor_target_projection"], tau)
+    first, top1 = _info_nce(z["anchor_prediction"], z["query_key"], tau)
+    second, _ = _info_nce(z["query_prediction"], z["anchor_key"], tau)
     terms = {"info_nce": first + second, "info_nce_top1": top1}
     return 2 * tau * first + 2 * tau * second, terms
 
 
 def _nnclr(settings, z):
     """Dwibedi et al. 2021, Algorithm 1: L(nn1, p2) / 2 + L(nn2, p1) / 2."""
-    first, top1 = _info_nce(z["neighbor"], z["query_prediction"], settings.temperature)
-    second, _ = _info_nce(z["query_neighbor"], z["prediction"], settings.temperature)
+    first, top1 = _info_nce(z["anchor_neighbor"], z["query_prediction"], settings.temperature)
+    second, _ = _info_nce(z["query_neighbor"], z["anchor_prediction"], settings.temperature)
     loss = _mean([first, second])
     return loss, {"info_nce": loss, "info_nce_top1": top1}
 
@@ -104,7 +104,7 @@ def _simclr(settings, z):
 
 def _byol(settings, z):
     """Grill et al. 2020, Eq. 2 and its counterpart with the views exchanged, added up."""
-    pairs = [("prediction", "target_projection"), ("query_prediction", "anchor_target_projection")]
+    pairs = [("anchor_prediction", "query_key"), ("query_prediction", "anchor_key")]
     loss = 0.0
     for online, target in pairs:
         rows = zip(z[online], z[target], strict=True)
@@ -114,7 +114,7 @@ def _byol(settings, z):
 
 def _simsiam(settings, z):
     """Chen & He 2021, Eq. 2: D(p1, z2) / 2 + D(p2, z1) / 2."""
-    pairs = [("prediction", "query_projection"), ("query_prediction", "projection")]
+    pairs = [("anchor_prediction", "query_projection"), ("query_prediction", "anchor_projection")]
     rows = [pair for online, target in pairs for pair in zip(z[online], z[target], strict=True)]
     return _mean(-_product(_unit(p), _unit(k)) for p, k in rows), {}
 
@@ -177,10 +177,10 @@ def _w_mse(settings, z):
     return _mean(losses), {}
 
 
-PROJECTIONS = ("projection", "query_projection")
-PREDICTED = (*PROJECTIONS, "prediction", "query_prediction")
-TARGETS = ("target_projection", "anchor_target_projection")
-NEIGHBORS = ("neighbor", "query_neighbor")
+PROJECTIONS = ("anchor_projection", "query_projection")
+PREDICTED = (*PROJECTIONS, "anchor_prediction", "query_prediction")
+KEYS = ("query_key", "anchor_key")
+NEIGHBORS = ("anchor_neighbor", "query_neighbor")
 
 
 class Case(NamedTuple):
@@ -196,7 +196,7 @@ class Case(NamedTuple):
 def _moco(**settings):
     views = slice(2 if settings["symmetric"] else 1)
     negatives = ("negatives",) if settings["queue_size"] else ()
-    outputs = (*PROJECTIONS[views], *TARGETS[views], *negatives)
+    outputs = (*PROJECTIONS[views], *KEYS[views], *negatives)
     return Case("moco_v2", _moco_v2, outputs, settings)
 
 
@@ -206,13 +206,13 @@ CASES = {
     "moco_v2 symmetric": _moco(symmetric=True, queue_size=0, temperature=0.4),
     "moco_v2 queue": _moco(symmetric=False, queue_size=QUEUE, temperature=0.4),
     "moco_v2 symmetric, queue": _moco(symmetric=True, queue_size=QUEUE),
-    "moco_v3": Case("moco_v3", _moco_v3, PREDICTED + TARGETS),
-    "moco_v3 warm": Case("moco_v3", _moco_v3, PREDICTED + TARGETS, {"temperature": 0.4}),
+    "moco_v3": Case("moco_v3", _moco_v3, PREDICTED + KEYS),
+    "moco_v3 warm": Case("moco_v3", _moco_v3, PREDICTED + KEYS, {"temperature": 0.4}),
     "nnclr": Case("nnclr", _nnclr, PREDICTED + NEIGHBORS),
     "nnclr warm": Case("nnclr", _nnclr, PREDICTED + NEIGHBORS, {"temperature": 0.4}),
     "simclr": Case("simclr", _simclr, PROJECTIONS),
     "simclr warm": Case("simclr", _simclr, PROJECTIONS, {"temperature": 0.4}),
-    "byol": Case("byol", _byol, PREDICTED + TARGETS),
+    "byol": Case("byol", _byol, PREDICTED + KEYS),
     "simsiam": Case("simsiam", _simsiam, PREDICTED, constant=PROJECTIONS),
     "barlow_twins": Case("barlow_twins", _barlow_twins, PROJECTIONS),
     "barlow_twins heavy": Case(
@@ -242,7 +242,7 @@ def _outputs(name):
     rng = np.random.default_rng(38)
     images = rng.normal(size=(BATCH, WIDTH)) * [0.4, 1.0, 1.6] + [0.5, 0.0, -1.0]
     found = {}
-    for output in (*PREDICTED, *TARGETS, *NEIGHBORS):
+    for output in (*PREDICTED, *KEYS, *NEIGHBORS):
         found[output] = images + rng.normal(size=images.shape) * [0.5, 0.8, 0.3]
     found["negatives"] = rng.normal(size=(QUEUE, WIDTH))
     return {output: found[output] for output in CASES[name].outputs}

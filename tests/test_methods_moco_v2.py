@@ -120,9 +120,9 @@ def test_algorithm_1_is_three_separate_passes(separate):
     outputs, new = _forward()(params, state, views)
     expected = {
         "features": on_anchor[0]["features"],
-        "projection": on_anchor[0]["projection"],
-        "target_projection": on_anchor[0]["target_projection"],
-        "query_projection": on_query[0]["projection"],
+        "anchor_projection": on_anchor[0]["anchor_projection"],
+        "query_key": on_anchor[0]["query_key"],
+        "query_projection": on_query[0]["anchor_projection"],
     }
     _assert_close(dict(outputs), expected)
     expected_state = {
@@ -147,10 +147,10 @@ def test_symmetric_with_running_statistics_of_both_passes(separate):
     )(params, state, views)
     expected = {
         "features": on_anchor[0]["features"],
-        "projection": on_anchor[0]["projection"],
-        "target_projection": on_anchor[0]["target_projection"],
-        "query_projection": on_query[0]["projection"],
-        "anchor_target_projection": on_query[0]["target_projection"],
+        "anchor_projection": on_anchor[0]["anchor_projection"],
+        "query_key": on_anchor[0]["query_key"],
+        "query_projection": on_query[0]["anchor_projection"],
+        "anchor_key": on_query[0]["query_key"],
     }
     _assert_close(dict(outputs), expected)
     both = jax.tree.map(
@@ -170,7 +170,7 @@ def test_plain_moco_makes_no_query_pass_and_no_saib():
     shapes = jax.eval_shape(
         _method(method__queue_size=QUEUE, **_underscored(PLAIN)).forward, params, state, views
     )
-    assert set(shapes[0]) == {"features", "projection", "target_projection", "negatives"}
+    assert set(shapes[0]) == {"features", "anchor_projection", "query_key", "negatives"}
     method = _method(**_underscored(PLAIN))
     np.testing.assert_array_equal(method.transform(params, state, views[1]), views[1])
 
@@ -193,7 +193,7 @@ def test_the_view_without_saib_gives_running_statistics_and_probe_features():
     clean, expected = _plain_forward()(*_without_saib(params, state), views[::-1])
     _assert_close(new["online"], expected["online"])
     _assert_close(outputs["features"], clean["features"])
-    _assert_close(outputs["query_projection"], clean["projection"])
+    _assert_close(outputs["query_projection"], clean["anchor_projection"])
 
 
 # ---------------------------------------------------------------- devices and queue
@@ -233,7 +233,7 @@ def test_queue_and_two_devices():
             start = i * BATCH % QUEUE
             assert previous["queue"]["next"] == start
             np.testing.assert_array_equal(negatives, previous["queue"]["keys"])
-            keys = outputs["target_projection"].astype(np.float64)
+            keys = outputs["query_key"].astype(np.float64)
             expected = previous["queue"]["keys"].copy()
             expected[start : start + BATCH] = keys / np.linalg.norm(keys, axis=1, keepdims=True)
             np.testing.assert_allclose(state["queue"]["keys"], expected, rtol=1e-4, atol=1e-6)

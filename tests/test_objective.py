@@ -31,10 +31,10 @@ def _inputs(batch=8, queue=0, symmetric=False, seed=0):
         return rng.normal(size=shape).astype(np.float32)
 
     outputs = {
-        name: draw(batch, 6) for name in ("projection", "query_projection", "target_projection")
+        name: draw(batch, 6) for name in ("anchor_projection", "query_projection", "query_key")
     }
     if symmetric:
-        outputs["anchor_target_projection"] = draw(batch, 6)
+        outputs["anchor_key"] = draw(batch, 6)
     if queue:
         outputs["negatives"] = draw(queue, 6)
     block = {"conv1": draw(1, 1, 2, 2), "bn1": {"scale": draw(2)}, "positions": draw(1, 3, 4, 1)}
@@ -74,13 +74,13 @@ def test_loss_is_the_weighted_sum_of_its_terms(form, estimator, estimate):
     config = get_config(**{"objective.kl.form": form, "objective.entropy.estimator": estimator})
     outputs, params = _inputs()
     loss, terms = jax.jit(get_objective(config))(outputs, params)
-    p, q = outputs["query_projection"], outputs["projection"]
+    p, q = outputs["query_projection"], outputs["anchor_projection"]
     if form == "softmax":
         kl = jax.jit(FORMS[form])(p, q)
     else:
         kl = jax.jit(FORMS[form])(_unit(p), _unit(q))
     expected = {
-        "info_nce": _info_nce(q, outputs["target_projection"], 0.3),
+        "info_nce": _info_nce(q, outputs["query_key"], 0.3),
         "kl": float(kl),
         "entropy": float(jax.jit(estimate)(_unit(p))),
         "saib_decay": _decay(params),
@@ -124,10 +124,8 @@ def test_symmetric_adds_the_other_direction(queue):
     config = get_config(**{"method.symmetric": True, "method.queue_size": queue})
     _, terms = jax.jit(get_objective(config))(outputs, params)
     negatives = outputs.get("negatives")
-    expected = _info_nce(outputs["projection"], outputs["target_projection"], 0.3, negatives)
-    expected += _info_nce(
-        outputs["query_projection"], outputs["anchor_target_projection"], 0.3, negatives
-    )
+    expected = _info_nce(outputs["anchor_projection"], outputs["query_key"], 0.3, negatives)
+    expected += _info_nce(outputs["query_projection"], outputs["anchor_key"], 0.3, negatives)
     assert float(terms["info_nce"]) == pytest.approx(expected, rel=1e-5)
 
 
@@ -161,7 +159,7 @@ def test_two_devices_are_one(queue, form, estimator):
 
         def loss(mixer, outputs, params):
             moved = {
-                name: value @ mixer if name in ("projection", "query_projection") else value
+                name: value @ mixer if name in ("anchor_projection", "query_projection") else value
                 for name, value in outputs.items()
             }
             return fn(moved, params)

@@ -288,14 +288,14 @@ def both(**ops: Any) -> dict[str, Any]:
 
 INFO_NCE, KL, ENTROPY = ({n, f"gradient of {n}"} for n in ("info_nce", "kl", "entropy"))
 INFO_NCE |= {"method_loss"}
-SAIB_ON_ANCHOR = {"output features", "output projection", "state: online", "state: saib"}
+SAIB_ON_ANCHOR = {"output features", "output anchor_projection", "state: online", "state: saib"}
 SAIB_ON_ANCHOR |= KL | ENTROPY
-SAIB_OFF_QUERY = {"output query_projection", "output target_projection", "state: momentum"}
+SAIB_OFF_QUERY = {"output query_projection", "output query_key", "state: momentum"}
 KNN = {"objective.entropy.estimator": "kozachenko_leonenko"}
 RENYI = {"objective.entropy.estimator": "renyi2"}
 EXPANSIVE = {"saib.variant": "expansive"}
 COSINE = {"method.ema.schedule": "cosine"}
-KEYS_OF_THE_ANCHOR = {"output anchor_target_projection", "state: momentum"}  # K's statistics
+KEYS_OF_THE_ANCHOR = {"output anchor_key", "state: momentum"}  # K's statistics
 QUEUE = {"info_nce_top1", "output negatives", "state: queue"}
 FEW_OPS = both(blur_prob=0.0, jitter_prob=0.0, gray_prob=0.0)
 ON_KERNELS = {"updates of kernels", "updates of SAIB"}
@@ -445,6 +445,6 @@ def test_the_sides_of_the_kl_add_up():
         fingerprint({"objective.kl.stop_gradient": side})["gradient of kl"]
         for side in ("query", "anchor", "none")
     )
-    assert [*query] == ["projection"]
+    assert [*query] == ["anchor_projection"]
     assert [*anchor] == ["query_projection"]
     assert is_same(query | anchor, whole)

@@ -21,13 +21,12 @@ import sys
 
 import numpy as np
 import pytest
-import step_program
 import trajectory
 
 from iecl_jax.config import load as config_lib
 from iecl_jax.run import seal
 from iecl_jax.run.checkpoint import load_for_evaluation
-from iecl_jax.tools.benchmark import hlo
+from iecl_jax.tools.benchmark import hlo, step_program
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOISE_FACTOR = 4
@@ -248,7 +247,11 @@ def test_a_device_alone_sends_nothing(runs):
 
 def step_program_of(config, devices, *overrides):
     """(table, GFLOP of a device) that step_program.py prints."""
-    command = ["tests/step_program.py", f"--config=configs/resnet18.py:{config}"]
+    command = [
+        "-m",
+        "iecl_jax.tools.benchmark.step_program",
+        f"--config=configs/resnet18.py:{config}",
+    ]
     result = subprocess.run(
         [
             sys.executable,

@@ -52,11 +52,13 @@ def make(config, *, total_steps, axis_name=None):
 
     def forward(params, state, views):
         pooled, (anchor, query) = project(params, views)
-        outputs = {"features": pooled[0], "projection": anchor, "query_projection": query}
+        outputs = {"features": pooled[0], "anchor_projection": anchor, "query_projection": query}
         return outputs, {"online": {"encoder": {"calls": state["online"]["encoder"]["calls"] + 1}}}
 
     def loss(outputs):
-        query, anchor = (l2_normalize(outputs[name]) for name in ("query_projection", "projection"))
+        query, anchor = (
+            l2_normalize(outputs[f"{view}_projection"]) for view in ("query", "anchor")
+        )
         value, top1 = contrast.info_nce(
             query, anchor, temperature=config.method.temperature, axis_name=axis_name
         )

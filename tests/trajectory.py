@@ -27,7 +27,6 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-import step_program
 
 from configs import methods, resnet18
 from iecl_jax import data
@@ -36,7 +35,7 @@ from iecl_jax.models import collectives
 from iecl_jax.models.encoders.resnet import ARCHITECTURES
 from iecl_jax.run import seal
 from iecl_jax.run.checkpoint import Checkpointer
-from iecl_jax.tools.benchmark import hlo
+from iecl_jax.tools.benchmark import hlo, step_program
 from iecl_jax.train import experiment
 from iecl_jax.train.step import AXIS
 

@@ -4,24 +4,31 @@
         k = key(20, POSITIVE, "neighbours")
         temperature = key(0.07, POSITIVE, "weights are exp(cosine / temperature)")
 
-A section is never instantiated: it describes one `ConfigDict`. A section inside another one, as a
-class or an attribute, is a nested ConfigDict; a section that inherits has its parents' keys first.
+A section is never instantiated: it describes one `ConfigDict`. A section inside another one is a
+nested ConfigDict. A section that inherits has its parents' keys first. Two static methods make a
+section depend on its own values, which is how a config names a file and gets that file's settings:
+
+    also(own, given)    -> a Section whose keys stand beside the section's own
+    inside(own, given)  -> {name: Section} of further sections nested in it
+
+`own` are the values of the section's own keys, and `given` all that the config holds there.
 """
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
 
-from iecl_jax.config.checks import Rule
+from iecl_jax.config.rules import Rule
 
 
 class Key(NamedTuple):
     """One setting.
 
     Attributes:
-      default: its value where neither a config file nor the command says otherwise; its type is the
-        type of every value. A tuple may have any length unless the rule says otherwise.
-      rule: what a value must obey beyond its type, a tuple of choices, or None. Floats are finite
+      default: its value where neither a config file nor the command says otherwise; every value has
+        its type.
+      rule: what a value must obey beyond its type, a tuple of choices, or None. Numbers are finite
         in any case.
       text: what it is, with its unit, in a few words.
     """
@@ -39,33 +46,91 @@ def key(default: Any, rule: Rule | tuple[str, ...] | None, text: str) -> Any:
 class Section:
     """The base of all sections; see the head of this file."""
 
+    also: Callable[[Mapping[str, Any], Any], type["Section"]] | None = None
+    inside: Callable[[Mapping[str, Any], Any], Mapping[str, type["Section"]]] | None = None
 
-def keys(section: type[Section], prefix: str = "") -> dict[str, Key]:
-    """The settings of a section and of those inside it, by dotted name, in their order."""
-    found: dict[str, Key] = {}
+
+def keys(section: type[Section], given: Any = None, prefix: str = "") -> dict[str, Key]:
+    """The settings of a section by dotted name, in their order.
+
+    Args:
+      section: what is described.
+      given: values that a config has there already, which may name files with settings; a
+        ConfigDict or a dictionary, complete or not.
+      prefix: put before every name.
+    """
+    return {f"{prefix}{name}": each for name, each, _ in _walk(section, given)}
+
+
+def choosing_keys(section: type[Section], given: Any = None) -> list[str]:
+    """The dotted names of those settings on which it depends what other settings there are."""
+    return [name for name, _, chooses in _walk(section, given) if chooses]
+
+
+def _walk(section: type[Section], given: Any) -> Iterator[tuple[str, Key, bool]]:
+    """(dotted name, key, whether other settings depend on it) of every setting."""
+    given = given if isinstance(given, Mapping | ml_collections.ConfigDict) else {}
+    chooses = section.also is not None or section.inside is not None
+    own: dict[str, Any] = {}
+    nested_sections: dict[str, type[Section]] = {}
+    for name, value in _members(section).items():
+        if isinstance(value, Key):
+            own[name] = given.get(name, value.default)
+            yield name, value, chooses
+        else:
+            nested_sections[name] = value
+    if section.also is not None:
+        yield from _walk(section.also(own, given), given)
+    if section.inside is not None:
+        nested_sections |= section.inside(own, given)
+    for name, inner in nested_sections.items():
+        for inner_name, value, inner_chooses in _walk(inner, given.get(name)):
+            yield f"{name}.{inner_name}", value, inner_chooses
+
+
+def _members(section: type[Section]) -> dict[str, Any]:
+    """Keys and nested sections of a class and its parents, in the order of their declaration."""
+    found: dict[str, Any] = {}
     for base in reversed(section.__mro__):
         for name, value in vars(base).items():
-            if isinstance(value, Key):
-                found[f"{prefix}{name}"] = value
-            elif isinstance(value, type) and issubclass(value, Section):
-                found |= keys(value, f"{prefix}{name}.")
+            nested = isinstance(value, type) and issubclass(value, Section)
+            if isinstance(value, Key) or (nested and not name.startswith("_")):
+                found[name] = value
     return found
 
 
-def defaults(section: type[Section]) -> ml_collections.ConfigDict:
-    """A ConfigDict of a section, every key at its default."""
-    return nested({name: each.default for name, each in keys(section).items()})
+def defaults(section: type[Section], given: Any = None) -> ml_collections.ConfigDict:
+    """A ConfigDict of a section, every key at its default; see `keys` for `given`."""
+    return nested({name: each.default for name, each in keys(section, given).items()})
 
 
-def nested(values: dict[str, Any]) -> ml_collections.ConfigDict:
+def nested(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """The ConfigDict of values by dotted name."""
     config = ml_collections.ConfigDict()
     for name, value in values.items():
-        *path, last = name.split(".")
-        section = config
-        for part in path:
-            if part not in section:
-                section[part] = ml_collections.ConfigDict()
-            section = section[part]
-        section[last] = value
+        put(config, name, value)
     return config
+
+
+def put(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
+    """Sets a value by its dotted name, and makes the sections above it that are not there."""
+    *path, last = name.split(".")
+    with config.unlocked():
+        for part in path:
+            if part not in config:
+                config[part] = ml_collections.ConfigDict()
+            config = config[part]
+    with config.unlocked():
+        config[last] = value
+
+
+def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every value of a ConfigDict, by dotted name; an empty section is none."""
+    found: dict[str, Any] = {}
+    for name in config:
+        value = config[name]
+        if isinstance(value, Mapping | ml_collections.ConfigDict):
+            found |= leaves(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found

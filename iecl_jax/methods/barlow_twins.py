@@ -25,7 +25,9 @@ def make(
 
     def loss(outputs):
         on_diagonal, off_diagonal = redundancy.barlow_twins(
-            *collectives.gather((outputs["projection"], outputs["query_projection"]), axis_name)
+            *collectives.gather(
+                (outputs["anchor_projection"], outputs["query_projection"]), axis_name
+            )
         )
         value = settings.loss_scale * (on_diagonal + settings.off_diagonal_weight * off_diagonal)
         return value, {"on_diagonal": on_diagonal, "off_diagonal": off_diagonal}

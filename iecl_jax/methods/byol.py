@@ -19,12 +19,12 @@ def make(
 ) -> Method:
     """See `methods.Method`."""
     network = online.make(config, axis_name, predictor=True)
-    target = ema.make(config, axis_name, total_steps=total_steps)
-    init, forward = ema.of_both_views(network, target)
+    momentum = ema.make(config, axis_name, total_steps=total_steps)
+    init, forward = ema.of_both_views(network, momentum)
 
     def loss(outputs):
-        first = negative_cosine(outputs["prediction"], outputs["target_projection"])
-        second = negative_cosine(outputs["query_prediction"], outputs["anchor_target_projection"])
+        first = negative_cosine(outputs["anchor_prediction"], outputs["query_key"])
+        second = negative_cosine(outputs["query_prediction"], outputs["anchor_key"])
         value = 4 + 2 * (first + second)
         return value, {}
 
@@ -32,8 +32,8 @@ def make(
         init,
         forward,
         loss,
-        target.post_update,
+        momentum.post_update,
         network.encode,
         network.embed,
-        {"ema": target.schedule},
+        {"ema": momentum.schedule},
     )

@@ -47,7 +47,7 @@ def make(
     def forward(params, state, views):
         outputs, state = q.forward(params, state, views if encode_query else views[:1])
         keys, state = k.forward(state, views[::-1] if symmetric else views[1:])
-        names = ("target_projection", "anchor_target_projection")
+        names = ("query_key", "anchor_key")
         outputs |= dict(zip(names, keys, strict=False))
         if queue_size:
             outputs["negatives"] = state["queue"]["keys"]
@@ -65,11 +65,9 @@ def make(
 
     def loss(outputs):
         negatives = outputs.get("negatives")
-        info, top1 = direction(outputs["projection"], outputs["target_projection"], negatives)
+        info, top1 = direction(outputs["anchor_projection"], outputs["query_key"], negatives)
         if symmetric:
-            other, _ = direction(
-                outputs["query_projection"], outputs["anchor_target_projection"], negatives
-            )
+            other, _ = direction(outputs["query_projection"], outputs["anchor_key"], negatives)
             info = info + other
         return info, {"info_nce": info, "info_nce_top1": top1}
 

@@ -25,16 +25,16 @@ def make(
 ) -> Method:
     """See `methods.Method`."""
     network = online.make(config, axis_name, predictor=True)
-    target = ema.make(config, axis_name, total_steps=total_steps)
-    init, forward = ema.of_both_views(network, target)
+    momentum = ema.make(config, axis_name, total_steps=total_steps)
+    init, forward = ema.of_both_views(network, momentum)
     temperature = config.method.temperature
 
     def direction(predictions, keys):
         return contrast.info_nce(predictions, keys, temperature=temperature, axis_name=axis_name)
 
     def loss(outputs):
-        first, top1 = direction(outputs["prediction"], outputs["target_projection"])
-        second, _ = direction(outputs["query_prediction"], outputs["anchor_target_projection"])
+        first, top1 = direction(outputs["anchor_prediction"], outputs["query_key"])
+        second, _ = direction(outputs["query_prediction"], outputs["anchor_key"])
         info = first + second
         return 2 * temperature * info, {"info_nce": info, "info_nce_top1": top1}
 
@@ -42,8 +42,8 @@ def make(
         init,
         forward,
         loss,
-        target.post_update,
+        momentum.post_update,
         network.encode,
         network.embed,
-        {"ema": target.schedule},
+        {"ema": momentum.schedule},
     )

@@ -38,9 +38,9 @@ def make(
     def forward(params, state, views):
         outputs, state = network.forward(params, state, views)
         support = state["queue"]["keys"]
-        for view in ("", "query_"):
-            outputs[f"{view}neighbor"] = nearest(outputs[f"{view}projection"], support)
-        entered = queue.enqueue(state["queue"], outputs["projection"], axis_name)
+        for view in ("anchor", "query"):
+            outputs[f"{view}_neighbor"] = nearest(outputs[f"{view}_projection"], support)
+        entered = queue.enqueue(state["queue"], outputs["anchor_projection"], axis_name)
         return outputs, state | {"queue": entered}
 
     def direction(neighbors, predictions):
@@ -49,8 +49,8 @@ def make(
         )
 
     def loss(outputs):
-        first, top1 = direction(outputs["neighbor"], outputs["query_prediction"])
-        second, _ = direction(outputs["query_neighbor"], outputs["prediction"])
+        first, top1 = direction(outputs["anchor_neighbor"], outputs["query_prediction"])
+        second, _ = direction(outputs["query_neighbor"], outputs["anchor_prediction"])
         info = (first + second) / 2
         return info, {"info_nce": info, "info_nce_top1": top1}
 

@@ -23,7 +23,7 @@ def make(
     network = online.make(config, axis_name)
 
     def loss(outputs):
-        views = [outputs["projection"], outputs["query_projection"]]
+        views = [outputs["anchor_projection"], outputs["query_projection"]]
         value, top1 = contrastive.nt_xent(
             jnp.stack(views),
             jnp.stack(collectives.gather(views, axis_name)),

@@ -23,8 +23,10 @@ def make(
     network = online.make(config, axis_name, predictor=True)
 
     def loss(outputs):
-        anchor, query = jax.lax.stop_gradient((outputs["projection"], outputs["query_projection"]))
-        value = 0.5 * negative_cosine(outputs["prediction"], query)
+        anchor, query = jax.lax.stop_gradient(
+            (outputs["anchor_projection"], outputs["query_projection"])
+        )
+        value = 0.5 * negative_cosine(outputs["anchor_prediction"], query)
         value += 0.5 * negative_cosine(outputs["query_prediction"], anchor)
         return value, {}
 

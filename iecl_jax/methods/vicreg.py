@@ -27,7 +27,9 @@ def make(
 
     def loss(outputs):
         terms = redundancy.vicreg(
-            *collectives.gather((outputs["projection"], outputs["query_projection"]), axis_name)
+            *collectives.gather(
+                (outputs["anchor_projection"], outputs["query_projection"]), axis_name
+            )
         )
         value = sum(weight * term for weight, term in zip(weights, terms, strict=True))
         return value, dict(zip(TERMS, terms, strict=True))

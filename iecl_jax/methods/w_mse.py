@@ -29,7 +29,7 @@ def make(
             whitening.whiten(
                 collectives.gather(outputs[name], axis_name), size=config.method.whitening_size
             )
-            for name in ("projection", "query_projection")
+            for name in ("anchor_projection", "query_projection")
         )
         return 2 + 2 * negative_cosine(anchors, queries), {}
 

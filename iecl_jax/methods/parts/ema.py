@@ -66,8 +66,8 @@ def of_both_views(
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """(init, forward) of a method whose two networks both see both views (BYOL, MoCo-v3).
 
-    The outputs are those of `Online.forward`, and of the momentum network target_projection of the
-    query and anchor_target_projection [b, d].
+    The outputs are those of `Online.forward`, and "anchor_key" and "query_key" [b, d], the momentum
+    network's projections of the two views.
     """
 
     def init(key, views):
@@ -76,9 +76,8 @@ def of_both_views(
 
     def forward(params, state, views):
         outputs, state = online.forward(params, state, views)
-        targets, state = momentum.forward(state, views)
-        names = ("anchor_target_projection", "target_projection")
-        return outputs | dict(zip(names, targets, strict=True)), state
+        (anchor_key, query_key), state = momentum.forward(state, views)
+        return outputs | {"anchor_key": anchor_key, "query_key": query_key}, state
 
     return init, forward
 

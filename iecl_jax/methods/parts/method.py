@@ -28,10 +28,14 @@ class Method(NamedTuple):
       forward: (params, method_state, views) -> (outputs, method_state); training mode. `outputs`
         maps names to float32 arrays. Everywhere known are
           features [b, F]: the encoder's of a view without SAIB, for the online linear probe;
-          projection [b, d]: the online network's of the anchor;
-          query_projection [b, d]: the online network's of the query; may be left out where the
-            weights of KL and entropy are 0;
-        the others are what the method's own `loss` reads.
+          anchor_projection [b, d]: the online network's projection of the anchor;
+          query_projection [b, d]: its projection of the query; may be left out where the weights
+            of KL and entropy are 0.
+        The methods here also return what their own `loss` reads, under these names:
+          anchor_prediction, query_prediction [b, d]: the predictor's, of the online projections;
+          anchor_key, query_key [b, d]: the momentum network's projections of anchor and query;
+          negatives [K, d]: the queue of MoCo;
+          anchor_neighbor, query_neighbor [b, d]: rows of NNCLR's queue.
       loss: outputs -> (loss, terms): what the method itself minimises, a float32 scalar whose mean
         over devices is the loss of the global batch, and what else of it to log, unweighted.
       post_update: (params, method_state, step) -> method_state after the optimizer's update of

@@ -20,9 +20,9 @@ STOP_GRADIENT = ("query", "anchor", "none")
 
 # SAIB's side -> (outputs of a view that passed through it, of the other one)
 PAIRS = {
-    "query": [("query_projection", "projection")],
-    "anchor": [("projection", "query_projection")],
-    "both": [("query_projection", "projection"), ("projection", "query_projection")],
+    "query": [("query_projection", "anchor_projection")],
+    "anchor": [("anchor_projection", "query_projection")],
+    "both": [("query_projection", "anchor_projection"), ("anchor_projection", "query_projection")],
 }
 
 MethodLoss = Callable[[Mapping[str, jax.Array]], tuple[jax.Array, dict[str, jax.Array]]]
@@ -101,7 +101,7 @@ def make(
 
 
 def _require_projections(outputs: Mapping[str, jax.Array]) -> None:
-    for name in ("projection", "query_projection"):
+    for name in ("anchor_projection", "query_projection"):
         if name not in outputs:
             raise ValueError(
                 f"the KL and entropy terms need the method's output {name!r}, but it has only "

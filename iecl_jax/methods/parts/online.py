@@ -37,9 +37,8 @@ class Online(NamedTuple):
       init: (key, views) -> ({"online": parameters}, {"online": statistics}).
       forward: (params, state, views) -> (outputs, state): training mode, the anchor and, if it is
         there, the query as one batch, each with BN statistics of its own. Outputs "features" [b, F]
-        of the anchor, or of the query where SAIB transforms the anchor alone; "projection" [b, d]
-        of the anchor and "query_projection" of the query; with a predictor likewise "prediction"
-        and "query_prediction".
+        of the anchor, or of the query where SAIB transforms the anchor alone; "anchor_projection"
+        and "query_projection" [b, d]; with a predictor "anchor_prediction", "query_prediction" too.
       encode, embed: see `methods.Method`.
     """
 
@@ -83,7 +82,7 @@ def make(
         outputs = {"features": of_views.pop("pooled")[0]}
         of_views = {name: values[::-1] for name, values in of_views.items()} if clean else of_views
         for name, values in of_views.items():
-            outputs |= dict(zip((name, f"query_{name}"), values, strict=False))
+            outputs |= dict(zip((f"anchor_{name}", f"query_{name}"), values, strict=False))
         return outputs, state | {"online": stats}
 
     def encode(params, state, images):

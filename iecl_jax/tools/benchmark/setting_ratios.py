@@ -1,10 +1,10 @@
 """What each setting is worth: the step without it by the step with all of them, round by round.
 
-    PYTHONPATH=. python tests/setting_ratios.py [--config=FILE:VARIANT] [-- overrides]
+    python -m iecl_jax.tools.benchmark.setting_ratios [--config=FILE:VARIANT] [-- overrides]
 
 Each time is the median of `--steps` steps of a new process; the settings take turns, every other
 round backwards. Above 1: the setting makes the step that much faster. The settings are those of
-`iecl_jax/runtime.py`, on a CPU, and `encoder.remat`, which costs time.
+`iecl_jax/run/runtime.py`, on a CPU, and `encoder.remat`, which costs time.
 """
 
 import argparse
@@ -22,7 +22,9 @@ from iecl_jax.tools.benchmark import timing
 
 YNNPACK = f"{runtime.CPU_FLAGS[0]},LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 BENCHMARK = "from iecl_jax.tools.benchmark.__main__ import main; main()"
-RETURNING = f"from iecl_jax import runtime; runtime.keep_freed_memory = lambda: None; {BENCHMARK}"
+RETURNING = (
+    f"from iecl_jax.run import runtime; runtime.keep_freed_memory = lambda: None; {BENCHMARK}"
+)
 SETTINGS = {
     "all": ("", BENCHMARK, []),
     "convolutions of YNNPACK, not Eigen": (YNNPACK, BENCHMARK, []),

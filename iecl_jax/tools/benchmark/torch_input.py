@@ -1,7 +1,7 @@
 """What a user of PyTorch would run for the same batches: `DataLoader`, and Pillow for the crops.
 
-    PYTHON tests/torch_input.py --images=DIR --batch=64 --batches=12 --workers=1
-    PYTHON tests/torch_input.py --cached=50000 --size=32 --batch=64 --batches=2000
+    PYTHON iecl_jax/tools/benchmark/torch_input.py --images=DIR --batch=64 --batches=12 --workers=1
+    PYTHON iecl_jax/tools/benchmark/torch_input.py --cached=50000 --size=32 --batch=64 --batches=2000
 
 Needs PyTorch and Pillow alone, and prints one JSON object: `images_per_second`,
 `images_per_cpu_second` (of the process and its workers) and `torch`. Images are

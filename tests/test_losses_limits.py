@@ -137,6 +137,16 @@ def test_redundancy_at_collapse():
     np.testing.assert_allclose(_values("vicreg", rows, rows + 2), expected, rtol=1e-5)
 
 
+def test_epsilon_is_added_to_the_variance():
+    """Of white rows of variance 2, biased for Barlow Twins and unbiased for VICReg."""
+    white = math.sqrt(2) * np.concatenate([np.eye(4), -np.eye(4)]) * 2
+    barlow = redundancy.barlow_twins(*[jnp.float32(white)] * 2, epsilon=0.5)
+    np.testing.assert_allclose(barlow, [4 * (1 - 2 / 2.5) ** 2, 0], rtol=1e-5, atol=1e-7)
+    narrow = jnp.float32(math.sqrt(7 / 8 * 0.2 / 2) * white)  # unbiased variance 0.2
+    vicreg = redundancy.vicreg(narrow, narrow, epsilon=0.29)
+    np.testing.assert_allclose(vicreg, [0, 2 * (1 - 0.7), 0], rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("rows", [np.zeros((8, 3)), np.ones((8, 3))])
 @pytest.mark.parametrize("name", [*LOSSES, "whiten"])
 def test_values_and_gradients_stay_finite_at_collapse(name, rows):

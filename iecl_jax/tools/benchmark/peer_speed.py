@@ -1,6 +1,6 @@
 """IE-CL's step, its augmentation and SAIB alone, side by side with the PyTorch peer.
 
-    PYTHONPATH=. python tests/peer_speed.py --peer=PATH/torch_peer.py --peer_python=PYTHON
+    python -m iecl_jax.tools.benchmark.peer_speed --peer=PATH/torch_peer.py --peer_python=PYTHON
 
 Contestants take turns, one at a time on all cores, every other round backwards: ours, and the
 peer's eager and compiled (`--compile`) form, each time a new process whose first call is not timed.
@@ -27,12 +27,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import saib_overhead
 
 from iecl_jax.config import load as config_lib
 from iecl_jax.models import build
 from iecl_jax.run import runtime, workdir
-from iecl_jax.tools.benchmark import parts, timing
+from iecl_jax.tools.benchmark import parts, saib_overhead, timing
 
 PEERS = {"eager": [], "compiled": ["--compile"]}
 

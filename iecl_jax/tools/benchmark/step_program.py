@@ -1,6 +1,6 @@
 """Lists the collectives of a config's training step.
 
-    PYTHONPATH=. python tests/step_program.py --config=configs/resnet18.py:cifar10 --devices=8
+    python -m iecl_jax.tools.benchmark.step_program --config=configs/resnet18.py:cifar10 --devices=8
 
 prints what the step asks for on 8 host devices, in a Markdown table, and the work of one of them;
 with --compiled what XLA's CPU backend makes of it, which drops duplicates and combines some. What

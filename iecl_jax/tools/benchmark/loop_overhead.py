@@ -1,6 +1,6 @@
 """Time per step of `train.pretrain` against the bare pmapped step on the same data.
 
-    PYTHONPATH=. python tests/loop_overhead.py --config=configs/quickstart.py
+    python -m iecl_jax.tools.benchmark.loop_overhead --config=configs/quickstart.py
 
 Runs the real loop. After each logging interval the same compiled step is timed alone, on batches of
 the same data that are on the device already, so that both share the machine's mood. Compilation,

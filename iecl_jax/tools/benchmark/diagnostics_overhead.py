@@ -1,6 +1,6 @@
 """Time of one measurement of the diagnostics against that of the training steps between two.
 
-    PYTHONPATH=. python tests/diagnostics_overhead.py --config=configs/resnet18.py:cifar10
+    python -m iecl_jax.tools.benchmark.diagnostics_overhead --config=configs/resnet18.py:cifar10
 
 Steps and measurements alternate in one process on generated images, both compiled before; the share
 is that of `diagnostics.every_steps` steps and one measurement.

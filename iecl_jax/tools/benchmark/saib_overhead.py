@@ -1,6 +1,6 @@
 """What SAIB costs each method, side by side with the PyTorch peer `torch_peer.py`.
 
-    PYTHONPATH=. python tests/saib_overhead.py --peer=PATH/torch_peer.py --peer_python=PYTHON
+    python -m iecl_jax.tools.benchmark.saib_overhead --peer=PATH/torch_peer.py --peer_python=PYTHON
 
 For each method four contestants take turns, one at a time on all cores: ours and the peer's, each
 without and with SAIB; every other round goes backwards. The peer is a new process every time,

@@ -1,6 +1,6 @@
 """Our input path beside PyTorch's `DataLoader`, in turns on the same cores.
 
-    PYTHONPATH=. taskset -c 1 python tests/input_overhead.py --python=TORCH_PYTHON [--images=DIR]
+    taskset -c 1 python -m iecl_jax.tools.benchmark.input_overhead --python=TORCH_PYTHON [--images=DIR]
 
 The two cases of `tools.benchmark.reading`. The peer, torch_input.py, is a new process every time,
 with one worker a core, and makes the same crops with the same Pillow calls. Ours also puts the

@@ -1,0 +1,118 @@
+"""Checks of a whole config before anything compiles; every mistake is one sentence (ValueError)."""
+
+import ml_collections
+
+from iecl_jax.config import kinds, schema, section
+from iecl_jax.config.rules import check_value, divides, multiple
+
+
+def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
+    """Raises ValueError for the first impossible value of a config of any job."""
+    _check_values(config)
+    if config.job == "pretrain":
+        check_pretrain(config, num_devices)
+        return
+    if not config.checkpoint and "pretrain" not in config:
+        raise ValueError(
+            "config.checkpoint is empty: name the workdir of a pretraining run, "
+            "--config.checkpoint=WORKDIR."
+        )
+    if config.job == "linear_probe":
+        multiple("probe.batch_size", config.probe.batch_size, num_devices, "devices")
+
+
+def _check_values(config: ml_collections.ConfigDict) -> None:
+    """Every key that the schema has is there, has its type and obeys its rule; no other is."""
+    known, given = schema.keys(config), section.leaves(config)
+    for name, key in known.items():
+        if name not in given:
+            raise ValueError(f"the config lacks {name}: add it, for example {key.default!r}.")
+        check_value(name, given[name], key.default, key.rule)
+    for name in given:
+        if name not in known:
+            raise ValueError(_foreign(name, config, list(known)))
+
+
+def _foreign(name: str, config: ml_collections.ConfigDict, known: list[str]) -> str:
+    part = name.partition(".")[0]
+    beside = [each for each in known if each.startswith(f"{part}.")]
+    chosen = f" of {part}.name={config[part].name!r}" if f"{part}.name" in beside else ""
+    reads = [each for each in beside if each != f"{part}.name"] or known
+    return f"{name} is no setting{chosen}, which reads {', '.join(reads)}: take it out."
+
+
+def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
+    """Raises ValueError for the first impossible value of a pretraining config."""
+    _check_values(config)
+    if config.data.name == "image_folder" and not config.data.dir:
+        raise ValueError("data.name='image_folder' needs data.dir, the folder of the images.")
+    batch, entropy = config.train.batch_size, config.objective.entropy
+    multiple("train.batch_size", batch, num_devices, "devices")
+    if config.train.num_steps == config.train.num_epochs == 0:
+        raise ValueError("set train.num_epochs or train.num_steps to more than 0.")
+    if entropy.estimator == "kozachenko_leonenko" and entropy.neighbors >= batch:
+        raise ValueError(
+            f"objective.entropy.neighbors={entropy.neighbors} must be less than "
+            f"train.batch_size={batch}: an embedding has no more neighbours."
+        )
+    if config.saib.enabled:
+        _check_saib(config, batch // num_devices)
+    _check_bn_group(config, batch // num_devices)
+    multiple(
+        "checkpoint.keep_every_steps",
+        config.checkpoint.keep_every_steps,
+        config.checkpoint.every_steps,
+        "steps between checkpoints",
+    )
+    method = kinds.load("method", config.method.name)
+    if hasattr(method, "check"):
+        method.check(config, num_devices)
+
+
+def _check_saib(config: ml_collections.ConfigDict, per_device: int) -> None:
+    saib, size = config.saib, config.data.image_size
+    if saib.variant == "expansive" and not saib.inner_skip:
+        raise ValueError(
+            "saib.inner_skip=False belongs to saib.variant='paper': the expansive block has a "
+            "single skip connection."
+        )
+    divides("saib.group_size", saib.group_size, "the images of a device", per_device)
+    divides("saib.patch_size", saib.patch_size, "data.image_size", size)
+    depth, dimensions = config.diagnostics.lanczos_depth, 3 * size**2 * saib.group_size
+    if depth > dimensions:
+        raise ValueError(
+            f"diagnostics.lanczos_depth={depth} is more than the {dimensions} dimensions of a "
+            "group of images: lower it."
+        )
+
+
+def _check_bn_group(config: ml_collections.ConfigDict, per_device: int) -> None:
+    group = config.encoder.bn_group
+    if not group:
+        return
+    divides("encoder.bn_group", group, "train.batch_size", config.train.batch_size)
+    if per_device % group and group % per_device:
+        raise ValueError(
+            f"encoder.bn_group={group} neither divides nor is a multiple of the {per_device} "
+            "images of a device: choose one that does."
+        )
+
+
+def check_length(
+    config: ml_collections.ConfigDict, *, num_images: int, steps_per_epoch: int, total_steps: int
+) -> None:
+    """Raises ValueError if the run does not fit the data set it was given."""
+    held = {"train.batch_size": config.train.batch_size}
+    held["method.queue_size"] = config.method.get("queue_size", 0)
+    for name, count in held.items():
+        if count > num_images:
+            raise ValueError(
+                f"{name}={count} is more than the {num_images} images of {config.data.name}: "
+                "lower it."
+            )
+    warmup = config.schedule.warmup_epochs
+    if warmup * steps_per_epoch >= total_steps:
+        raise ValueError(
+            f"schedule.warmup_epochs={warmup:g} is {warmup * steps_per_epoch:g} steps, as long as "
+            f"the whole run of {total_steps}: lower it or train longer."
+        )

@@ -1,0 +1,96 @@
+"""Rules for values of a config; a broken one is one sentence that names the value and a way out."""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+
+class Rule(NamedTuple):
+    """`holds(value)` and the words for it, as in "NAME=VALUE must be WANTED."."""
+
+    holds: Callable[[Any], bool]
+    wanted: str
+
+
+POSITIVE = Rule(lambda value: value > 0, "more than 0")
+NOT_NEGATIVE = Rule(lambda value: value >= 0, "at least 0")
+SHARE = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
+INSIDE_SHARE = Rule(lambda value: 0 < value < 1, "between 0 and 1")
+BELOW_ONE = Rule(lambda value: 0 <= value < 1, "at least 0 and less than 1")
+SEED = Rule(lambda seed: 0 <= seed < 2**32, "from 0 to 2**32 - 1")
+# Up to what a machine could hold: beyond it arithmetic on sizes takes for ever.
+COUNT = Rule(lambda value: 0 < value <= 10**9, "from 1 to 10**9")
+COUNT_OR_NONE = Rule(lambda value: 0 <= value <= 10**9, "from 0 to 10**9")
+RANGE = Rule(
+    lambda pair: len(pair) == 2 and 0 < pair[0] <= pair[1], "(low, high) with 0 < low <= high"
+)
+SHARES = Rule(
+    lambda pair: len(pair) == 2 and 0 < pair[0] <= pair[1] <= 1,
+    "(low, high) with 0 < low <= high <= 1",
+)
+RATES = Rule(lambda rates: len(rates) > 0 and min(rates) > 0, "one number or more, above 0")
+
+
+def check_value(name: str, value: Any, default: Any, rule: Rule | tuple[str, ...] | None) -> None:
+    """Raises ValueError if a value has not the type of the default, or breaks the rule.
+
+    Args:
+      name: dotted, for the sentence.
+      value: what the config holds.
+      default: of the setting.
+      rule: what `section.Key` says.
+    """
+    wanted = _type_wanted(value, default)
+    if wanted is not None:
+        raise ValueError(f"{name}={value!r} must be {wanted}.")
+    if isinstance(rule, tuple):
+        one_of(name, value, rule)
+    elif rule is not None and not rule.holds(value):
+        raise ValueError(f"{name}={value!r} must be {rule.wanted}.")
+
+
+def _type_wanted(value: Any, default: Any) -> str | None:
+    """The words for the type of `default` where `value` has another; None where it has that."""
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "True or False"
+    if isinstance(default, str):
+        return None if isinstance(value, str) else "text"
+    if isinstance(default, int):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return None if whole else "a whole number"
+    if isinstance(default, float):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return None if number and math.isfinite(value) else "a finite number"
+    if not isinstance(value, tuple | list):
+        return "a tuple, such as " + repr(default)
+    inner = [_type_wanted(item, default[0]) for item in value] if default else []
+    return f"a tuple, each of it {words[0]}" if (words := [w for w in inner if w]) else None
+
+
+def one_of(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Raises ValueError with the nearest of the choices if `value` is none of them."""
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise ValueError(f"{name}={value!r} is unknown: {hint}use one of {', '.join(choices)}.")
+
+
+def multiple(name: str, value: int, of: int, what: str) -> None:
+    """Raises ValueError with the nearest multiples if `value` is none of `of`."""
+    if value % of:
+        lower = value - value % of
+        near = f"{lower} or {lower + of}" if lower else f"{of}"
+        raise ValueError(f"{name}={value} must be a multiple of the {of} {what}: {near} would be.")
+
+
+def divides(name: str, divisor: int, whole_name: str, whole: int) -> None:
+    """Raises ValueError with the nearest divisors of `whole` if `divisor` is none of them."""
+    if whole % divisor:
+        low = [n for n in range(1, math.isqrt(whole) + 1) if whole % n == 0]
+        options = {*low, *(whole // n for n in low)}
+        near = sorted(sorted(options, key=lambda n: (abs(n - divisor), n))[:3])
+        raise ValueError(
+            f"{name}={divisor} must divide {whole_name} ({whole}): "
+            f"{' or '.join(map(str, near))} would."
+        )

@@ -1,0 +1,117 @@
+"""A config and what there is to know of it: its keys, their defaults, and what older ones lack."""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ml_collections
+
+from iecl_jax.config import section
+from iecl_jax.config.evaluation import JOBS, Evaluation
+from iecl_jax.config.pretrain import Pretrain
+from iecl_jax.config.rules import one_of
+from iecl_jax.config.section import Key, Section
+
+# What a key was called in earlier configs -> what it is called now.
+RENAMED: dict[str, str] = {}
+
+
+def root(config: Any) -> type[Section]:
+    """The section of a whole config, by its job."""
+    job = config.get("job", "pretrain")
+    if job == "pretrain":
+        return Pretrain
+    one_of("job", job, ("pretrain", *JOBS))
+    return Evaluation
+
+
+def keys(config: Any) -> dict[str, Key]:
+    """Every setting that a config has or should have, by dotted name."""
+    return section.keys(root(config), config)
+
+
+def new(job: str = "pretrain") -> ml_collections.ConfigDict:
+    """A config of a job with every key at its default: where the files of configs/ start."""
+    return complete(ml_collections.ConfigDict({"job": job}))
+
+
+def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A copy with the default of every key that it lacks, in the schema's order.
+
+    Keys that the schema does not know stay; `check` names them.
+    """
+    config = ml_collections.ConfigDict(config.to_dict())
+    given = section.leaves(config)
+    known = {name: given.get(name, each.default) for name, each in keys(config).items()}
+    return section.nested(known | {name: given[name] for name in given if name not in known})
+
+
+def choose(
+    config: ml_collections.ConfigDict, choices: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+    """Sets keys that say which others there are, such as `method.name`.
+
+    The settings of what is no longer chosen go, and those of what is come with their defaults.
+    """
+    before = keys(config)
+    changed = ml_collections.ConfigDict(config.to_dict())
+    for name, value in choices.items():
+        section.put(changed, name, value)
+    gone = before.keys() - keys(changed).keys()
+    kept = {name: v for name, v in section.leaves(changed).items() if name not in gone}
+    return complete(section.nested(kept))
+
+
+def from_json(text: str) -> ml_collections.ConfigDict:
+    """The config of a run or checkpoint, also of an earlier revision: renamed keys have their new
+    names, and keys that were added since have the default, which is what was done before.
+
+    Raises:
+      ValueError: the text is not JSON, or not an object.
+    """
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"a config is not JSON ({error}).") from error
+    if not isinstance(values, dict):
+        raise ValueError("a config must be a JSON object.")
+    return from_dict(values)
+
+
+def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """`from_json` of what the text says."""
+    found = section.leaves(_tuples(values))
+    return complete(section.nested({renamed(name): value for name, value in found.items()}))
+
+
+def renamed(name: str) -> str:
+    """What a key of an earlier config is called now."""
+    for old, current in RENAMED.items():
+        name = re.sub(rf"^((?:pretrain\.)?){old}$", rf"\g<1>{current}", name)
+    return name
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def unknown_key(config: ml_collections.ConfigDict, names: Iterable[str]) -> str | None:
+    """The sentence for the first dotted name that `config` has neither as a value nor as a section,
+    with near ones; None if it has them all."""
+    known = section.leaves(config)
+    for name in names:
+        if name in known or any(leaf.startswith(f"{name}.") for leaf in known):
+            continue
+        last = name.split(".")[-1]
+        near = difflib.get_close_matches(name, known, n=3)
+        near += [leaf for leaf in known if leaf.split(".")[-1] == last and leaf not in near]
+        new_name = renamed(name)
+        if new_name != name and new_name in known:
+            near = [new_name]
+        hint = f"did you mean {' or '.join(near[:3])}?" if near else f"keys: {', '.join(config)}."
+        return f"config has no key {name!r}: {hint}"
+    return None

@@ -49,23 +49,15 @@ def main(argv: list[str]) -> None:
         process_id=_PROCESS_ID.value,
     )
     # Imported after the flags were parsed, so that a mistake there is told at once.
-    from iecl_jax.evals import jacobian as evaluate_jacobian
-    from iecl_jax.evals import jobs as evaluate
+    from iecl_jax.evals import jobs
     from iecl_jax.train import loop as train
 
     config = _CONFIG.value
-    jobs = {
-        "pretrain": train.pretrain,
-        "linear_probe": evaluate.run_linear_probe,
-        "knn": evaluate.run_knn,
-        "jacobian": evaluate_jacobian.run_jacobian,
-    }
-    if config.job not in jobs:
-        raise ValueError(f"job={config.job!r} is unknown: use one of {', '.join(jobs)}.")
     run_dir = _WORKDIR.value or default_workdir(
         config_flags.get_config_filename(flags.FLAGS["config"])
     )
-    jobs[config.job](config, run_dir, allow_config_change=_ALLOW_CHANGE.value)
+    job = train.pretrain if config.job == "pretrain" else jobs.run
+    job(config, run_dir, allow_config_change=_ALLOW_CHANGE.value)
     print(f"Results: {run_dir}/results.json", flush=True)
 
 

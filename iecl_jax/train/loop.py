@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -14,8 +14,9 @@ from clu import metric_writers, periodic_actions
 from iecl_jax import data
 from iecl_jax.config import load as config_lib
 from iecl_jax.evals.diagnostics import CollapseError, Diagnostics, Measured
-from iecl_jax.evals.online import OnlineEvaluation
 from iecl_jax.evals.pictures import spectrum
+from iecl_jax.evals.pictures.run_gallery import RunGallery
+from iecl_jax.evals.schedule import Scheduled, scheduled
 from iecl_jax.run import distributed, summaries, workdir
 from iecl_jax.run.checkpoint import Checkpointer
 from iecl_jax.run.metrics import MetricLog, write_scalars
@@ -23,6 +24,7 @@ from iecl_jax.run.preemption import EXIT_CODE, Preemption
 from iecl_jax.run.seal import digest
 from iecl_jax.tools.figures import report
 from iecl_jax.train.experiment import build
+from iecl_jax.train.state import TrainState
 
 
 def pretrain(
@@ -55,7 +57,8 @@ def pretrain(
         steps_per_epoch=steps_per_epoch,
         num_classes=split.num_classes,
     )
-    evaluation = OnlineEvaluation(config, experiment.method, split, run_dir)
+    evaluations = scheduled(config, experiment.method, split, run_dir)
+    gallery = RunGallery(config, experiment.method, split, run_dir, experiment.views)
     workdir.prepare(run_dir, config, command=sys.argv, allow_change=allow_config_change)
     checkpointer = Checkpointer(
         run_dir,
@@ -91,7 +94,7 @@ def pretrain(
     every_diagnosis = config.diagnostics.every_steps
     diagnose = Diagnostics(config, split) if every_diagnosis else None
     log_steps, save_steps = config.train.log_every_steps, config.checkpoint.every_steps
-    scores: dict[str, float] = {}
+    scores: dict[str, Any] = {}
     diagnosis: dict[str, float] = {}
 
     with data.TrainBatches(config, split, start=position) as batches, Preemption() as preemption:
@@ -129,15 +132,15 @@ def pretrain(
                 due_save |= bool(alarms)
                 log.restart_clock()
             if due_eval:
-                scores = evaluation(state, last=last)
-                if scores:
-                    write_scalars(writer, "eval", step, scores)
-                picture = evaluation.gallery(step, state, experiment.views)
+                scores = evaluate(evaluations, state, Now(step, last))
+                if numbers(scores):
+                    write_scalars(writer, "eval", step, numbers(scores))
+                picture = gallery(step, state)
                 writer.write_images(step, {"gallery": picture[None]})
                 log.restart_clock()
             if due_save:
                 checkpointer.save(
-                    step, state, position=batches.position, metrics=scores if due_eval else None
+                    step, state, position=batches.position, metrics=numbers(scores) if due_eval else None
                 )
                 saved = step
             if alarms:
@@ -154,15 +157,14 @@ def pretrain(
                 raise SystemExit(EXIT_CODE)
     checkpointer.close()
     if first_step == total_steps:
-        scores = evaluation(state, last=True)
+        scores = evaluate(evaluations, state, Now(total_steps, last=True))
     writer.flush()
     if diagnose is not None and not diagnosis:
         diagnosis = diagnose(state).values
-    comparison = evaluation.compare(experiment.create_state, state)
     results = workdir.write_results(
         run_dir,
         job="pretrain",
-        metrics=log.last | scores | comparison | ({"diagnostics": diagnosis} if diagnosis else {}),
+        metrics=log.last | scores | ({"diagnostics": diagnosis} if diagnosis else {}),
         steps=total_steps,
         seconds=time.monotonic() - started,
         images_per_second=log.images_per_second,
@@ -175,6 +177,27 @@ def pretrain(
         except Exception as error:  # a page must not fail a finished training
             logging.warning("No report: %s", error)
     return results
+
+
+class Now(NamedTuple):
+    """A moment of the training: after `step` steps."""
+
+    step: int
+    last: bool
+
+
+def evaluate(evaluations: Sequence[Scheduled], state: TrainState, now: Now) -> dict[str, Any]:
+    """What the evaluations that are due measure."""
+    scores: dict[str, Any] = {}
+    for evaluation in evaluations:
+        if evaluation.due(now):
+            scores |= evaluation(state, now)
+    return scores
+
+
+def numbers(scores: dict[str, Any]) -> dict[str, float]:
+    """The scores that are numbers, not tables of them."""
+    return {name: value for name, value in scores.items() if isinstance(value, float)}
 
 
 def calls(first: int, total: int, *, most: int, intervals: Sequence[int]) -> Iterator[range]:

@@ -139,9 +139,7 @@ def conv_layers(
         image_size=config.data.image_size,
     )
     names = ("conv_matrix_norm", "conv_operator_norm") if norms else ()
-    return {
-        name: {path: pair[i] for path, pair in norms.items()} for i, name in enumerate(names)
-    }
+    return {name: {path: pair[i] for path, pair in norms.items()} for i, name in enumerate(names)}
 
 
 def embedding_measures(

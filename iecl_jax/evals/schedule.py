@@ -59,7 +59,12 @@ class Scheduled:
     """
 
     def __init__(
-        self, name: str, module: types.ModuleType, settings: Any, every_steps: int, moments: "_Moments"
+        self,
+        name: str,
+        module: types.ModuleType,
+        settings: Any,
+        every_steps: int,
+        moments: "_Moments",
     ):
         self.name, self._module, self._settings = name, module, settings
         self.every_steps = every_steps if settings.when == "every" else 0

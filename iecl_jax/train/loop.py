@@ -140,7 +140,10 @@ def pretrain(
                 log.restart_clock()
             if due_save:
                 checkpointer.save(
-                    step, state, position=batches.position, metrics=numbers(scores) if due_eval else None
+                    step,
+                    state,
+                    position=batches.position,
+                    metrics=numbers(scores) if due_eval else None,
                 )
                 saved = step
             if alarms:

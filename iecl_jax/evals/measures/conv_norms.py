@@ -188,9 +188,7 @@ def encoder_norms(
     return {path: norms[path] for path in grids}
 
 
-def input_grids(
-    encode: Callable[[jax.Array], Any], image_size: int
-) -> dict[str, tuple[int, int]]:
+def input_grids(encode: Callable[[jax.Array], Any], image_size: int) -> dict[str, tuple[int, int]]:
     """{path of a `Conv`: (height, width) of its input}; see `encoder_norms`. Computes shapes
     alone."""
     grids = {}

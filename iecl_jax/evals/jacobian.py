@@ -108,11 +108,11 @@ def measure_groups(
     exact = jacobian.exact(saib)
     spectra, rows = [], []
     keys = jax.random.split(jax.random.key(seed), len(groups))
-    for images, key in zip(groups, keys):
+    for images, probe_key in zip(groups, keys):
         if images.size <= settings.exact_up_to:
             found = half = exact(images)
         else:
-            found, half = jax.device_get(lanczos(images, key))
+            found, half = jax.device_get(lanczos(images, probe_key))
         value, error = jacobian.log_det(found)
         rows.append(
             {

@@ -1,7 +1,7 @@
 """Is a representation better than no learning? One table for several of them on the same images."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -50,7 +50,7 @@ def measure(subject: Subject, settings: Any) -> dict[str, Any]:
     one, printed as a table; {} when off. See `compare`."""
     if not settings.labels_per_class:
         return {}
-    features = {
+    features: dict[str, Callable[[str], tuple[np.ndarray, np.ndarray]]] = {
         "raw pixels": functools.partial(subject.encode, raw_pixels),
         "untrained encoder": subject.untrained().features,
         "trained encoder": subject.features,

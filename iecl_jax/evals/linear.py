@@ -53,13 +53,13 @@ def check(subject: Subject, settings: Any) -> None:
         check_holdout(subject, f"linear.num_epochs={settings.num_epochs}")
 
 
-def check_holdout(subject: Subject, key: str) -> None:
-    """Raises ValueError, beginning with `key`, where no class has two labelled images."""
+def check_holdout(subject: Subject, setting: str) -> None:
+    """Raises ValueError, beginning with `setting`, where no class has two labelled images."""
     labels = subject.labels("train")
     subject.labels("test")
     if np.bincount(labels[labels >= 0]).max() < 2:
         raise ValueError(
-            f"{key} needs a class of two labelled images or more in "
+            f"{setting} needs a class of two labelled images or more in "
             f"{subject.config.data.name}: do without."
         )
 

@@ -46,8 +46,13 @@ class AtEnd(Section):
 class Now(Protocol):
     """What is asked of the loop's moments."""
 
-    step: int
-    last: bool
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+
+    @property
+    def last(self) -> bool:
+        """Whether the training ends here."""
 
 
 class Scheduled:
@@ -91,10 +96,11 @@ class Scheduled:
 
 
 class _Moments:
-    """Gives the evaluations of one moment one subject, and lets go of its features after the last."""
+    """One subject for the evaluations of one moment, whose features go after the last of them."""
 
     def __init__(self, subject: Subject):
-        self._before, self._subject = subject, None
+        self._before = subject
+        self._subject: Subject | None = None
         self.evaluations: Sequence[Scheduled] = ()
 
     def subject(self, state: TrainState, now: Now) -> Subject:

@@ -139,12 +139,8 @@ def pretrain(
                 writer.write_images(step, {"gallery": picture[None]})
                 log.restart_clock()
             if due_save:
-                checkpointer.save(
-                    step,
-                    state,
-                    position=batches.position,
-                    metrics=numbers(scores) if due_eval else None,
-                )
+                best = numbers(scores) if due_eval else None
+                checkpointer.save(step, state, position=batches.position, metrics=best)
                 saved = step
             if alarms:
                 checkpointer.close()

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 import ml_collections
 
+from iecl_jax.config import section
+from iecl_jax.config.pretrain import View
+
 SCALES = ("smoke", "small")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR10_STATS = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -47,21 +50,9 @@ def view(
     solarize_prob=0.0,
 ) -> ml_collections.ConfigDict:
     """One view's operators in their order; an operator with probability 0 is not compiled."""
-    ops = ml_collections.ConfigDict()
-    ops.crop_scale = crop_scale  # share of the image's area
-    ops.crop_ratio = (3 / 4, 4 / 3)  # width / height
-    ops.crop_interpolation = "bilinear"  # bilinear | bicubic, both antialiased
-    ops.flip_prob = 0.5
-    ops.rotate_prob = 0.0
-    ops.rotate_degrees = 90.0  # largest angle either way
-    ops.jitter_prob = 0.8
-    ops.brightness, ops.contrast, ops.saturation, ops.hue = jitter
-    ops.gray_prob = 0.2
-    ops.blur_prob = blur_prob
-    ops.blur_sigma = (0.1, 2.0)  # pixels
-    ops.solarize_prob = solarize_prob
-    ops.noise_prob = 0.0
-    ops.noise_std = 0.1  # of values in [0, 1]
+    ops = section.defaults(View)
+    ops.update({"crop_scale": crop_scale, "blur_prob": blur_prob, "solarize_prob": solarize_prob})
+    ops.update(dict(zip(("brightness", "contrast", "saturation", "hue"), jitter, strict=True)))
     return ops
 
 
@@ -85,13 +76,6 @@ def simclr_small_augment(mean, std) -> ml_collections.ConfigDict:
     return same_for_both(view(blur_prob=0.0), mean=mean, std=std)
 
 
-def crop_and_flip() -> ml_collections.ConfigDict:
-    """Random resized crop and horizontal flip alone, for linear probes."""
-    ops = view(blur_prob=0.0)
-    ops.update({"jitter_prob": 0.0, "gray_prob": 0.0})
-    return ops
-
-
 def at_scale(config: ml_collections.ConfigDict, scale: str) -> ml_collections.ConfigDict:
     """The pretraining config at a scale: smoke, small, or "" for its own."""
     if scale:
@@ -106,7 +90,8 @@ def _make_smoke(config: ml_collections.ConfigDict) -> None:
     _shrink_heads(config, hidden_dim=32, output_dim=16)
     config.saib.update({"group_size": 4, "patch_size": 4})
     config.schedule.warmup_epochs = 0.0
-    config.eval.update({"every_epochs": 1, "batch_size": 16, "knn_k": 5, "linear_epochs": 2})
+    config.eval.update({"every_epochs": 1, "batch_size": 16})
+    config.eval.knn.k, config.eval.linear.num_epochs = 5, 2
     config.diagnostics.update({"every_steps": 2, "num_images": 16, "lanczos_depth": 4})
     config.checkpoint.every_steps = 2
     if config.method.get("queue_size"):
@@ -125,8 +110,9 @@ def _make_small(config: ml_collections.ConfigDict) -> None:
     config.saib.update({"group_size": 32, "patch_size": 4})
     config.schedule.warmup_epochs = 0.05
     config.augment = simclr_small_augment(*CIFAR10_STATS)
-    config.eval.update({"every_epochs": 0, "batch_size": 500, "linear_epochs": 20})
-    config.eval.update({"knn_k": 20, "knn_temperature": 0.07})
+    config.eval.update({"every_epochs": 0, "batch_size": 500})
+    config.eval.knn.update({"k": 20, "temperature": 0.07})
+    config.eval.linear.num_epochs = 20
     config.diagnostics.update({"every_steps": 250, "num_images": 256, "lanczos_depth": 32})
     config.checkpoint.update({"every_steps": 250, "keep": 1, "keep_best": 0})
     if config.method.get("queue_size"):

@@ -11,6 +11,7 @@ from typing import Any
 import ml_collections
 
 from configs import common
+from iecl_jax import config as config_lib
 
 COSINE_TO_ONE = {"schedule": "cosine", "start": 0.99, "end": 1.0}
 LARS = {"name": "lars", "trust_coefficient": 0.02, "trust_clip": True}
@@ -140,9 +141,8 @@ def use(config: ml_collections.ConfigDict, word: str) -> None:
     recipe = copy.deepcopy(RECIPES[name])
     for part, changes in ({} if small_images else ON_IMAGENET.get(name, {})).items():
         recipe[part] |= changes
-    config.method = ml_collections.ConfigDict(
-        {"name": name, "running_stats": "anchor"} | recipe["method"]
-    )
+    config.method = ml_collections.ConfigDict({"name": name} | recipe["method"])
+    config.method = config_lib.complete(config).method  # with what the recipe does not say
     config.projector.update(recipe["projector"])
     config.optimizer.update(recipe["optimizer"])
     anchor, query = _views(recipe["views"], small_images=small_images)

@@ -4,19 +4,23 @@ import logging as std_logging
 import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
+import ml_collections
 from absl import app, flags, logging
-from ml_collections import config_flags
 
+from iecl_jax import config as config_lib
 from iecl_jax.run import distributed, runtime
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else TensorFlow greets with a page of text
 std_logging.getLogger("jax").setLevel(std_logging.WARNING)
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; KEY=VALUE override it.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default runs/NAME-OF-CONFIG.")
 _ALLOW_CHANGE = flags.DEFINE_bool(
     "allow_config_change", False, "Go on in a workdir that was begun with another config."
+)
+_PRINT_CONFIG = flags.DEFINE_bool(
+    "print_config", False, "Print every setting of the config with what it is, and do nothing else."
 )
 _CLUSTER = flags.DEFINE_enum(
     "cluster",
@@ -31,16 +35,29 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
 
 
+class Command(NamedTuple):
+    """What the command line says of the config.
+
+    Attributes:
+      flag: FILE[:VARIANT].
+      config: with the overrides.
+      changed: the keys that the overrides set.
+    """
+
+    flag: str
+    config: ml_collections.ConfigDict
+    changed: tuple[str, ...]
+
+
 def default_workdir(config_flag: str) -> str:
     """`configs/resnet18.py:cifar10,smoke` -> `runs/resnet18-cifar10-smoke`."""
     path, _, variant = config_flag.partition(":")
-    return "-".join(["runs/" + Path(path).stem, *filter(None, variant.split(","))])
+    words = [Path(word).stem for word in variant.split(",") if word]  # a word may be a file
+    return "-".join(["runs/" + Path(path).stem, *words])
 
 
-def main(argv: list[str]) -> None:
-    """Runs the job of the config that the flags name."""
-    if len(argv) > 1:
-        raise ValueError(f"argument {argv[1]!r} is not a flag: flags look like --config=FILE.")
+def main(command: Command) -> None:
+    """Runs the job of the config that the command names."""
     runtime.configure()
     distributed.start(
         cluster=_CLUSTER.value,
@@ -50,50 +67,57 @@ def main(argv: list[str]) -> None:
     )
     # Imported after the flags were parsed, so that a mistake there is told at once.
     from iecl_jax.evals import jobs
-    from iecl_jax.train import loop as train
+    from iecl_jax.train import loop
 
-    config = _CONFIG.value
-    run_dir = _WORKDIR.value or default_workdir(
-        config_flags.get_config_filename(flags.FLAGS["config"])
-    )
-    job = train.pretrain if config.job == "pretrain" else jobs.run
-    job(config, run_dir, allow_config_change=_ALLOW_CHANGE.value)
+    run_job = loop.pretrain if command.config.job == "pretrain" else jobs.run
+    run_dir = _WORKDIR.value or default_workdir(command.flag)
+    run_job(command.config, run_dir, allow_config_change=_ALLOW_CHANGE.value)
     print(f"Results: {run_dir}/results.json", flush=True)
 
 
-def _parse(argv: list[str]) -> list[str]:
-    """Parses flags; a wrong variant or an override that the config lacks becomes one sentence."""
-    from iecl_jax.config import load as config_lib
-
-    joined = [
-        f"{a}={b}" if a in ("-config", "--config") else a for a, b in zip(argv, [*argv[1:], ""])
-    ]
-    for argument in joined[1:]:
-        if argument.lstrip("-").startswith("config="):
-            try:
-                config = config_lib.load(argument.partition("=")[2])
-            except ValueError as error:
-                sys.exit(f"error: {error}")
-            sentence = config_lib.unknown_override(config, argv[1:])
-            if sentence:
-                sys.exit(f"error: {sentence}")
-    remaining = app.parse_flags_with_usage(argv)
-    if _CONFIG.value is None:
-        sys.exit("error: name a config, for example --config=configs/quickstart.py.")
-    return remaining
+def parse(argv: list[str]) -> Command:
+    """Parses all flags; a mistake ends the process with a sentence, before JAX is started."""
+    try:
+        flag, arguments = _config_flag(argv[1:])
+        loaded = config_lib.parse(flag, arguments)
+        rest = app.parse_flags_with_usage([argv[0], *loaded.rest])[1:]
+        if rest:
+            raise ValueError(f"argument {rest[0]!r} is not a flag: flags look like --config=FILE.")
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    return Command(flag, loaded.config, loaded.changed)
 
 
-def run(argv: list[str]) -> None:
+def _config_flag(arguments: list[str]) -> tuple[str, list[str]]:
+    """(the value of --config, the arguments without it).
+
+    Raises:
+      ValueError: there is none.
+    """
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config") and (equals or i + 1 < len(arguments)):
+            following = i + 1 if equals else i + 2
+            return value or arguments[i + 1], [*arguments[:i], *arguments[following:]]
+    if {"--help", "-help", "--helpfull"} & set(arguments):
+        app.parse_flags_with_usage(["iecl_jax.main", "--help"])  # ends the process
+    raise ValueError("name a config, for example --config=configs/quickstart.py.")
+
+
+def run(command: Command) -> None:
     """`main`, with a user's mistake told in one sentence and exit code 1."""
     if flags.FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.INFO)
+    if _PRINT_CONFIG.value:
+        print(config_lib.show(command.config, command.changed))
+        return
     with distributed.ending_the_others():
         try:
-            main(argv)
+            main(command)
         except (ValueError, FloatingPointError) as error:
             logging.debug("traceback", exc_info=True)
             sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    app.run(run, flags_parser=_parse)
+    app.run(run, flags_parser=parse)

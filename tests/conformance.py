@@ -17,8 +17,9 @@ import pytest
 
 from configs import methods as recipes
 from configs import plug_and_play
+from iecl_jax import config as config_lib
 from iecl_jax import methods
-from iecl_jax.config import load as config_lib
+from iecl_jax.config import kinds
 from iecl_jax.models.encoders.resnet import ARCHITECTURES
 from iecl_jax.run.checkpoint import Checkpointer
 from iecl_jax.train import experiment
@@ -42,12 +43,17 @@ OWN_METHOD = '''
 import jax.numpy as jnp
 
 from iecl_jax.models import collectives
-from iecl_jax.config.checks import POSITIVE
+from iecl_jax.config.rules import POSITIVE
+from iecl_jax.config.section import key
 from iecl_jax.losses.contrastive import l2_normalize
 from iecl_jax.methods.parts import online
 from iecl_jax.methods.parts.method import Method, unmoved
 
-SETTINGS = {"spread": POSITIVE, **online.SETTINGS}
+
+class Settings(online.Settings):
+    """See `methods.parts`, and its own."""
+
+    spread = key(0.5, POSITIVE, "weight of the centre's length")
 
 
 def make(config, *, total_steps, axis_name=None):
@@ -135,7 +141,7 @@ def make_case(config: Any, *, steps: int = STEPS) -> Case:
 def cases(saib: bool):
     """A module fixture: a Case of every method in turn, one of them in a folder of its own."""
 
-    @pytest.fixture(scope="module", params=[*methods.NAMES, "a file"])
+    @pytest.fixture(scope="module", params=[*kinds.names("method"), "a file"])
     def case(request, tmp_path_factory):
         name = request.param
         if name == "a file":

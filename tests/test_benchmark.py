@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from test_structure import WITHOUT_TENSORFLOW
 
+from iecl_jax import config as config_lib
 from iecl_jax import data
-from iecl_jax.config import load as config_lib
 from iecl_jax.models.encoders.resnet import ResNet
 from iecl_jax.tools.benchmark import __main__ as command
 from iecl_jax.tools.benchmark import (

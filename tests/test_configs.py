@@ -11,8 +11,8 @@ import pytest
 
 from configs import augmentation_grid, methods, resnet18
 from configs.study import SETTINGS
-from iecl_jax.config import load as config_lib
-from iecl_jax.run import workdir
+from iecl_jax import config as config_lib
+from iecl_jax.config import kinds
 
 ROOT = pathlib.Path(__file__).parent.parent
 ENDS = ("", "+saib", "+terms", "+sn", "+saib+sn", "+terms+sn")
@@ -24,7 +24,7 @@ VARIANTS = {
         *resnet18.DATA_SETS,
         "cifar10,ie_cl",
         *(f"cifar10,{name}{end}" for name in methods.RECIPES for end in ("", "+saib")),
-        *(f"{data},{name}" for data in resnet18.DATA_SETS[1:] for name in methods.NAMES),
+        *(f"{data},{name}" for data in resnet18.DATA_SETS[1:] for name in kinds.names("method")),
     ),
     "ablation": ("baseline", "saib", "saib+kl", "full"),
     "saib_cascade": ("1", "2", "3"),
@@ -71,7 +71,7 @@ def test_configs_load_and_are_possible(name, variant, scale):
     if config.job != "pretrain" and not scale:
         config.checkpoint = "x"
     config_lib.check(config, 1)
-    config_lib.check(workdir.config_from_json(workdir.config_to_json(config)), 1)
+    config_lib.check(config_lib.from_json(config_lib.to_json(config)), 1)
     if config.job != "pretrain":
         if scale:
             config_lib.check_pretrain(config.pretrain, 1)
@@ -132,7 +132,7 @@ def words_that_are_read() -> set[str]:
 
 
 def test_every_setting_is_read_by_something():
-    leaves = {leaf for pair in ALL for leaf in config_lib.leaf_names(load(*pair))}
+    leaves = {leaf for pair in ALL for leaf in config_lib.leaves(load(*pair))}
     assert len(leaves) > 100
     words = words_that_are_read()
     unread = sorted(leaf for leaf in leaves if leaf.split(".")[-1] not in words)
@@ -173,16 +173,16 @@ OURS = {  # where the paper is silent or contradicts itself
 }
 PROBE = {  # section 4.1, linear evaluation
     "seed": 42,
-    "probe.batch_size": 512,
-    "probe.learning_rate": 0.03,
-    "probe.momentum": 0.9,
-    "probe.weight_decay": 1e-5,
-    "probe.num_epochs": 200,
-    "probe.feature_norm": "layer_norm",
-    "probe.augment.flip_prob": 0.5,
-    "probe.augment.jitter_prob": 0.0,
-    "probe.augment.gray_prob": 0.0,
-    "probe.augment.blur_prob": 0.0,
+    "linear_probe.batch_size": 512,
+    "linear_probe.learning_rate": 0.03,
+    "linear_probe.momentum": 0.9,
+    "linear_probe.weight_decay": 1e-5,
+    "linear_probe.num_epochs": 200,
+    "linear_probe.feature_norm": "layer_norm",
+    "linear_probe.augment.flip_prob": 0.5,
+    "linear_probe.augment.jitter_prob": 0.0,
+    "linear_probe.augment.gray_prob": 0.0,
+    "linear_probe.augment.blur_prob": 0.0,
 }
 SCALE = {  # image size, patch size, stem, encoder and epochs of each data set
     ("imagenet_r50", "100"): (224, 16, "imagenet", "resnet50", 100),

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from absl import flags
 
+from iecl_jax import config as config_lib
 from iecl_jax import main  # main defines the flags
-from iecl_jax.config import load as config_lib
 from iecl_jax.run import preemption  # main defines the flags
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -18,8 +18,9 @@ import pytest
 from loss_reference import numeric_gradient
 
 from configs import plug_and_play
+from iecl_jax import config as config_lib
 from iecl_jax import methods
-from iecl_jax.config import checks
+from iecl_jax.config import kinds, schema, section
 from iecl_jax.methods import nnclr
 from iecl_jax.methods.parts import queue
 
@@ -315,11 +316,11 @@ def test_two_devices_are_the_loop_over_all_images(name):
 
 
 def test_every_method_and_every_setting_of_a_loss_has_a_case():
-    assert {case.method for case in CASES.values()} == set(methods.NAMES)
+    assert {case.method for case in CASES.values()} == set(kinds.names("method"))
     of_the_network = ("running_stats", "predictor.", "ema.", "queue_size")
-    for method in methods.NAMES:
+    for method in kinds.names("method"):
         cases = [name for name, case in CASES.items() if case.method == method]
-        for key in methods.load(method).SETTINGS:
+        for key in section.keys(kinds.settings("method", method)):
             if not key.startswith(of_the_network):
                 assert len({_config(name).method[key] for name in cases}) > 1, (method, key)
         losses = sorted(_reference(name, _outputs(name))[0] for name in cases)
@@ -379,7 +380,7 @@ def test_the_queue_holds_the_newest_unit_rows_in_global_order(devices):
 def _refusal(config):
     """The one sentence that refuses the config."""
     with pytest.raises(ValueError) as error:
-        methods.check(config)
+        config_lib.check(config, 1)
     sentence = str(error.value)
     assert sentence.endswith(".")
     assert "\n" not in sentence
@@ -394,29 +395,31 @@ def _recipe(method, **changes):
 
 
 def _own_keys(method):
-    return set(checks.leaf_names(_recipe(method).method)) - {"name"}
+    return set(section.leaves(_recipe(method).method)) - {"name"}
 
 
-@pytest.mark.parametrize("method", methods.NAMES)
-def test_every_missing_setting_is_named_with_the_recipe_that_has_it(method):
-    methods.check(_recipe(method))
+@pytest.mark.parametrize("method", kinds.names("method"))
+def test_every_missing_setting_is_named_and_completed_with_its_default(method):
+    config_lib.check(_recipe(method), 1)
     for key in _own_keys(method):
         config = _recipe(method)
         group, _, last = key.rpartition(".")
         del (config.method[group] if group else config.method)[last]
         sentence = _refusal(config)
-        assert f"method.name={method!r} needs method.{key}, which" in sentence
-        assert f"configs/plug_and_play.py:{method}," in sentence
+        assert f"lacks method.{key}" in sentence
+        completed = schema.complete(config)
+        assert section.leaves(completed.method).keys() == _own_keys(method) | {"name"}
 
 
-@pytest.mark.parametrize("method", methods.NAMES)
+@pytest.mark.parametrize("method", kinds.names("method"))
 def test_every_setting_of_another_method_is_named_with_those_that_are_read(method):
-    foreign = set().union(*map(_own_keys, methods.NAMES), {"unheard_of"}) - _own_keys(method)
+    foreign = set().union(*map(_own_keys, kinds.names("method")), {"unheard_of"}) - _own_keys(
+        method
+    )
     for key in foreign:
         group, _, last = key.rpartition(".")
         sentence = _refusal(_recipe(method, **({group: {last: 1}} if group else {key: 1})))
         assert sentence.startswith(f"method.{key} is no setting of method.name={method!r}, ")
-        assert f"configs/plug_and_play.py:{method}," in sentence
         for own in _own_keys(method):
             assert f"method.{own}" in sentence
 
@@ -427,7 +430,7 @@ def test_every_setting_of_another_method_is_named_with_those_that_are_read(metho
 def test_an_unknown_method_is_answered_with_the_near_ones(name, near):
     sentence = _refusal(_recipe("byol", name=name))
     assert sentence.startswith(f"method.name={name!r} is unknown: ")
-    assert sentence.endswith(f"use one of {', '.join(methods.NAMES)}.")
+    assert sentence.endswith(f"use one of {', '.join(kinds.names('method'))}.")
     assert ("did you mean" in sentence) == (near is not None)
     assert near is None or f"did you mean {near!r}" in sentence
 
@@ -439,9 +442,12 @@ def test_a_file_that_is_no_method_is_refused(tmp_path):
     path.mkdir()
     assert f"method.name={str(path)!r} is no Python file" in _refusal(config)
     path.rmdir()
-    path.write_text("SETTINGS = {}")
+    path.write_text("Settings = None")
     assert f"method.name={str(path)!r} has no make" in _refusal(config)
     path.write_text("def make(config, *, total_steps, axis_name=None):\n    return None")
-    assert f"method.name={str(path)!r} has no SETTINGS" in _refusal(config)
-    path.write_text(path.read_text() + "\nSETTINGS = {}")
+    assert f"method.name={str(path)!r} has no Settings" in _refusal(config)
+    path.write_text(path.read_text() + "\nSettings = {}")
+    assert "must be a class X(Section)" in _refusal(config)
+    own = "\nfrom iecl_jax.config.section import Section\nclass Settings(Section): pass\n"
+    path.write_text(path.read_text() + own)
     assert "method.ema.end is no setting of " in _refusal(config)

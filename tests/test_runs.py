@@ -11,7 +11,7 @@ import fake_main
 import ml_collections
 import pytest
 
-from iecl_jax.config import load as config_lib
+from iecl_jax import config as config_lib
 from iecl_jax.run import workdir
 from iecl_jax.tools import runs
 from iecl_jax.tools.runs import Run, Runner
@@ -79,7 +79,7 @@ def test_what_the_files_do_not_tell_is_asked(config, tmp_path):
 
 def test_the_text_of_a_config_is_what_main_keeps(config, tmp_path, monkeypatch):
     overrides = ["--config.seed=3", "--config.rate=1", "--config.linear=(0.5, 1.0)"]
-    text = workdir.config_to_json(config_lib.load(f"{config}:b,small", overrides))
+    text = config_lib.to_json(config_lib.load(f"{config}:b,small", overrides))
     known = json.loads(text)
     assert (known["seed"], known["rate"], known["linear"]) == (3, 1.0, [0.5, 1.0])
     changed = ml_collections.ConfigDict(known | {"linear": (0.5, 1.0)})

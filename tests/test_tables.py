@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from iecl_jax.config import load as config_lib
+from iecl_jax import config as config_lib
 from iecl_jax.tools import runs
 from iecl_jax.tools.tables import command, format, results, times
 from iecl_jax.tools.tables.rows import at_scale, read_tables

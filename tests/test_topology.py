@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import trajectory
 
-from iecl_jax.config import load as config_lib
+from iecl_jax import config as config_lib
 from iecl_jax.run import seal
 from iecl_jax.run.checkpoint import load_for_evaluation
 from iecl_jax.tools.benchmark import hlo, step_program
@@ -200,7 +200,7 @@ def command(workdir):
         *("--config.data.image_size=8", "--config.encoder.width=4", "--config.saib.group_size=2"),
         *("--config.saib.patch_size=2", "--config.optimizer.learning_rate=0.05"),
         *("--config.train.num_steps=12", "--config.checkpoint.every_steps=6"),
-        *("--config.eval.every_epochs=0", "--config.eval.linear_epochs=0"),
+        *("--config.eval.every_epochs=0", "--config.eval.linear.num_epochs=0"),
         "--config.diagnostics.every_steps=0",
     ]
 

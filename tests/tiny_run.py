@@ -8,13 +8,19 @@ import jax
 import jax.numpy as jnp
 
 from configs import imagenet_r50
-from iecl_jax.config.checks import POSITIVE
+from iecl_jax.config.rules import POSITIVE
+from iecl_jax.config.section import Section, key
 from iecl_jax.losses.contrastive import l2_normalize
 from iecl_jax.methods.parts import contrast
 from iecl_jax.methods.parts.method import Method, unmoved
 
-SETTINGS = {"temperature": POSITIVE}
 FEATURES, PROJECTED = 6, 4
+
+
+class Settings(Section):
+    """Of InfoNCE."""
+
+    temperature = key(0.2, POSITIVE, "of the logits")
 
 
 def get_config():
@@ -25,7 +31,7 @@ def get_config():
     config.objective.kl.weight = config.objective.entropy.weight = 0.0
     for view in (config.augment.anchor, config.augment.query):
         view.update({"jitter_prob": 0.0, "gray_prob": 0.0, "blur_prob": 0.0})
-    config.eval.update({"every_epochs": 0, "linear_epochs": 0})
+    config.eval.every_epochs = config.eval.linear.num_epochs = 0
     config.diagnostics.every_steps = 0
     return config
 

@@ -28,8 +28,9 @@ import jax
 import ml_collections
 import numpy as np
 
-from configs import methods, resnet18
+from configs import resnet18
 from iecl_jax import data
+from iecl_jax.config import kinds
 from iecl_jax.data import augment
 from iecl_jax.models import collectives
 from iecl_jax.models.encoders.resnet import ARCHITECTURES
@@ -47,7 +48,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ie_cl": {},
     # On 1 and 2 devices a device holds several groups, on 8 a group lies on two devices.
     "moco_v2": {"encoder.bn_group": 8, "method.queue_size": 96},
-    **{name: {} for name in methods.NAMES if name not in ("ie_cl", "moco_v2")},
+    **{name: {} for name in kinds.names("method") if name not in ("ie_cl", "moco_v2")},
     "bfloat16": {"train.precision": "bfloat16"},
     "float16": {"train.precision": "float16"},
 }
@@ -58,7 +59,7 @@ Run = dict[str, np.ndarray]
 
 def tiny_config(case: str) -> ml_collections.ConfigDict:
     """The recipe of a case on 8-px generated images, with the smallest networks."""
-    method = case if case in methods.NAMES else "ie_cl"
+    method = case if case in kinds.names("method") else "ie_cl"
     config = resnet18.get_config(f"cifar10,{method},smoke")
     config.data.image_size = 8
     config.train.batch_size = BATCH

@@ -8,6 +8,7 @@ import functools
 import importlib
 import importlib.util
 import pkgutil
+import re
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,9 @@ class Kind(NamedTuple):
 
 KINDS = {
     "method": Kind("iecl_jax.methods", ("Settings", "make"), "iecl_jax/methods/byol.py"),
+    "evaluation": Kind(
+        "iecl_jax.evals", ("Settings", "RESULTS", "measure"), "iecl_jax/evals/knn.py"
+    ),
 }
 
 
@@ -85,14 +89,21 @@ def files(kind: str) -> dict[str, str]:
     package = importlib.import_module(KINDS[kind].package)
     found: dict[str, str] = {}
     for info in pkgutil.iter_modules(package.__path__):
-        if info.ispkg:
-            continue
         module = f"{package.__name__}.{info.name}"
+        if info.ispkg or not _has(module, KINDS[kind].parts):
+            continue
         offered: Sequence[str] = (info.name,)
         if "NAMES" in KINDS[kind].parts:
             offered = importlib.import_module(module).NAMES
         found |= dict.fromkeys(offered, module)
     return dict(sorted(found.items()))
+
+
+def _has(module: str, parts: Sequence[str]) -> bool:
+    """Whether the source of a module defines all parts; others of its folder are no such thing."""
+    spec = importlib.util.find_spec(module)
+    source = Path(str(spec and spec.origin)).read_text()
+    return all(re.search(rf"^(class |def )?{part}\b", source, re.MULTILINE) for part in parts)
 
 
 def stem(name: str) -> str:

@@ -1,12 +1,14 @@
 """Rules for values of a config; a broken one is one sentence that names the value and a way out."""
 
+import dataclasses
 import difflib
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 
-class Rule(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Rule:
     """`holds(value)` and the words for it, as in "NAME=VALUE must be WANTED."."""
 
     holds: Callable[[Any], bool]

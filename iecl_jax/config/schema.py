@@ -8,14 +8,20 @@ from typing import Any
 
 import ml_collections
 
-from iecl_jax.config import section
-from iecl_jax.config.evaluation import JOBS, Evaluation
+from iecl_jax.config import kinds, section
+from iecl_jax.config.evaluation import Evaluation
 from iecl_jax.config.pretrain import Pretrain
 from iecl_jax.config.rules import one_of
 from iecl_jax.config.section import Key, Section
 
 # What a key was called in earlier configs -> what it is called now.
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    r"eval\.knn_k": "eval.knn.k",
+    r"eval\.knn_temperature": "eval.knn.temperature",
+    r"eval\.linear_epochs": "eval.linear.num_epochs",
+    r"eval\.labels_per_class": "eval.comparison.labels_per_class",
+    r"probe\.(.+)": r"linear_probe.\g<2>",
+}
 
 
 def root(config: Any) -> type[Section]:
@@ -23,7 +29,8 @@ def root(config: Any) -> type[Section]:
     job = config.get("job", "pretrain")
     if job == "pretrain":
         return Pretrain
-    one_of("job", job, ("pretrain", *JOBS))
+    if not job.endswith(".py"):
+        one_of("job", job, ("pretrain", *kinds.names("evaluation")))
     return Evaluation
 
 
@@ -62,6 +69,18 @@ def choose(
     gone = before.keys() - keys(changed).keys()
     kept = {name: v for name, v in section.leaves(changed).items() if name not in gone}
     return complete(section.nested(kept))
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+    """Sorted, indented JSON of a config; tuples become lists and floats keep all their digits.
+
+    Raises:
+      ValueError: a value is not a number, string, bool, None, sequence or ConfigDict.
+    """
+    try:
+        return json.dumps(config.to_dict(), sort_keys=True, indent=2)
+    except TypeError as error:
+        raise ValueError(f"the config cannot be written as JSON: {error}.") from error
 
 
 def from_json(text: str) -> ml_collections.ConfigDict:

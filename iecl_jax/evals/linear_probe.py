@@ -42,6 +42,15 @@ from iecl_jax.train.step import AXIS
 RESULTS = linear.RESULTS
 
 
+class CropAndFlip(View):
+    """The views of the classifier's training: random resized crop and horizontal flip."""
+
+    crop_scale = View.crop_scale._replace(default=(0.08, 1.0))
+    jitter_prob = View.jitter_prob._replace(default=0.0)
+    gray_prob = View.gray_prob._replace(default=0.0)
+    blur_prob = View.blur_prob._replace(default=0.0)
+
+
 class Job(Section):
     """Of a checkpoint."""
 
@@ -54,7 +63,7 @@ class Job(Section):
     cached = key(False, None, "a grid of learning rates on features computed once")
     learning_rates = key((0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0), RATES, "that grid")
     holdout = key(0.1, INSIDE_SHARE, "share of the training images that chooses from the grid")
-    augment = View
+    augment = CropAndFlip
 
 
 class Settings(AtEnd, Job):

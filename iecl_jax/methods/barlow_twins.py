@@ -7,13 +7,19 @@ C is of the embeddings of all devices, standardised with biased variances.
 
 import ml_collections
 
-from iecl_jax.config.checks import NOT_NEGATIVE, POSITIVE
+from iecl_jax.config.rules import NOT_NEGATIVE, POSITIVE
+from iecl_jax.config.section import key
 from iecl_jax.losses import redundancy
 from iecl_jax.methods.parts import online
 from iecl_jax.methods.parts.method import Method, unmoved
 from iecl_jax.models import collectives
 
-SETTINGS = {"loss_scale": POSITIVE, "off_diagonal_weight": NOT_NEGATIVE, **online.SETTINGS}
+
+class Settings(online.Settings):
+    """See `methods.parts`, and its own."""
+
+    loss_scale = key(0.1, POSITIVE, "factor of the whole loss")
+    off_diagonal_weight = key(0.005, NOT_NEGATIVE, "lambda")
 
 
 def make(

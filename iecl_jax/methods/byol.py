@@ -11,7 +11,9 @@ from iecl_jax.losses.similarity import negative_cosine
 from iecl_jax.methods.parts import ema, online
 from iecl_jax.methods.parts.method import Method
 
-SETTINGS = {**online.SETTINGS, **online.PREDICTOR_SETTINGS, **ema.SETTINGS}
+
+class Settings(online.Settings, online.PredictorSettings, ema.Settings):
+    """See `methods.parts`."""
 
 
 def make(

@@ -13,17 +13,23 @@ directions, where some libraries have two. Q sees the query where something asks
 import jax
 import ml_collections
 
-from iecl_jax.config.checks import BOOLEAN, NOT_NEGATIVE, POSITIVE
+from iecl_jax.config.rules import COUNT_OR_NONE, POSITIVE
+from iecl_jax.config.section import key
 from iecl_jax.methods.parts import contrast, ema, online, queue
 from iecl_jax.methods.parts.method import Method
 
-SETTINGS = {
-    "temperature": POSITIVE,
-    "symmetric": BOOLEAN,
-    "queue_size": NOT_NEGATIVE,
-    **online.SETTINGS,
-    **ema.SETTINGS,
-}
+
+class Settings(online.Settings, ema.Settings):
+    """See `methods.parts`, and its own. The defaults are IE-CL's."""
+
+    temperature = key(0.2, POSITIVE, "of the logits")
+    symmetric = key(False, None, "add the loss of the query against the anchor's key")
+    queue_size = key(0, COUNT_OR_NONE, "earlier keys as negatives; 0 = those of the batch instead")
+
+
+def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
+    """Raises ValueError if the queue does not fit the batch."""
+    queue.check(config)
 
 
 def make(

@@ -8,16 +8,16 @@ in the loss, not in the logged `info_nce`, and the logged top-1 is the first dir
 
 import ml_collections
 
-from iecl_jax.config.checks import POSITIVE
+from iecl_jax.config.rules import POSITIVE
+from iecl_jax.config.section import key
 from iecl_jax.methods.parts import contrast, ema, online
 from iecl_jax.methods.parts.method import Method
 
-SETTINGS = {
-    "temperature": POSITIVE,
-    **online.SETTINGS,
-    **online.PREDICTOR_SETTINGS,
-    **ema.SETTINGS,
-}
+
+class Settings(online.Settings, online.PredictorSettings, ema.Settings):
+    """See `methods.parts`, and its own."""
+
+    temperature = key(0.2, POSITIVE, "of the logits")
 
 
 def make(

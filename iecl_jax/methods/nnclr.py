@@ -11,16 +11,22 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from iecl_jax.config.checks import POSITIVE
+from iecl_jax.config.rules import COUNT, POSITIVE
+from iecl_jax.config.section import key
 from iecl_jax.methods.parts import contrast, online, queue
 from iecl_jax.methods.parts.method import Method, unmoved
 
-SETTINGS = {
-    "temperature": POSITIVE,
-    "queue_size": POSITIVE,
-    **online.SETTINGS,
-    **online.PREDICTOR_SETTINGS,
-}
+
+class Settings(online.Settings, online.PredictorSettings):
+    """See `methods.parts`, and its own."""
+
+    temperature = key(0.2, POSITIVE, "of the logits")
+    queue_size = key(32768, COUNT, "earlier embeddings among which neighbours are found")
+
+
+def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
+    """Raises ValueError if the queue does not fit the batch."""
+    queue.check(config)
 
 
 def make(

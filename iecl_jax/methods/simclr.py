@@ -7,13 +7,18 @@ as one batch, but each has BN statistics of its own.
 import jax.numpy as jnp
 import ml_collections
 
-from iecl_jax.config.checks import POSITIVE
+from iecl_jax.config.rules import POSITIVE
+from iecl_jax.config.section import key
 from iecl_jax.losses import contrastive
 from iecl_jax.methods.parts import online
 from iecl_jax.methods.parts.method import Method, unmoved
 from iecl_jax.models import collectives
 
-SETTINGS = {"temperature": POSITIVE, **online.SETTINGS}
+
+class Settings(online.Settings):
+    """See `methods.parts`, and its own."""
+
+    temperature = key(0.2, POSITIVE, "of the logits")
 
 
 def make(

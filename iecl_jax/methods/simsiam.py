@@ -13,7 +13,9 @@ from iecl_jax.losses.similarity import negative_cosine
 from iecl_jax.methods.parts import online
 from iecl_jax.methods.parts.method import Method, unmoved
 
-SETTINGS = {**online.SETTINGS, **online.PREDICTOR_SETTINGS}
+
+class Settings(online.Settings, online.PredictorSettings):
+    """See `methods.parts`."""
 
 
 def make(

@@ -7,14 +7,22 @@ both views of the hinge on the standard deviation and of the squared covariances
 
 import ml_collections
 
-from iecl_jax.config.checks import NOT_NEGATIVE
+from iecl_jax.config.rules import NOT_NEGATIVE
+from iecl_jax.config.section import key
 from iecl_jax.losses import redundancy
 from iecl_jax.methods.parts import online
 from iecl_jax.methods.parts.method import Method, unmoved
 from iecl_jax.models import collectives
 
 TERMS = ("invariance", "variance", "covariance")
-SETTINGS = {**{f"{term}_weight": NOT_NEGATIVE for term in TERMS}, **online.SETTINGS}
+
+
+class Settings(online.Settings):
+    """See `methods.parts`, and its own."""
+
+    invariance_weight = key(25.0, NOT_NEGATIVE, "of the squared difference of the views")
+    variance_weight = key(25.0, NOT_NEGATIVE, "of the hinge on the deviations")
+    covariance_weight = key(1.0, NOT_NEGATIVE, "of the squared covariances")
 
 
 def make(

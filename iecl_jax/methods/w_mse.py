@@ -8,14 +8,30 @@ shuffled anew every epoch; the released code permutes it once more.
 
 import ml_collections
 
-from iecl_jax.config.checks import POSITIVE
+from iecl_jax.config.rules import COUNT, multiple
+from iecl_jax.config.section import key
 from iecl_jax.losses import whitening
 from iecl_jax.losses.similarity import negative_cosine
 from iecl_jax.methods.parts import online
 from iecl_jax.methods.parts.method import Method, unmoved
 from iecl_jax.models import collectives
 
-SETTINGS = {"whitening_size": POSITIVE, **online.SETTINGS}
+
+class Settings(online.Settings):
+    """See `methods.parts`, and its own."""
+
+    whitening_size = key(128, COUNT, "images of a slice that is whitened")
+
+
+def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
+    """Raises ValueError if slices do not fill the batch, or have no invertible covariance."""
+    batch, size = config.train.batch_size, config.method.whitening_size
+    multiple("train.batch_size", batch, size, "images of method.whitening_size")
+    if size <= config.projector.output_dim:
+        raise ValueError(
+            f"method.whitening_size={size} must be more than projector.output_dim="
+            f"{config.projector.output_dim}: fewer images have no invertible covariance."
+        )
 
 
 def make(

@@ -26,8 +26,8 @@ from absl import logging
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
+from iecl_jax import config as config_lib
 from iecl_jax.run import seal
-from iecl_jax.run import workdir as workdir_lib
 
 BEST_METRIC = "knn_top1"
 _UNFINISHED = (".orbax-checkpoint-tmp", ".deleting")
@@ -75,7 +75,7 @@ class Checkpointer:
         _quieten_orbax()
         self._directory = pathlib.Path(workdir).absolute() / "checkpoints"
         self._keep, self._keep_best, self._keep_every = keep, keep_best, keep_every_steps
-        self._config = json.loads(workdir_lib.config_to_json(config))
+        self._config = json.loads(config_lib.to_json(config))
         if jax.process_index() == 0:
             self._directory.mkdir(parents=True, exist_ok=True)
             for path in self._directory.iterdir():
@@ -239,7 +239,7 @@ def load_for_evaluation(
         for damaged, reason in refused.items():
             logging.warning("%s is refused: %s.", damaged, reason)
         nested = traverse_util.unflatten_dict({tuple(k.split("/")): v for k, v in leaves.items()})
-        config = workdir_lib.config_from_json(json.dumps(records["config"]))
+        config = config_lib.from_json(json.dumps(records["config"]))
         return config, {"params": {}, "method_state": {}} | nested
     if refused:
         raise ValueError(_none_whole(directory, refused))

@@ -19,6 +19,8 @@ import jax
 import ml_collections
 import numpy as np
 
+from iecl_jax import config as config_lib
+
 _PACKAGES = (
     "jax jaxlib flax optax orbax-checkpoint grain tensorflow-datasets clu matfree numpy".split()  # noqa: SIM905
 )
@@ -49,9 +51,8 @@ def prepare(
       ValueError: WORKDIR belongs to a run with another config, or one of its two files is not JSON.
     """
     workdir = pathlib.Path(workdir)
-    new = json.loads(config_to_json(config))
-    old = _read_json(workdir / "config.json", default=new)
-    changes = _differences(old, new)
+    old = read_config(workdir)
+    changes = _differences(config if old is None else old, config)
     if changes and not allow_change:
         more = len(changes) - _DIFFERENCES_SHOWN
         shown = ", ".join(changes[:_DIFFERENCES_SHOWN]) + (f" and {more} more" if more > 0 else "")
@@ -76,7 +77,7 @@ def prepare(
         }
     )
     write_atomically(workdir / "provenance.json", json.dumps(starts, indent=2))
-    write_atomically(workdir / "config.json", config_to_json(config))
+    write_atomically(workdir / "config.json", config_lib.to_json(config))
 
 
 def write_results(
@@ -124,26 +125,24 @@ def write_results(
     return results
 
 
+def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict | None:
+    """The config of the run in WORKDIR, or None; one of an earlier revision is brought up to date.
+
+    Raises:
+      ValueError: config.json is damaged.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    if not path.exists():
+        return None
+    try:
+        return config_lib.from_json(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error} Repair or remove it.") from error
+
+
 def read_results(workdir: str | os.PathLike) -> dict[str, Any] | None:
     """What `write_results` left in WORKDIR, or None."""
     return _read_json(pathlib.Path(workdir) / "results.json", default=None)
-
-
-def config_to_json(config: ml_collections.ConfigDict) -> str:
-    """Sorted, indented JSON of a config; tuples become lists and floats keep all their digits.
-
-    Raises:
-      ValueError: a value is not a number, string, bool, None, sequence or ConfigDict.
-    """
-    try:
-        return json.dumps(config.to_dict(), sort_keys=True, indent=2)
-    except TypeError as error:
-        raise ValueError(f"the config cannot be written as JSON: {error}.") from error
-
-
-def config_from_json(text: str) -> ml_collections.ConfigDict:
-    """The inverse of `config_to_json`; every JSON list comes back as a tuple."""
-    return ml_collections.ConfigDict(_tuples(json.loads(text)))
 
 
 def versions() -> dict[str, str | None]:
@@ -177,31 +176,17 @@ def git_state() -> dict[str, Any] | None:
         return None
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Sorted "dotted.key: old -> new" of the leaves in which two JSON objects differ."""
-    before, after = _leaves(old), _leaves(new)
+def _differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> list[str]:
+    """Sorted "dotted.key: old -> new" of the values in which two configs differ, as JSON."""
+    before, after = (
+        {name: json.dumps(value) for name, value in config_lib.leaves(config).items()}
+        for config in (old, new)
+    )
     return [
         f"{key}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
     ]
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """JSON text of every leaf by dotted key; an empty object is a leaf."""
-    leaves: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            leaves |= _leaves(value, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = json.dumps(value)
-    return leaves
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from iecl_jax.config import load as config_lib
+from iecl_jax import config as config_lib
 from iecl_jax.run import workdir
 from iecl_jax.run.preemption import EXIT_CODE
 
@@ -50,9 +50,8 @@ def is_finished(run: Run) -> bool:
     try:
         starts = json.loads((run.workdir / "provenance.json").read_text())
         unchanged = not any(start["config_changes"] for start in starts)
-        known = (run.workdir / "config.json").read_text()
-        now = workdir.config_to_json(config_lib.load(run.config, run.flags))
-        return unchanged and known.strip() == now
+        now = config_lib.load(run.config, run.flags)
+        return unchanged and workdir.read_config(run.workdir) == now
     except (ValueError, LookupError, TypeError, OSError):
         return False
 

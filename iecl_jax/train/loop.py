@@ -11,8 +11,8 @@ import numpy as np
 from absl import logging
 from clu import metric_writers, periodic_actions
 
+from iecl_jax import config as config_lib
 from iecl_jax import data
-from iecl_jax.config import load as config_lib
 from iecl_jax.evals.diagnostics import CollapseError, Diagnostics, Measured
 from iecl_jax.evals.pictures import spectrum
 from iecl_jax.evals.pictures.run_gallery import RunGallery

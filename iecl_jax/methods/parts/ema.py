@@ -7,12 +7,21 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from iecl_jax.config.checks import SHARE
+from iecl_jax.config.rules import SHARE
+from iecl_jax.config.section import Section, key
 from iecl_jax.methods.parts.online import Network, Online, apply_views
 from iecl_jax.models import build
 
-SCHEDULES = ("constant", "cosine")
-SETTINGS = {"ema.schedule": SCHEDULES, "ema.start": SHARE, "ema.end": SHARE}
+
+class Settings(Section):
+    """Of a method with a momentum network."""
+
+    class ema(Section):
+        """The coefficient m of the moving average."""
+
+        schedule = key("constant", ("constant", "cosine"), "m over the steps")
+        start = key(0.9, SHARE, "m at the first step, and at all of a constant schedule")
+        end = key(1.0, SHARE, "m at the end of a cosine schedule")
 
 
 class Momentum(NamedTuple):

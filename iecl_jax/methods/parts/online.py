@@ -7,11 +7,27 @@ import jax
 import ml_collections
 from flax import linen as nn
 
-from iecl_jax.config.checks import POSITIVE
+from iecl_jax.config.rules import COUNT
+from iecl_jax.config.section import Section, key
 from iecl_jax.models import build
 
-SETTINGS = {"running_stats": ("anchor", "both")}
-PREDICTOR_SETTINGS = {"predictor.num_layers": POSITIVE, "predictor.hidden_dim": POSITIVE}
+
+class Settings(Section):
+    """Of every method's trained network."""
+
+    running_stats = key(
+        "anchor", ("anchor", "both"), "passes that move the online network's running statistics"
+    )
+
+
+class PredictorSettings(Section):
+    """Of a method with a predictor."""
+
+    class predictor(Section):
+        """An MLP from projections to their like."""
+
+        num_layers = key(2, COUNT, "layers")
+        hidden_dim = key(4096, COUNT, "units of a hidden layer")
 
 
 class Network(nn.Module):

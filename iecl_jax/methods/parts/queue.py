@@ -4,9 +4,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
+from iecl_jax.config.rules import multiple
 from iecl_jax.losses.contrastive import l2_normalize
 from iecl_jax.models import collectives
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError unless the queue is as long as a whole number of batches."""
+    size, batch = config.method.queue_size, config.train.batch_size
+    multiple("method.queue_size", size, batch, "images of a step")
 
 
 def init(key: jax.Array, size: int, dim: int) -> dict[str, jax.Array]:
@@ -18,7 +26,7 @@ def init(key: jax.Array, size: int, dim: int) -> dict[str, jax.Array]:
 def enqueue(queue: Any, embeddings: jax.Array, axis_name: str | None) -> dict[str, jax.Array]:
     """Overwrites the oldest rows with the embeddings [b, d] of all devices, unit length, constant.
 
-    They come in global order, and the queue's length is a multiple of the batch (`config.check`),
+    They come in global order, and the queue's length is a multiple of the batch (`check`),
     so that no slice wraps around.
     """
     embeddings = jax.lax.stop_gradient(embeddings)

@@ -36,8 +36,8 @@ from typing import Any
 import jax
 import ml_collections
 
+from iecl_jax import config as config_lib
 from iecl_jax import data
-from iecl_jax.config import load as config_lib
 from iecl_jax.run import runtime
 from iecl_jax.tools.benchmark import images, parts, program, report, roofline, timing
 

@@ -14,8 +14,8 @@ import time
 
 import jax
 
+from iecl_jax import config as config_lib
 from iecl_jax import data
-from iecl_jax.config import load as config_lib
 from iecl_jax.train import loop as train
 
 

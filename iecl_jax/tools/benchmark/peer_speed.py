@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from iecl_jax.config import load as config_lib
+from iecl_jax import config as config_lib
 from iecl_jax.models import build
 from iecl_jax.run import runtime, workdir
 from iecl_jax.tools.benchmark import parts, saib_overhead, timing

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from iecl_jax.config import load as config_lib
+from iecl_jax import config as config_lib
 from iecl_jax.data.split import MAX_NATIVE_SIZE
 from iecl_jax.tools.benchmark import hlo
 from iecl_jax.tools.benchmark.flops import product_flops

@@ -32,7 +32,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from iecl_jax.config import load as config_lib
+from iecl_jax import config as config_lib
 from iecl_jax.data import image_folder, images
 from iecl_jax.data.datasets import open_split
 from iecl_jax.data.split import Indices, Record, Split

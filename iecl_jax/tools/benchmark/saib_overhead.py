@@ -25,7 +25,7 @@ import sys
 import jax
 import ml_collections
 
-from iecl_jax.config import load as config_lib
+from iecl_jax import config as config_lib
 from iecl_jax.run import workdir
 from iecl_jax.tools.benchmark import parts, timing
 

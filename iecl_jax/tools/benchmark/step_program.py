@@ -83,7 +83,7 @@ def main() -> None:
     # Before JAX is imported: it reads them then.
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={args.devices}"
     os.environ["JAX_PLATFORMS"] = "cpu"
-    from iecl_jax.config import load as config_lib
+    from iecl_jax import config as config_lib
     from iecl_jax.tools.benchmark import hlo
 
     lowered = lower(config_lib.load(args.config, args.overrides))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from iecl_jax import config as config_lib
 from iecl_jax.tools.runs import Run
 from iecl_jax.tools.tables.rows import Row
 
@@ -23,11 +24,12 @@ def read(runs: Sequence[Run]) -> dict[str, Any]:
       "dirty"} or None, one for each start of the runs, and the others are single values.
       "config_sha256" leaves the seed and data.dir out, so the seeds of a row share it.
     """
-    results, configs, starts = (
+    results, starts = (
         [json.loads((run.workdir / name).read_text()) for run in runs]
-        for name in ("results.json", "config.json", "provenance.json")
+        for name in ("results.json", "provenance.json")
     )
-    config = configs[0]
+    texts = [(run.workdir / "config.json").read_text() for run in runs]
+    config, *probes = [config_lib.from_json(text).to_dict() for text in texts]
     return {
         "linear_top1": results[-1]["metrics"].get("linear_top1"),
         "knn_top1": results[0]["metrics"].get("knn_top1"),
@@ -35,7 +37,7 @@ def read(runs: Sequence[Run]) -> dict[str, Any]:
         "data": f"{config['data']['name']} at {config['data']['image_size']} px, "
         f"{config['encoder']['name']} of width {config['encoder']['width']}, "
         f"{results[0]['steps']} steps of {config['train']['batch_size']} images",
-        "protocol": _protocol(config, configs[1:]),
+        "protocol": _protocol(config, probes),
         "device": results[0]["device"],
         "versions": results[0]["versions"],
         "git": [start["git"] for each in starts for start in each],
@@ -50,7 +52,7 @@ def _config_hash(config: Mapping[str, Any]) -> str:
 
 def _protocol(config: Mapping[str, Any], probes: Sequence[Mapping[str, Any]]) -> str:
     if probes:
-        probe = probes[0]["probe"]
+        probe = probes[0]["linear_probe"]
         linear = (
             "of section 4.1, a classifier on augmented images through the frozen encoder, "
             f"{probe['num_epochs']} epochs of SGD with rate {probe['learning_rate']} at batch "
@@ -59,10 +61,10 @@ def _protocol(config: Mapping[str, Any], probes: Sequence[Mapping[str, Any]]) ->
     else:
         linear = (
             "a classifier on the features of unaugmented images, "
-            f"{config['eval']['linear_epochs']} epochs, its learning rate chosen on a tenth of the "
+            f"{config['eval']['linear']['num_epochs']} epochs, its learning rate chosen on a tenth of the "
             "training images"
         )
-    neighbours = f"{config['eval']['knn_k']} weighted neighbours among all training images"
+    neighbours = f"{config['eval']['knn']['k']} weighted neighbours among all training images"
     return f"linear: {linear}; kNN: {neighbours}"
 
 

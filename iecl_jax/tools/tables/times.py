@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from iecl_jax.config import load as config_lib
-from iecl_jax.run import workdir
+from iecl_jax import config as config_lib
 from iecl_jax.tools.benchmark import timing
 from iecl_jax.tools.runs import Runner
 from iecl_jax.tools.tables.rows import Row, Table, at_scale, folder_name
@@ -64,9 +63,7 @@ def calls(table: Table, scale: str, folder: Path, flags: Sequence[str]) -> list[
 
 def _digest(configs: Sequence[str], overrides: Sequence[str], lengths: Mapping[str, int]) -> str:
     try:
-        settings = [
-            workdir.config_to_json(config_lib.load(config, overrides)) for config in configs
-        ]
+        settings = [config_lib.to_json(config_lib.load(config, overrides)) for config in configs]
     except ValueError:  # the benchmark will say what is wrong
         settings = [*configs, *overrides]
     return hashlib.sha256(json.dumps([settings, dict(lengths)]).encode()).hexdigest()[:12]

@@ -37,6 +37,7 @@ VARIANTS = {
     "knn": ("checkpoint",),
     "linear_probe": ("checkpoint",),
     "jacobian": ("checkpoint",),
+    "evaluate": kinds.names("evaluation"),
     "study": tuple(SETTINGS),
 }
 AT_SMALL_SCALE = ("imagenet_r50", "resnet18", "ablation", "saib_cascade", "plug_and_play")

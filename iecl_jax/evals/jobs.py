@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import ml_collections
 
+from iecl_jax import config as config_lib
 from iecl_jax import methods
 from iecl_jax.config import kinds
-from iecl_jax import config as config_lib
 from iecl_jax.evals.encoder import SplitEncoder
 from iecl_jax.evals.subject import Subject
 from iecl_jax.run import workdir

@@ -61,8 +61,8 @@ def _protocol(config: Mapping[str, Any], probes: Sequence[Mapping[str, Any]]) ->
     else:
         linear = (
             "a classifier on the features of unaugmented images, "
-            f"{config['eval']['linear']['num_epochs']} epochs, its learning rate chosen on a tenth of the "
-            "training images"
+            f"{config['eval']['linear']['num_epochs']} epochs, its learning rate chosen on a tenth "
+            "of the training images"
         )
     neighbours = f"{config['eval']['knn']['k']} weighted neighbours among all training images"
     return f"linear: {linear}; kNN: {neighbours}"

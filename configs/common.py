@@ -12,8 +12,6 @@ from iecl_jax.config import section
 from iecl_jax.config.pretrain import View
 
 SCALES = ("smoke", "small")
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CIFAR10_STATS = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def split_scale(arg: str, scales: Sequence[str]) -> tuple[list[str], str]:
@@ -56,24 +54,21 @@ def view(
     return ops
 
 
-def same_for_both(
-    ops: ml_collections.ConfigDict, *, mean: tuple[float, ...], std: tuple[float, ...]
-) -> ml_collections.ConfigDict:
+def same_for_both(ops: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """`config.augment` with the same operators for the anchor and the query."""
     augment = ml_collections.ConfigDict()
-    augment.mean, augment.std = mean, std  # per channel of values in [0, 1]
     augment.anchor, augment.query = ops, ops.copy_and_resolve_references()
     return augment
 
 
 def mocov2_augment() -> ml_collections.ConfigDict:
     """MoCo-v2's recipe: crops of .2 to 1, weak jitter, blur in half of the views."""
-    return same_for_both(view(crop_scale=(0.2, 1.0)), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return same_for_both(view(crop_scale=(0.2, 1.0)))
 
 
-def simclr_small_augment(mean, std) -> ml_collections.ConfigDict:
+def simclr_small_augment() -> ml_collections.ConfigDict:
     """SimCLR's recipe for CIFAR: crops of .08 to 1, jitter of strength one half, no blur."""
-    return same_for_both(view(blur_prob=0.0), mean=mean, std=std)
+    return same_for_both(view(blur_prob=0.0))
 
 
 def at_scale(config: ml_collections.ConfigDict, scale: str) -> ml_collections.ConfigDict:
@@ -109,7 +104,7 @@ def _make_small(config: ml_collections.ConfigDict) -> None:
     _shrink_heads(config, hidden_dim=256, output_dim=64)
     config.saib.update({"group_size": 32, "patch_size": 4})
     config.schedule.warmup_epochs = 0.05
-    config.augment = simclr_small_augment(*CIFAR10_STATS)
+    config.augment = simclr_small_augment()
     config.eval.update({"every_epochs": 0, "batch_size": 500})
     config.eval.knn.update({"k": 20, "temperature": 0.07})
     config.eval.linear.num_epochs = 20

@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     # A digit has no colour and no mirror image: small crops and turns, brightness and contrast.
     view = common.view(crop_scale=(0.7, 1.0), jitter=(0.4, 0.4, 0.0, 0.0), blur_prob=0.0)
     view.update({"flip_prob": 0.0, "gray_prob": 0.0, "rotate_prob": 0.8, "rotate_degrees": 15.0})
-    config.augment = common.same_for_both(view, mean=(0.305,) * 3, std=(0.376,) * 3)
+    config.augment = common.same_for_both(view)
     config.eval.every_epochs, config.eval.knn.k = 20, 20
     config.eval.comparison.labels_per_class = 10
     config.checkpoint.every_steps = 200

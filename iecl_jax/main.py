@@ -4,8 +4,9 @@ import logging as std_logging
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import ml_collections
 from absl import app, flags, logging
 
@@ -66,13 +67,45 @@ def main(command: Command) -> None:
         process_id=_PROCESS_ID.value,
     )
     # Imported after the flags were parsed, so that a mistake there is told at once.
-    from iecl_jax.evals import jobs
-    from iecl_jax.train import loop
+    from iecl_jax.evals.parts import jobs
 
-    run_job = loop.pretrain if command.config.job == "pretrain" else jobs.run
+    run_job = pretrain if command.config.job == "pretrain" else jobs.run
     run_dir = _WORKDIR.value or default_workdir(command.flag)
     run_job(command.config, run_dir, allow_config_change=_ALLOW_CHANGE.value)
     print(f"Results: {run_dir}/results.json", flush=True)
+
+
+def pretrain(
+    config: ml_collections.ConfigDict, run_dir: str, *, allow_config_change: bool = False
+) -> dict[str, Any]:
+    """The job `pretrain`: training, what is measured and drawn meanwhile, and the report.
+
+    Leaves in `run_dir` what `pretraining.pretrain` does, gallery/STEP.png and report.html; returns
+    results.json, and raises what that does.
+    """
+    from iecl_jax.evals import scheduled
+    from iecl_jax.evals.parts.diagnostics import Diagnostics
+    from iecl_jax.evals.pictures.run_gallery import RunGallery
+    from iecl_jax.tools.figures import report
+    from iecl_jax.train import pretraining
+
+    task = pretraining.prepare(config)
+    method, views = task.experiment.method, task.experiment.views
+    evaluations = scheduled(config, method, task.split, run_dir)
+    results = pretraining.pretrain(
+        task,
+        run_dir,
+        evaluations=evaluations,
+        diagnostics=Diagnostics(config, task.split) if config.diagnostics.every_steps else None,
+        draw=RunGallery(config, method, task.split, run_dir, views),
+        allow_config_change=allow_config_change,
+    )
+    if jax.process_index() == 0:
+        try:
+            logging.info("Report: %s", report.write(run_dir))
+        except Exception as error:  # a page must not fail a finished training
+            logging.warning("No report: %s", error)
+    return results
 
 
 def parse(argv: list[str]) -> Command:

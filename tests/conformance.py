@@ -7,20 +7,20 @@ A module that does `from conformance import *` gives a module fixture `case`: a 
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_network
 
 from configs import methods as recipes
 from configs import plug_and_play
 from iecl_jax import config as config_lib
 from iecl_jax import methods
 from iecl_jax.config import kinds
-from iecl_jax.models.encoders.resnet import ARCHITECTURES
 from iecl_jax.run.checkpoint import Checkpointer
 from iecl_jax.train import experiment
 from iecl_jax.train.step import AXIS
@@ -80,8 +80,7 @@ def tiny_config(name: str, *, saib: bool, **overrides: Any):
     config = plug_and_play.get_config(f"{recipe}{'+saib' if saib else ''},smoke")
     if recipe != name:
         config.method = {"name": name, "running_stats": "anchor", "spread": 0.5}
-    config.data.image_size = SIDE
-    config.encoder.update({"name": "tiny", "width": 4, "spectral_norm": True})
+    tiny_network.plain_views(tiny_network.shrink(config))
     # So wide that no image loses all hidden units, and with them the direction of its embedding.
     config.projector.update({"num_layers": 2, "hidden_dim": 32, "output_dim": 6})
     if "predictor" in config.method:
@@ -138,19 +137,24 @@ def make_case(config: Any, *, steps: int = STEPS) -> Case:
     return case
 
 
-def cases(saib: bool):
-    """A module fixture: a Case of every method in turn, one of them in a folder of its own."""
+def cases(saib: bool, quick: Collection[str] = ()):
+    """A module fixture: a Case of every method in turn, one of them in a folder of its own.
 
-    @pytest.fixture(scope="module", params=[*kinds.names("method"), "a file"])
+    Those that are not in `quick`, unless it is empty, are slow tests.
+    """
+    params = [
+        pytest.param(name, marks=[pytest.mark.slow] if quick and name not in quick else [])
+        for name in (*kinds.names("method"), "a file")
+    ]
+
+    @pytest.fixture(scope="module", params=params)
     def case(request, tmp_path_factory):
         name = request.param
         if name == "a file":
             path = tmp_path_factory.mktemp("elsewhere") / "own_method.py"
             path.write_text(OWN_METHOD)
             name = str(path)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(ARCHITECTURES, "tiny", ((1,), False))
-            yield make_case(tiny_config(name, saib=saib))
+        return make_case(tiny_config(name, saib=saib))
 
     return case
 
@@ -233,8 +237,8 @@ def test_a_restored_checkpoint_goes_on_bit_for_bit(case, tmp_path):
     checkpointer.save(1, on_device, position=0, wait=True)
     restored = checkpointer.restore(on_device)
     assert restored is not None
-    _, again, _ = restored
-    expected, got = first(case.step(state)), first(case.step(jax.device_get(again)))
+    expected = first(case.step(state))
+    got = first(case.step(jax.device_get(restored.state)))
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(got), strict=True
     ):

@@ -22,3 +22,21 @@ import jax
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The two workers take the files in this order, so that neither ends with a long one alone.
+LONG = (
+    "test_topology",
+    "test_jobs",
+    "test_kill_and_resume",
+    "test_processes",
+    "test_conformance",
+    "test_conformance_saib",
+    "test_float16",
+    "test_readings",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Sorts the files of LONG to the front."""
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))

@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python tests/kill_and_resume.py --kills=3
 
-Trains a tiny IE-CL on generated images, once left alone and once stopped by signals at random
-moments and started again by the same command. The final states must be equal bit for bit.
+Trains on generated images, once left alone and once stopped by signals at random moments and
+started again by the same command. The final states must be equal bit for bit.
 """
 
 import argparse
@@ -16,34 +16,42 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import NamedTuple
 
 from iecl_jax.run.preemption import EXIT_CODE
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def command(workdir: pathlib.Path, steps: int) -> list[str]:
-    return [
-        *(sys.executable, "-m", "iecl_jax.main", "--config=configs/imagenet_r50.py:100,smoke"),
-        f"--workdir={workdir}",
-        f"--config.train.num_steps={steps}",
-        "--config.train.log_every_steps=10",
-        "--config.checkpoint.every_steps=7",
-        "--config.eval.every_epochs=0",
-    ]
+class Command(NamedTuple):
+    """What is trained: a config FILE[:VARIANT], and how many steps of it."""
+
+    config: str
+    steps: int
+    every_steps: int  # from one checkpoint to the next
+
+    def words(self, workdir: pathlib.Path) -> list[str]:
+        return [
+            *(sys.executable, "-m", "iecl_jax.main", f"--config={self.config}"),
+            f"--workdir={workdir}",
+            f"--config.train.num_steps={self.steps}",
+            "--config.train.log_every_steps=10",
+            f"--config.checkpoint.every_steps={self.every_steps}",
+            "--config.eval.every_epochs=0",
+        ]
 
 
-def start(workdir: pathlib.Path, steps: int) -> subprocess.Popen:
+def start(workdir: pathlib.Path, command: Command) -> subprocess.Popen:
     # The tests compile without optimizations, which so many steps would not pay for.
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
     environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(workdir.parent / "compiled"))
     workdir.parent.mkdir(exist_ok=True)
     with (workdir.parent / "log.txt").open("a") as log:
-        return subprocess.Popen(command(workdir, steps), cwd=ROOT, env=environment, stderr=log)
+        return subprocess.Popen(command.words(workdir), cwd=ROOT, env=environment, stderr=log)
 
 
-def finish(workdir: pathlib.Path, steps: int) -> dict:
-    process = start(workdir, steps)
+def finish(workdir: pathlib.Path, command: Command) -> dict:
+    process = start(workdir, command)
     if process.wait():
         log = (workdir.parent / "log.txt").read_text()
         raise RuntimeError(f"the run failed with code {process.returncode}:\n{log[-2000:]}")
@@ -55,13 +63,13 @@ def newest_checkpoint(workdir: pathlib.Path) -> int:
     return max(map(int, names), default=0)
 
 
-def interrupt(workdir: pathlib.Path, steps: int, number: int, wait: float) -> int | None:
+def interrupt(workdir: pathlib.Path, command: Command, number: int, wait: float) -> int | None:
     """Starts the run and sends it the signal `wait` seconds after it has saved something new.
 
     Returns the newest checkpoint's step, or None if the run ended before the signal.
     """
     before = newest_checkpoint(workdir)
-    process = start(workdir, steps)
+    process = start(workdir, command)
     while newest_checkpoint(workdir) == before and process.poll() is None:
         time.sleep(0.01)
     time.sleep(wait)
@@ -81,21 +89,21 @@ def state_digests(workdir: pathlib.Path, step: int) -> dict[str, str]:
     return json.loads(seal.read_text())["fields"]
 
 
-def check(folder: pathlib.Path, *, signals: list[int], steps: int, seed: int) -> list[str]:
+def check(folder: pathlib.Path, command: Command, *, signals: list[int], seed: int) -> list[str]:
     """Raises if the runs differ; returns a line for each thing that happened."""
     rng = random.Random(seed)
-    alone = finish(folder / "alone", steps)
+    alone = finish(folder / "alone", command)
     lines = [f"left alone: {alone['params_digest']}"]
     workdir = folder / "interrupted"
     for number in signals:
-        reached = interrupt(workdir, steps, number, wait=rng.uniform(0, 0.5))
+        reached = interrupt(workdir, command, number, wait=rng.uniform(0, 0.1))
         name = signal.Signals(number).name
         if reached is None:
-            raise RuntimeError(f"{name} came too late: ask for more than {steps} steps")
+            raise RuntimeError(f"{name} came too late: ask for more than {command.steps} steps")
         lines.append(f"{name}: saved up to step {reached}")
-    resumed = finish(workdir, steps)
+    resumed = finish(workdir, command)
     lines.append(f"interrupted: {resumed['params_digest']}")
-    saved = [state_digests(folder / name, steps) for name in ("alone", "interrupted")]
+    saved = [state_digests(folder / name, command.steps) for name in ("alone", "interrupted")]
     if resumed["params_digest"] != alone["params_digest"] or saved[0] != saved[1]:
         raise RuntimeError("the runs differ:\n" + "\n".join(lines))
     return lines
@@ -104,14 +112,15 @@ def check(folder: pathlib.Path, *, signals: list[int], steps: int, seed: int) ->
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--config", default="configs/imagenet_r50.py:100,smoke")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         for line in check(
             pathlib.Path(directory),
+            Command(arguments.config, arguments.steps, every_steps=7),
             signals=[signal.SIGKILL] * arguments.kills,
-            steps=arguments.steps,
             seed=arguments.seed,
         ):
             print(line)

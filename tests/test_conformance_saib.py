@@ -1,6 +1,10 @@
-"""Every method with SAIB keeps the contract of tests/conformance.py."""
+"""Methods with SAIB keep the contract of tests/conformance.py.
+
+Three by default: with a momentum network, with a predictor besides, with neither. The others are
+slow tests.
+"""
 
 from conformance import *  # noqa: F403
 from conformance import cases
 
-case = cases(saib=True)
+case = cases(saib=True, quick=("ie_cl", "byol", "vicreg"))

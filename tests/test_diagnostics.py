@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_network
 
-from configs import imagenet_r50
 from iecl_jax import data, methods
-from iecl_jax.evals import diagnostics
+from iecl_jax.evals.parts import diagnostics
 from iecl_jax.evals.measures import jacobian
 from iecl_jax.train.experiment import build
 from iecl_jax.train.step import AXIS
@@ -18,9 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's own
 
 
 def config(**values):
-    made = imagenet_r50.get_config("100,smoke")
-    made.data.image_size = 8
-    made.encoder.width = 4
+    made = tiny_network.get_config()
     made.saib.group_size = 2
     made.diagnostics.update({"num_images": 8, "lanczos_depth": 12, "lanczos_probes": 16})
     made.update_from_flattened_dict(values)

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from iecl_jax.evals.measures import conv_norms
-from iecl_jax.models.encoders.resnet import ResNet
+from iecl_jax.models.encoders.resnet import ARCHITECTURES, ResNet
 
 matrix_norm = jax.jit(conv_norms.matrix_norm, static_argnames="iterations")
 operator_norm = jax.jit(
@@ -177,7 +177,9 @@ def grid_side(path, side):
 def test_encoder_norms_are_those_of_the_convolutions_that_evaluation_applies(
     stem, spectral_norm, image_size
 ):
-    encoder = ResNet("resnet10", stem=stem, width=4, feature_dim=5, spectral_norm=spectral_norm)
+    encoder = ResNet(
+        *ARCHITECTURES["resnet10"], stem=stem, width=4, feature_dim=5, spectral_norm=spectral_norm
+    )
     params, stats = trained(encoder, image_size)
 
     @jax.jit
@@ -207,7 +209,7 @@ def test_encoder_norms_are_those_of_the_convolutions_that_evaluation_applies(
 
 
 def test_grids_of_a_bottleneck_have_the_stride_in_the_middle():
-    encoder = ResNet("resnet50", width=2)
+    encoder = ResNet(*ARCHITECTURES["resnet50"], width=2)
     images = jnp.zeros((1, 64, 64, 3))
     shapes = jax.eval_shape(functools.partial(encoder.init, train=False), jax.random.key(0), images)
     grids = {}

@@ -12,9 +12,9 @@ import pytest
 from configs import evaluate, linear_probe
 from iecl_jax import config as config_lib
 from iecl_jax import data, evals
-from iecl_jax.evals import jobs
-from iecl_jax.evals.encoder import SplitEncoder
-from iecl_jax.evals.subject import Subject
+from iecl_jax.evals.parts import jobs
+from iecl_jax.evals.parts.encoder import SplitEncoder
+from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.train.experiment import build
 from tests import tiny_run
 
@@ -28,7 +28,7 @@ import numpy as np
 
 from iecl_jax.config.rules import POSITIVE
 from iecl_jax.config.section import key
-from iecl_jax.evals.schedule import AtEnd
+from iecl_jax.evals.parts.schedule import AtEnd
 
 RESULTS = {"mean_norm": "mean norm of the features"}
 

@@ -85,7 +85,7 @@ def test_the_report_holds_what_the_run_left(workdir, capsys):
     assert "absent" not in text  # a package that is not installed
     assert "Not measured" not in text
     assert "Not in the event files" not in text
-    assert not list(workdir.glob("*.partial"))
+    assert not list(workdir.glob(".*"))
 
 
 def test_every_curve_is_drawn_once(workdir):

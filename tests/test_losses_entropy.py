@@ -152,19 +152,6 @@ def test_a_narrow_input_is_measured_in_float32(estimate, reference, options):
     np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
 
 
-@_each(ESTIMATORS[::2])
-@pytest.mark.parametrize("shape", [(8, 3), (5, 8)])
-def test_no_product_is_left_to_the_accelerators_default_precision(
-    estimate, reference, options, shape
-):
-    """On a GPU that default is TF32 with 10 bits of mantissa, on a TPU bfloat16 with 7."""
-    gradient = jax.value_and_grad(functools.partial(estimate, **options))
-    program = jax.jit(gradient).lower(jnp.zeros(shape, jnp.bfloat16)).as_text()
-    products = [line for line in program.splitlines() if "stablehlo.dot_general" in line]
-    assert products or estimate is entropy.gaussian_diagonal
-    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
-
-
 @pytest.mark.parametrize("neighbors", [0, 5])
 def test_a_neighbour_that_is_not_there_is_refused(neighbors):
     with pytest.raises(ValueError, match=f"neighbors={neighbors} must be between 1 and 4"):

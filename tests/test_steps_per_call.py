@@ -5,27 +5,16 @@ import functools
 import jax
 import numpy as np
 import pytest
+import tiny_run
 
-from configs import imagenet_r50
 from iecl_jax.models.encoders.resnet import ResNet
 from iecl_jax.train.experiment import build
-from iecl_jax.train.loop import calls
 
 
 def tiny_experiment(**train_settings):
-    config = imagenet_r50.get_config("100,smoke")
-    config.data.image_size = 16
-    config.encoder.width = 4
+    config = tiny_run.get_config()
     config.train.update(train_settings)
     return build(config, total_steps=1000, steps_per_epoch=100, num_classes=10)
-
-
-def random_batch(seed):
-    rng = np.random.default_rng(seed)
-    return {
-        "image": rng.integers(0, 256, (2, 8, 16, 16, 3), np.uint8),
-        "label": rng.integers(0, 10, (2, 8), np.int32),
-    }
 
 
 @pytest.fixture(scope="module")
@@ -33,37 +22,38 @@ def experiment():
     return tiny_experiment(steps_per_call=4)
 
 
+def random_batch(seed):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.integers(0, 256, (2, 8, 8, 8, 3), np.uint8),
+        "label": rng.integers(0, 10, (2, 8), np.int32),
+    }
+
+
 @pytest.mark.parametrize("count", [3, 4])
 def test_steps_of_one_call_are_those_of_as_many_calls(experiment, count):
     batches = [random_batch(seed) for seed in range(count)]
     together, rows = experiment.steps(experiment.create_state(), batches)
-    state, singles = experiment.create_state(), []
+    single = tiny_experiment(steps_per_call=1)
+    state, singles = single.create_state(), []
     for batch in batches:
-        state, metrics = experiment.step(state, batch)
+        state, metrics = single.steps(state, [batch])
         singles.append(jax.device_get(metrics))
     assert together.step == count
     for name, row in rows.items():
         assert row.shape == (4,)
-        expected = [metrics[name] for metrics in singles]
+        expected = [metrics[name][0] for metrics in singles]
         np.testing.assert_allclose(row[:count], expected, rtol=1e-4, atol=1e-6, err_msg=name)
         np.testing.assert_array_equal(row[count:], 0)
     for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(state), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * np.abs(other).max() + 1e-8)
 
 
-def test_a_call_ends_where_something_is_due():
-    taken = list(calls(5, 30, most=8, intervals=[10, 0, 15]))
-    assert [steps[-1] for steps in taken] == [10, 15, 20, 28, 30]
-    assert [step for steps in taken for step in steps] == list(range(6, 31))
-    assert [*calls(0, 3, most=1, intervals=[3])] == [range(1, 2), range(2, 3), range(3, 4)]
-    assert not list(calls(4, 4, most=2, intervals=[3]))
-
-
 def test_blocks_computed_twice_change_no_value_and_keep_less():
-    x = np.float32(np.random.default_rng(0).normal(size=(8, 16, 16, 3)))
+    x = np.float32(np.random.default_rng(0).normal(size=(4, 8, 8, 3)))
     results, kept = [], []
     for remat in (False, True):
-        net = ResNet("resnet10", stem="cifar", width=4, spectral_norm=True, remat=remat)
+        net = ResNet((2,), False, stem="cifar", width=4, spectral_norm=True, remat=remat)
         variables = jax.jit(functools.partial(net.init, train=True))(jax.random.key(0), x)
 
         def loss(params, net=net, variables=variables):

@@ -4,6 +4,7 @@ import json
 
 import fake_main
 import pytest
+from markdown_rows import rows
 
 from iecl_jax.tools import runs, study
 
@@ -40,8 +41,8 @@ def run(files, *extra):
 
 def test_every_setting_runs_with_every_seed_and_the_table_has_means(files, capsys):
     table = run(files, "--seeds=0,2", "--processes=2", "--", "--config.data.dir=x")
-    assert "| plain | 2 | 25.0 ± 35.4 |  |  |  |  |  | 3.0 ± 0.0 |" in table
-    assert "| other | 2 | 37.5 ± 35.4 |" in table
+    assert ["plain", "2", "25.0 ± 35.4", "", "", "", "", "", "3.0 ± 0.0"] in rows(table)
+    assert ["other", "2", "37.5 ± 35.4"] in [row[:3] for row in rows(table)]
     assert table in capsys.readouterr().out
     results = json.loads((files[1] / "other" / "seed-2" / "results.json").read_text())
     assert results["flags"]["config"] == f"{files[0]}:other"
@@ -51,8 +52,8 @@ def test_every_setting_runs_with_every_seed_and_the_table_has_means(files, capsy
 def test_the_table_keeps_settings_that_were_not_asked_for_again(files):
     run(files, "--seeds=1")
     table = run(files, "--seeds=1", "--settings=other")
-    assert "| plain | 1 | 25.0 |" in table
-    assert "| other | 1 | 37.5 |" in table
+    assert ["plain", "1", "25.0"] in [row[:3] for row in rows(table)]
+    assert ["other", "1", "37.5"] in [row[:3] for row in rows(table)]
 
 
 def test_a_failed_run_is_told_and_left_out(files, capsys):
@@ -60,7 +61,7 @@ def test_a_failed_run_is_told_and_left_out(files, capsys):
         run(files, "--seeds=1,13", "--settings=plain")
     assert "plain, seed 13: failed with exit code 1, see " in capsys.readouterr().out
     assert "bad luck" in (files[1] / "plain" / "seed-13" / "log.txt").read_text()
-    assert "| plain | 1 | 25.0 |" in (files[1] / "table.md").read_text()
+    assert ["plain", "1", "25.0"] in [row[:3] for row in rows((files[1] / "table.md").read_text())]
 
 
 def test_a_finished_run_is_not_started_again(files, tmp_path, monkeypatch):
@@ -70,7 +71,7 @@ def test_a_finished_run_is_not_started_again(files, tmp_path, monkeypatch):
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     for seeds in ("--seeds=0", "--seeds=0,1"):
         table = run(files, seeds, "--settings=a,b")
-    assert "| a | 2 | 35.0 ± 7.1 | 51.0 ± 1.4 |" in table
+    assert ["a", "2", "35.0 ± 7.1", "51.0 ± 1.4"] in [row[:4] for row in rows(table)]
     assert len((tmp_path / "calls").read_text().splitlines()) == 4
 
 

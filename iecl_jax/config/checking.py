@@ -42,8 +42,7 @@ def _foreign(name: str, config: ml_collections.ConfigDict, known: list[str]) -> 
 def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
     """Raises ValueError for the first impossible value of a pretraining config."""
     _check_values(config)
-    if config.data.name == "image_folder" and not config.data.dir:
-        raise ValueError("data.name='image_folder' needs data.dir, the folder of the images.")
+    kinds.check("data", config.data.name, config.data)
     batch, entropy = config.train.batch_size, config.objective.entropy
     multiple("train.batch_size", batch, num_devices, "devices")
     if config.train.num_steps == config.train.num_epochs == 0:
@@ -62,9 +61,8 @@ def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
         config.checkpoint.every_steps,
         "steps between checkpoints",
     )
-    method = kinds.load("method", config.method.name)
-    if hasattr(method, "check"):
-        method.check(config, num_devices)
+    for kind in ("encoder", "method"):
+        kinds.check(kind, config[kind].name, config, num_devices)
 
 
 def _check_saib(config: ml_collections.ConfigDict, per_device: int) -> None:

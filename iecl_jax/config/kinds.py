@@ -8,11 +8,10 @@ import functools
 import importlib
 import importlib.util
 import pkgutil
-import re
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from iecl_jax.config import rules
 from iecl_jax.config.section import Section
@@ -26,18 +25,33 @@ class Kind(NamedTuple):
       parts: what every file must have.
       example: a file to look at.
       fallback: the module that takes every other name, or "".
+      families: whether a file of the package offers several things, its NAMES, rather than one of
+        the file's name.
     """
 
     package: str
     parts: tuple[str, ...]
     example: str
     fallback: str = ""
+    families: bool = False
 
 
 KINDS = {
+    "encoder": Kind(
+        "iecl_jax.models.encoders",
+        ("Settings", "make"),
+        "iecl_jax/models/encoders/resnet.py",
+        families=True,
+    ),
     "method": Kind("iecl_jax.methods", ("Settings", "make"), "iecl_jax/methods/byol.py"),
     "evaluation": Kind(
         "iecl_jax.evals", ("Settings", "RESULTS", "measure"), "iecl_jax/evals/knn.py"
+    ),
+    "data": Kind(
+        "iecl_jax.data.sources",
+        ("Settings", "MEAN", "STD", "open_split"),
+        "iecl_jax/data/sources/generated.py",
+        fallback="iecl_jax.data.sources.tfds",
     ),
 }
 
@@ -78,6 +92,13 @@ def settings(kind: str, name: str, *, key: str | None = None) -> type[Section]:
     return found
 
 
+def check(kind: str, name: str, *settings: Any) -> None:
+    """Calls the `check` of a thing, if it has one: ValueError for settings that do not fit."""
+    found = load(kind, name)
+    if hasattr(found, "check"):
+        found.check(*settings)
+
+
 def names(kind: str) -> tuple[str, ...]:
     """What the package itself offers of a kind, sorted."""
     return tuple(files(kind))
@@ -85,25 +106,18 @@ def names(kind: str) -> tuple[str, ...]:
 
 @functools.cache
 def files(kind: str) -> dict[str, str]:
-    """Name -> module of what the package offers; a file with NAMES offers each of them."""
+    """Name -> module of what the package offers."""
     package = importlib.import_module(KINDS[kind].package)
     found: dict[str, str] = {}
     for info in pkgutil.iter_modules(package.__path__):
         module = f"{package.__name__}.{info.name}"
-        if info.ispkg or not _has(module, KINDS[kind].parts):
+        if info.ispkg or module == KINDS[kind].fallback:
             continue
         offered: Sequence[str] = (info.name,)
-        if "NAMES" in KINDS[kind].parts:
+        if KINDS[kind].families:
             offered = importlib.import_module(module).NAMES
         found |= dict.fromkeys(offered, module)
     return dict(sorted(found.items()))
-
-
-def _has(module: str, parts: Sequence[str]) -> bool:
-    """Whether the source of a module defines all parts; others of its folder are no such thing."""
-    spec = importlib.util.find_spec(module)
-    source = Path(str(spec and spec.origin)).read_text()
-    return all(re.search(rf"^(class |def )?{part}\b", source, re.MULTILINE) for part in parts)
 
 
 def stem(name: str) -> str:

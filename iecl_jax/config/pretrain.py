@@ -6,11 +6,13 @@
 from iecl_jax.config import kinds
 from iecl_jax.config.rules import (
     BELOW_ONE,
+    CHANNELS_OR_NONE,
     COUNT,
     COUNT_OR_NONE,
     NOT_NEGATIVE,
     POSITIVE,
     RANGE,
+    SCALES_OR_NONE,
     SEED,
     SHARE,
     SHARES,
@@ -18,20 +20,25 @@ from iecl_jax.config.rules import (
 )
 from iecl_jax.config.section import Section, key
 
-THREE = Rule(lambda values: len(values) == 3, "three numbers")
-THREE_POSITIVE = Rule(lambda v: len(v) == 3 and min(v) > 0, "three numbers above 0")
 HUE = Rule(lambda value: 0 <= value <= 0.5, "from 0 to 0.5")
 
 
 class Data(Section):
     """Where the images come from."""
 
-    name = key("imagenet2012", None, "the data set")
+    name = key("imagenet2012", None, "a file of iecl_jax/data/sources, a .py file or a TFDS set")
     dir = key("", None, 'TFDS\'s folder ("" = ~/tensorflow_datasets), or that of an image_folder')
     image_size = key(224, COUNT, "pixels, side of each view")
     cache = key("none", ("none", "host", "device"), "where decoded uint8 images are kept")
     num_threads = key(16, COUNT, "decoding threads of each process")
     prefetch = key(2, COUNT_OR_NONE, "batches decoded, and batches put on the device, ahead")
+    mean = key((), CHANNELS_OR_NONE, "of each channel in [0, 1], subtracted; () = the source's")
+    std = key((), SCALES_OR_NONE, "of each channel, divided by; () = the source's")
+
+    @staticmethod
+    def also(own, given):
+        """The settings of the source's file."""
+        return kinds.settings("data", own["name"])
 
 
 class Train(Section):
@@ -59,14 +66,13 @@ class Method(Section):
 class Encoder(Section):
     """The network whose features are learned."""
 
-    name = key("resnet50", ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101"), "")
-    stem = key("imagenet", ("imagenet", "cifar"), "7x7 stride 2 and max-pool, or 3x3 stride 1")
-    width = key(64, COUNT, "channels of the first stage")
-    feature_dim = key(0, COUNT_OR_NONE, "outputs of a linear layer after pooling; 0 = no layer")
-    spectral_norm = key(True, None, "divide every convolution by its largest singular value")
+    name = key("resnet50", None, "resnet10, 18, 34, 50, 101, or the path of an encoder's file")
     bn_group = key(0, COUNT_OR_NONE, "images that share BN statistics; 0 = the global batch")
-    remat = key(False, None, "less memory, a third more work: blocks are computed twice")
-    zero_init_residual = key(False, None, "start each residual branch's last BN scale at 0")
+
+    @staticmethod
+    def also(own, given):
+        """The settings of the encoder's file."""
+        return kinds.settings("encoder", own["name"])
 
 
 class Projector(Section):
@@ -128,7 +134,9 @@ class Optimizer(Section):
     momentum = key(0.9, BELOW_ONE, "of sgd and lars; b1 of adam and adamw")
     trust_coefficient = key(0.001, POSITIVE, "of lars")
     trust_clip = key(False, None, "lars: no layer's rate is above the learning rate")
-    weight_decay = key(1e-5, NOT_NEGATIVE, "of encoder and projector kernels, not of BN or biases")
+    weight_decay = key(
+        1e-5, NOT_NEGATIVE, "of the network's kernels (not norms, biases, positions)"
+    )
     predictor_schedule = key(
         "cosine", ("cosine", "constant"), "constant: a predictor keeps the peak rate (SimSiam)"
     )
@@ -164,10 +172,7 @@ class View(Section):
 
 
 class Augment(Section):
-    """The views (MoCo-v2's recipe) and the normalisation."""
-
-    mean = key((0.485, 0.456, 0.406), THREE, "per channel, of values in [0, 1]")
-    std = key((0.229, 0.224, 0.225), THREE_POSITIVE, "per channel, of values in [0, 1]")
+    """The views (MoCo-v2's recipe)."""
 
     anchor, query = View, View
 

@@ -16,6 +16,8 @@ from iecl_jax.config.section import Key, Section
 
 # What a key was called in earlier configs -> what it is called now.
 RENAMED: dict[str, str] = {
+    r"augment\.mean": "data.mean",
+    r"augment\.std": "data.std",
     r"eval\.knn_k": "eval.knn.k",
     r"eval\.knn_temperature": "eval.knn.temperature",
     r"eval\.linear_epochs": "eval.linear.num_epochs",
@@ -102,7 +104,20 @@ def from_json(text: str) -> ml_collections.ConfigDict:
 def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """`from_json` of what the text says."""
     found = section.leaves(_tuples(values))
-    return complete(section.nested({renamed(name): value for name, value in found.items()}))
+    return settled(
+        complete(section.nested({renamed(name): value for name, value in found.items()}))
+    )
+
+
+def settled(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Writes in one way what may be said in two, so that the same run is recognised, and returns
+    the config: statistics that are those of the data source become ()."""
+    for data in (config.get("data"), config.get("pretrain", {}).get("data")):
+        if data is not None and "mean" in data:
+            source = kinds.load("data", data.name)
+            for name, own in (("mean", source.MEAN), ("std", source.STD)):
+                data[name] = () if data[name] == tuple(own) else data[name]
+    return config
 
 
 def renamed(name: str) -> str:

@@ -77,6 +77,7 @@ class Split:
     read_labels: Callable[[], np.ndarray]
     num_threads: int = 8
     broken: BrokenFiles | None = None
+    is_train: bool = False  # whether these are the images of split "train", also where that is open
 
     def __len__(self) -> int:
         return self.length
@@ -194,6 +195,7 @@ def concatenate(name: str, splits: Sequence[Split]) -> Split:
         length=int(ends[-1]),
         read=read,
         read_labels=lambda: np.concatenate([split.labels for split in splits]),
+        is_train=False,
     )
 
 

@@ -1,5 +1,5 @@
 """What is measured of a network: a file an evaluation, during training or as a job; diagnostics."""
 
-from iecl_jax.evals.schedule import scheduled
+from iecl_jax.evals.parts.schedule import scheduled
 
 __all__ = ["scheduled"]

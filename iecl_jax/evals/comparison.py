@@ -11,8 +11,8 @@ from iecl_jax.config.rules import COUNT, COUNT_OR_NONE
 from iecl_jax.config.section import Section, key
 from iecl_jax.evals import knn as knn_evaluation
 from iecl_jax.evals.measures import few_labels, knn
-from iecl_jax.evals.schedule import AtEnd
-from iecl_jax.evals.subject import Subject
+from iecl_jax.evals.parts.schedule import AtEnd
+from iecl_jax.evals.parts.subject import Subject
 
 Array = jax.Array | np.ndarray
 RESULTS: dict[str, str] = {}  # a table, which it prints itself

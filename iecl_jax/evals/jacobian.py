@@ -11,11 +11,11 @@ import numpy as np
 from iecl_jax import methods
 from iecl_jax.config.rules import COUNT, COUNT_OR_NONE
 from iecl_jax.config.section import Section, key
-from iecl_jax.evals.diagnostics import conv_layers, fixed_views
 from iecl_jax.evals.measures import jacobian
+from iecl_jax.evals.parts.diagnostics import conv_layers, fixed_views
+from iecl_jax.evals.parts.schedule import AtEnd
+from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.evals.pictures import gallery, spectrum
-from iecl_jax.evals.schedule import AtEnd
-from iecl_jax.evals.subject import Subject
 
 RESULTS: dict[str, str] = {}  # two tables, which it prints itself
 

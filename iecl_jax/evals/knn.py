@@ -5,8 +5,8 @@ from typing import Any
 from iecl_jax.config.rules import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE
 from iecl_jax.config.section import Section, key
 from iecl_jax.evals.measures import knn
-from iecl_jax.evals.schedule import Every
-from iecl_jax.evals.subject import Subject
+from iecl_jax.evals.parts.schedule import Every
+from iecl_jax.evals.parts.subject import Subject
 
 RESULTS = {"knn_top1": "kNN, top-1"}
 

@@ -14,8 +14,8 @@ from iecl_jax.config.rules import (
 )
 from iecl_jax.config.section import Section, key
 from iecl_jax.evals.measures import linear_probe, probe_grid
-from iecl_jax.evals.schedule import AtEnd
-from iecl_jax.evals.subject import Subject
+from iecl_jax.evals.parts.schedule import AtEnd
+from iecl_jax.evals.parts.subject import Subject
 
 RESULTS = {
     "linear_top1": "linear classifier, top-1",

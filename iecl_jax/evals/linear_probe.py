@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from absl import logging
 
 from iecl_jax import data
 from iecl_jax.config.pretrain import View
@@ -28,15 +27,15 @@ from iecl_jax.config.rules import (
 from iecl_jax.config.section import Section, key
 from iecl_jax.data import augment
 from iecl_jax.evals import linear
-from iecl_jax.evals.encoder import replicate
 from iecl_jax.evals.measures import linear_probe
-from iecl_jax.evals.schedule import AtEnd
-from iecl_jax.evals.subject import Subject
+from iecl_jax.evals.parts.encoder import replicate
+from iecl_jax.evals.parts.schedule import AtEnd
+from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.models import collectives
-from iecl_jax.run import summaries
 from iecl_jax.run.checkpoint import Checkpointer
-from iecl_jax.run.preemption import EXIT_CODE, Preemption
 from iecl_jax.run.seal import digest
+from iecl_jax.train.actions import Log, Save
+from iecl_jax.train.loop import Run, train
 from iecl_jax.train.step import AXIS
 
 RESULTS = linear.RESULTS
@@ -129,7 +128,9 @@ def _stream_probe(config, pretrain, method, weights, encoder, run_dir):
         weight_decay=config.probe.weight_decay,
         total_steps=total_steps,
     )
-    make_views = augment.make_augment(stream.augment, stream.data.image_size)
+    make_views = augment.make_augment(
+        stream.augment, stream.data.image_size, *data.statistics(stream.data)
+    )
 
     def step(probe, weights, batch):
         places = collectives.places(len(batch["label"]), AXIS)
@@ -140,9 +141,12 @@ def _stream_probe(config, pretrain, method, weights, encoder, run_dir):
         views = make_views(augment.image_keys(key, probe.step, places), images)
         features = method.encode(*weights, views[0])["pooled"]
         features = linear_probe.normalize_features(features, config.probe.feature_norm)
-        return linear_probe.probe_step(probe, features, batch["label"], tx=tx, axis_name=AXIS)
+        probe, loss = linear_probe.probe_step(
+            probe, features, batch["label"], tx=tx, axis_name=AXIS
+        )
+        return probe, {"loss": loss[None]}
 
-    p_step = jax.pmap(
+    mapped = jax.pmap(
         step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0
     )
     feature_dim = jax.eval_shape(
@@ -151,35 +155,26 @@ def _stream_probe(config, pretrain, method, weights, encoder, run_dir):
     probe = linear_probe.init_probe(
         jax.random.key(config.seed), feature_dim, encoder.labelled("train").num_classes, tx
     )
-    probe = replicate(probe)  # Where the step leaves it; `pmap` may then reuse its memory.
     # A probe belongs to one encoder: that of another checkpoint starts anew beside it.
     probe_dir = Path(run_dir) / f"probe-{digest(weights)[:12]}"
-    checkpointer = Checkpointer(probe_dir, keep=1, keep_best=0, config=config)
-    restored = checkpointer.restore(probe)
-    first_step = position = 0
-    if restored is not None:
-        first_step, probe, position = restored
-        logging.info("Resuming the probe from step %d of %d.", first_step, total_steps)
-    writer = summaries.create_writer(run_dir)
-    weights, train = replicate(weights), encoder.labelled("train")
-    with (
-        data.TrainBatches(stream, train, start=position, num_views=1) as batches,
-        Preemption() as preemption,
-    ):
-        for number in range(first_step + 1, total_steps + 1):
-            probe, loss = p_step(probe, weights, next(batches))
-            stop = preemption.due()
-            if stop or number % steps_per_epoch == 0:
-                if not np.isfinite(loss):
-                    raise FloatingPointError(
-                        f"step {number}: the probe's loss is not finite; lower probe.learning_rate="
-                        f"{config.probe.learning_rate}."
-                    )
-                writer.write_scalars(number, {"probe/loss": float(loss)})
-                checkpointer.save(number, probe, position=batches.position)
-            if stop and number < total_steps:
-                checkpointer.close()
-                raise SystemExit(EXIT_CODE)
-    checkpointer.close()
-    writer.flush()
-    return jax.device_get(probe.params), total_steps
+    weights = replicate(weights)
+    run = Run(
+        run_dir=run_dir,
+        checkpointer=Checkpointer(probe_dir, keep=1, keep_best=0, config=config),
+        state=replicate(probe),  # Where the step leaves it; `pmap` may then reuse its memory.
+        steps=lambda probe, batches: mapped(probe, weights, *batches),
+        open_batches=functools.partial(
+            data.TrainBatches, stream, encoder.labelled("train"), num_views=1
+        ),
+        total=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        batch_size=config.probe.batch_size,
+        group="probe",
+    )
+    try:
+        train(run, [Log(run, steps_per_epoch), Save(run, steps_per_epoch)])
+    except FloatingPointError as error:
+        raise FloatingPointError(
+            f"{error} Lower probe.learning_rate={config.probe.learning_rate}."
+        ) from error
+    return jax.device_get(run.state.params), total_steps

@@ -4,10 +4,10 @@ from typing import Any
 
 import jax
 
-from iecl_jax.evals.encoder import Unlabelled
 from iecl_jax.evals.measures import linear_probe
-from iecl_jax.evals.schedule import Every
-from iecl_jax.evals.subject import Subject
+from iecl_jax.evals.parts.encoder import Unlabelled
+from iecl_jax.evals.parts.schedule import Every
+from iecl_jax.evals.parts.subject import Subject
 
 RESULTS = {"online_probe_top1": "online probe, top-1"}
 

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from iecl_jax.losses.product import product
+
 
 def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
     """Scales the last axis to unit length, in float32; a zero vector stays 0 (finite gradient)."""
@@ -36,10 +38,10 @@ def info_nce(
     """
     anchors, keys = l2_normalize(anchors), l2_normalize(keys)
     if negatives is None:
-        logits, targets = anchors @ keys.T, positives
+        logits, targets = product(anchors, keys.T), positives
     else:
         positive = (anchors * keys[positives]).sum(-1, keepdims=True)
-        logits = jnp.concatenate([positive, anchors @ l2_normalize(negatives).T], axis=1)
+        logits = jnp.concatenate([positive, product(anchors, l2_normalize(negatives).T)], axis=1)
         targets = jnp.zeros_like(positives)
     log_probs = jax.nn.log_softmax(logits / temperature)
     loss = -jnp.take_along_axis(log_probs, targets[:, None], axis=1).mean()
@@ -72,7 +74,7 @@ def nt_xent(
     others = l2_normalize(all_views).reshape(-1, d)
     own = jnp.concatenate([places, places + batch])
     positives = jnp.concatenate([places + batch, places])
-    cosines = jnp.matmul(anchors, others.T, precision=jax.lax.Precision.HIGHEST)
+    cosines = product(anchors, others.T)
     itself = jnp.arange(2 * batch)[None, :] == own[:, None]
     logits = jnp.where(itself, -jnp.inf, cosines / temperature)
     log_probs = jax.nn.log_softmax(logits)

@@ -14,12 +14,9 @@ import math
 import jax
 import jax.numpy as jnp
 
+from iecl_jax.losses.product import product
+
 _FLOOR = 1e-10  # of variances and squared distances
-
-
-def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a @ b in full float32: the default of accelerators rounds the factors."""
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def _centred(z: jax.Array) -> jax.Array:
@@ -44,7 +41,7 @@ def coding_rate(z: jax.Array, *, epsilon: float) -> jax.Array:
     """
     n, d = z.shape
     z = _centred(z)
-    gram = _product(z, z.T) if n < d else _product(z.T, z)
+    gram = product(z, z.T) if n < d else product(z.T, z)
     scaled = gram * (d / (n * epsilon**2)) + jnp.eye(min(n, d), dtype=jnp.float32)
     return jnp.log(jnp.diagonal(jnp.linalg.cholesky(scaled))).sum() / d
 
@@ -68,7 +65,7 @@ def gaussian_diagonal(z: jax.Array) -> jax.Array:
 def _squared_distances(z: jax.Array) -> jax.Array:
     """[n, n] squared Euclidean distances of centred rows with the diagonal at infinity."""
     norms = (z * z).sum(1)
-    distances = norms[:, None] + norms[None, :] - 2 * _product(z, z.T)
+    distances = norms[:, None] + norms[None, :] - 2 * product(z, z.T)
     return jnp.where(jnp.eye(len(z), dtype=bool), jnp.inf, jnp.maximum(distances, 0))
 
 

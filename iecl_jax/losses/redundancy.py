@@ -8,10 +8,7 @@ views or reordering the images changes nothing.
 import jax
 import jax.numpy as jnp
 
-
-def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a^T b in full float32: the default of accelerators rounds the factors."""
-    return jnp.matmul(a.T, b, precision=jax.lax.Precision.HIGHEST)
+from iecl_jax.losses.product import product
 
 
 def _off_diagonal(matrix: jax.Array) -> jax.Array:
@@ -44,7 +41,7 @@ def barlow_twins(
         variance = jnp.square(centred).mean(0, keepdims=True)
         return centred * jax.lax.rsqrt(variance + epsilon)
 
-    correlation = _product(standardise(first), standardise(second)) / len(first)
+    correlation = product(standardise(first).T, standardise(second)) / len(first)
     on_diagonal = jnp.square(1 - jnp.diagonal(correlation)).sum()
     return on_diagonal, _off_diagonal(correlation)
 
@@ -71,7 +68,7 @@ def vicreg(
 
     def spread(z):
         centred = z - z.mean(0, keepdims=True)
-        covariance = _product(centred, centred) / (n - 1)
+        covariance = product(centred.T, centred) / (n - 1)
         deviation = jnp.sqrt(jnp.diagonal(covariance) + epsilon)
         return jnp.maximum(0, 1 - deviation).mean(), _off_diagonal(covariance) / d
 

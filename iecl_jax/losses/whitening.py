@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from iecl_jax.losses.product import product
+
 
 def whiten(z: jax.Array, *, size: int, epsilon: float = 0.0) -> jax.Array:
     """Centres and decorrelates each slice of `size` consecutive rows.
@@ -38,8 +40,8 @@ def whiten(z: jax.Array, *, size: int, epsilon: float = 0.0) -> jax.Array:
 
     def whiten_slice(rows):
         centred = rows - rows.mean(0, keepdims=True)
-        products = jnp.matmul(centred.T, centred, precision=jax.lax.Precision.HIGHEST)
-        shrunk = (1 - epsilon) / (size - 1) * products + epsilon * jnp.eye(d, dtype=jnp.float32)
+        scatter = product(centred.T, centred)
+        shrunk = (1 - epsilon) / (size - 1) * scatter + epsilon * jnp.eye(d, dtype=jnp.float32)
         factor = jnp.linalg.cholesky(shrunk)
         return jax.scipy.linalg.solve_triangular(factor, centred.T, lower=True).T
 

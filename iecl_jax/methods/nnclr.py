@@ -13,6 +13,7 @@ import ml_collections
 
 from iecl_jax.config.rules import COUNT, POSITIVE
 from iecl_jax.config.section import key
+from iecl_jax.losses.product import product
 from iecl_jax.methods.parts import contrast, online, queue
 from iecl_jax.methods.parts.method import Method, unmoved
 
@@ -65,6 +66,5 @@ def make(
 
 def nearest(z: jax.Array, support: jax.Array) -> jax.Array:
     """The rows of unit `support` [K, d] with the largest cosine to each of z [b, d], constants."""
-    with jax.default_matmul_precision("highest"):
-        similarity = z @ support.T  # the scale of z does not change which is the largest
+    similarity = product(z, support.T)  # the scale of z does not change which is the largest
     return jnp.take(support, similarity.argmax(axis=1), axis=0)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from iecl_jax.losses.product import product
 from iecl_jax.models import initializers
 
 _INIT_ITERATIONS = 15
@@ -28,11 +29,14 @@ def power_iteration(
     Reference: Miyato et al. 2018, Algorithm 1.
     """
     constant = jax.lax.stop_gradient(matrix)
-    with jax.default_matmul_precision("highest"):  # float32 on GPUs too, not TF32
-        u = jax.lax.fori_loop(1, num_iterations, lambda _, u: _unit((constant @ u) @ constant), u)
-        v = _unit(constant @ u)
-        u = _unit(v @ constant)
-        return v @ (matrix @ u), u
+
+    def iterate(_, u):
+        return _unit(product(product(constant, u), constant))
+
+    u = jax.lax.fori_loop(1, num_iterations, iterate, u)
+    v = _unit(product(constant, u))
+    u = _unit(product(v, constant))
+    return product(v, product(matrix, u)), u
 
 
 def _unit(x: jax.Array) -> jax.Array:

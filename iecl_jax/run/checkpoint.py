@@ -35,11 +35,19 @@ _EVALUATION_FIELDS = ("step", "params", "method_state")
 
 
 class Restored(NamedTuple):
-    """What `Checkpointer.restore` found; `position` is where the data stream goes on."""
+    """What `Checkpointer.restore` found.
+
+    Attributes:
+      step: steps done.
+      state: the tree that was saved.
+      position: where the data stream goes on.
+      stopped: whether a signal had asked for it, so that what was due at its step was left undone.
+    """
 
     step: int
     state: Any
     position: int
+    stopped: bool
 
 
 class Checkpointer:
@@ -98,6 +106,7 @@ class Checkpointer:
         *,
         position: int,
         metrics: Mapping[str, float] | None = None,
+        stopped: bool = False,
         wait: bool = False,
     ) -> None:
         """Copies `state` to the host and writes it in the background, after the save before it.
@@ -110,6 +119,7 @@ class Checkpointer:
           state: a pytree of arrays, the same on every device and process.
           position: of the data stream: where the next batch starts.
           metrics: finite or not; `knn_top1`, if there, ranks the checkpoint for `keep_best`.
+          stopped: see `Restored`.
           wait: True returns only when the checkpoint is whole.
 
         Raises:
@@ -120,7 +130,7 @@ class Checkpointer:
             return
         leaves = seal.host_leaves(state)
         records = {
-            "data": {"step": step, "position": position},
+            "data": {"step": step, "position": position, "stopped": stopped},
             "config": self._config,
             "metrics": {name: float(value) for name, value in (metrics or {}).items()},
         }
@@ -164,11 +174,22 @@ class Checkpointer:
                 reason = _one_line(error)
             if _true_everywhere(not reason):
                 self._set_aside(refused)
-                return Restored(data["step"], _place(leaves, template), data["position"])
+                stopped = data.get("stopped", False)  # older checkpoints do not say
+                return Restored(data["step"], _place(leaves, template), data["position"], stopped)
             refused[path] = reason or "another process cannot read it"
         if refused:
             raise ValueError(_none_whole(self._directory, refused))
         return None
+
+    def newest(self) -> int | None:
+        """Waits for the save under way; the step of the newest checkpoint, None if there is none.
+
+        Raises:
+          Exception: whatever made that save fail.
+        """
+        self._finish()
+        found = _newest_first(self._directory)
+        return int(found[0].name) if found else None
 
     def close(self) -> None:
         """Waits for the last save, raises if it failed, and removes what is no longer kept."""

@@ -1,7 +1,8 @@
 """The metrics of each step: on the device until they are checked and written."""
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -19,13 +20,27 @@ class MetricLog:
     """Keeps each step's metrics on the device until they are written, as means over the interval.
 
     Attributes:
-      last: what was written last.
-      images_per_second: over the newest interval that held no compilation.
+      last: what was written last; {} before.
+      images_per_second: over the newest interval that held no compilation; 0 before.
     """
 
-    def __init__(self, writer: ScalarWriter, steps_per_epoch: int, batch_size: int):
+    def __init__(
+        self,
+        writer: ScalarWriter,
+        steps_per_epoch: int,
+        batch_size: int,
+        *,
+        group: str = "train",
+        newest_checkpoint: Callable[[], int | None] = lambda: None,
+    ):
+        """Metrics are written as GROUP/NAME.
+
+        Args:
+          newest_checkpoint: () -> its step, or None; asked when a metric is not finite.
+        """
         self._writer, self._steps_per_epoch = writer, steps_per_epoch
-        self._batch_size = batch_size
+        self._batch_size, self._group = batch_size, group
+        self._newest_checkpoint = newest_checkpoint
         self._pending: list[tuple[range, dict[str, jax.Array]]] = []
         self._clock, self._timed_steps = 0.0, 0
         self._compiled = False
@@ -42,18 +57,27 @@ class MetricLog:
         if not self._compiled:  # the first step's compilation is left out of the speed
             jax.block_until_ready(metrics)
             self._compiled = True
-            self.restart_clock()
+            self._restart_clock()
 
-    def restart_clock(self) -> None:
-        """Leaves what happened since the last writing out of the speed."""
+    def _restart_clock(self) -> None:
         self._clock, self._timed_steps = time.monotonic(), 0
 
-    def write(self, newest_checkpoint: int | None) -> None:
-        """Waits for the device, checks every step's metrics, and writes their means.
+    @contextlib.contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """What happens inside, after everything was written, does not count in the speed."""
+        try:
+            yield
+        finally:
+            self._restart_clock()
+
+    def write(self) -> None:
+        """Waits for the device, checks every new step's metrics, and writes their means.
 
         Raises:
           FloatingPointError: a metric is not finite; names the step, the term and the checkpoint.
         """
+        if not self._pending:
+            return
         steps = [step for taken, _ in self._pending for step in taken]
         fetched = jax.device_get([metrics for _, metrics in self._pending])
         rows = [
@@ -63,15 +87,15 @@ class MetricLog:
         ]
         self._pending.clear()
         for step, row in zip(steps, rows, strict=True):
-            check_finite(step, row, newest_checkpoint)
+            check_finite(step, row, self._newest_checkpoint)
         self.last = {name: _mean(name, rows) for name in rows[0]}
         if self._timed_steps:
             elapsed = time.monotonic() - self._clock
             self.images_per_second = self._timed_steps * self._batch_size / elapsed
             self.last["images_per_second"] = self.images_per_second
-        self.restart_clock()
+        self._restart_clock()
         epoch = steps[-1] / self._steps_per_epoch
-        write_scalars(self._writer, "train", steps[-1], self.last | {"epoch": epoch})
+        write_scalars(self._writer, self._group, steps[-1], self.last | {"epoch": epoch})
 
 
 def _mean(name: str, rows: list[dict[str, Any]]) -> float:
@@ -84,7 +108,9 @@ def _skipped(metrics: dict[str, Any]) -> bool:
     return bool(metrics.get("skipped_step", False))
 
 
-def check_finite(step: int, metrics: dict[str, Any], newest_checkpoint: int | None) -> None:
+def check_finite(
+    step: int, metrics: dict[str, Any], newest_checkpoint: Callable[[], int | None]
+) -> None:
     """Raises FloatingPointError naming the terms of `metrics` that are not finite.
 
     A float16 step whose gradients overflowed was skipped: only its loss must be finite. A loss
@@ -98,14 +124,15 @@ def check_finite(step: int, metrics: dict[str, Any], newest_checkpoint: int | No
     if metrics.get("loss_scale", 1.0) < 1:
         bad.append("the gradients at every loss scale")
     if bad:
+        newest = newest_checkpoint()
         saved = (
-            f"the last good checkpoint is that of step {newest_checkpoint}"
-            if newest_checkpoint is not None
+            f"the last good checkpoint is that of step {newest}"
+            if newest is not None
             else "no checkpoint was written before it"
         )
         raise FloatingPointError(f"step {step}: {', '.join(bad)} not finite; {saved}.")
 
 
-def write_scalars(writer: ScalarWriter, group: str, step: int, values: dict[str, float]) -> None:
+def write_scalars(writer: ScalarWriter, group: str, step: int, values: Mapping[str, float]) -> None:
     """Writes values as GROUP/NAME, which TensorBoard shows a group at a time."""
     writer.write_scalars(step, {f"{group}/{name}": value for name, value in values.items()})

@@ -20,6 +20,7 @@ import ml_collections
 import numpy as np
 
 from iecl_jax import config as config_lib
+from iecl_jax.data import files
 
 _PACKAGES = (
     "jax jaxlib flax optax orbax-checkpoint grain tensorflow-datasets clu matfree numpy".split()  # noqa: SIM905
@@ -212,10 +213,6 @@ def _read_json(path: pathlib.Path, default: Any) -> Any:
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes a line-ended text file that is whole or, after a kill, as it was before."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with open(temporary, "w") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Writes a text, its last line ended, whole or not at all (`data.files.open_whole`)."""
+    with files.open_whole(path, "w") as file:
+        file.write(text.removesuffix("\n") + "\n")

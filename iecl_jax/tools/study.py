@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from iecl_jax.run import markdown
+from iecl_jax.run.workdir import write_atomically
 from iecl_jax.tools.runs import Run, Runner
 
 # Title, format, and where the number is in a run's metrics.
@@ -24,7 +26,7 @@ COLUMNS = (
     ("linear, %", "{:.1f}", "linear_top1"),
     ("H(q)", "{:.3f}", "diagnostics.entropy_query"),
     ("H(q')", "{:.3f}", "diagnostics.entropy_query_saib"),
-    ("log\\|det J\\| / n", "{:+.3f}", "diagnostics.log_det"),
+    ("log|det J| / n", "{:+.3f}", "diagnostics.log_det"),
     ("min sigma", "{:.3f}", "diagnostics.sigma_min"),
     ("RankMe", "{:.1f}", "diagnostics.rank_me"),
 )
@@ -45,10 +47,7 @@ def collect(
 
 def format_table(metrics: Mapping[str, Sequence[dict[str, Any]]]) -> str:
     """Markdown: a row a setting, mean ± standard deviation over seeds; empty if not measured."""
-    lines = [
-        f"| setting | seeds | {' | '.join(title for title, *_ in COLUMNS)} |",
-        f"|---|---:|{'---:|' * len(COLUMNS)}",
-    ]
+    rows = []
     for setting, runs in metrics.items():
         cells = [setting, str(len(runs))]
         for title, text, name in COLUMNS:
@@ -58,8 +57,8 @@ def format_table(metrics: Mapping[str, Sequence[dict[str, Any]]]) -> str:
             if len(values) > 1:
                 cell += f" ± {text.replace('+', '').format(np.std(values, ddof=1))}"
             cells.append(cell)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+    return markdown.table(["setting", "seeds", *(title for title, *_ in COLUMNS)], rows)
 
 
 def _get(metrics: Any, name: str) -> float | None:
@@ -101,9 +100,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with Runner(args.processes, args.workdir / "compiled") as runner:
         succeeded = runner.map(run, [(seed, name) for seed in seeds for name in settings])
-    args.workdir.mkdir(parents=True, exist_ok=True)
     table = format_table(collect(args.workdir, known, seeds))
-    (args.workdir / "table.md").write_text(table)
+    write_atomically(args.workdir / "table.md", table)
     print(table, end="")
     runner.leave(succeeded)
 

@@ -1,227 +1,213 @@
-"""Pretraining: data -> step -> writer -> evaluations -> checkpoints."""
+"""The training loop: steps, and between them the actions that are due."""
 
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import jax
-import ml_collections
-import numpy as np
 from absl import logging
-from clu import metric_writers, periodic_actions
 
-from iecl_jax import config as config_lib
-from iecl_jax import data
-from iecl_jax.evals.diagnostics import CollapseError, Diagnostics, Measured
-from iecl_jax.evals.pictures import spectrum
-from iecl_jax.evals.pictures.run_gallery import RunGallery
-from iecl_jax.evals.schedule import Scheduled, scheduled
-from iecl_jax.run import distributed, summaries, workdir
+from iecl_jax.run import summaries
 from iecl_jax.run.checkpoint import Checkpointer
-from iecl_jax.run.metrics import MetricLog, write_scalars
+from iecl_jax.run.metrics import MetricLog
 from iecl_jax.run.preemption import EXIT_CODE, Preemption
-from iecl_jax.run.seal import digest
-from iecl_jax.tools.figures import report
-from iecl_jax.train.experiment import build
-from iecl_jax.train.state import TrainState
 
 
-def pretrain(
-    config: ml_collections.ConfigDict, run_dir: str, *, allow_config_change: bool = False
-) -> dict[str, Any]:
-    """Trains to the end, resuming from the newest checkpoint in `run_dir`; returns results.json.
+class CollapseError(ValueError):
+    """The representation has collapsed, and `diagnostics.stop_on_collapse` is set."""
 
-    Leaves in `run_dir`: config.json, provenance.json, event files, gallery/STEP.png, checkpoints/,
-    results.json, report.html. A run that was killed goes on bit for bit as if it had not been.
 
-    Raises:
-      ValueError: the config is impossible, or `run_dir` belongs to another one.
-      FloatingPointError: the loss or a gradient is not finite.
-      CollapseError: with `diagnostics.stop_on_collapse`, once a checkpoint is written; started
-        again, the run goes on to the next measurement.
-      SystemExit: with code 75 after SIGTERM, once a checkpoint is written.
+@dataclasses.dataclass
+class Now:
+    """A moment of a run: which step was taken last, and what has come of it so far.
+
+    Attributes:
+      step: steps taken.
+      last: whether it is the last one.
+      stop: whether a signal asks to stop; only a save is due then.
+      resumed: whether the run goes on from here, after a signal or its end left something undone.
+      scores: of the evaluations, numbers or tables of them.
+      diagnosis: of the diagnostics.
+      alarm: a sentence of the diagnostics for which the run ends; "" without.
     """
-    started = time.monotonic()
-    config_lib.check(config, jax.device_count())
-    split = data.open_split(config.data, "pretrain")
-    steps_per_epoch = max(1, len(split) // config.train.batch_size)
-    total_steps = config.train.num_steps or config.train.num_epochs * steps_per_epoch
-    data.check_batches(config, split)
-    config_lib.check_length(
-        config, num_images=len(split), steps_per_epoch=steps_per_epoch, total_steps=total_steps
-    )
-    experiment = build(
-        config,
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-        num_classes=split.num_classes,
-    )
-    evaluations = scheduled(config, experiment.method, split, run_dir)
-    gallery = RunGallery(config, experiment.method, split, run_dir, experiment.views)
-    workdir.prepare(run_dir, config, command=sys.argv, allow_change=allow_config_change)
-    checkpointer = Checkpointer(
-        run_dir,
-        keep=config.checkpoint.keep,
-        keep_best=config.checkpoint.keep_best,
-        keep_every_steps=config.checkpoint.keep_every_steps,
-        config=config,
-    )
-    state = experiment.create_state()
-    restored = checkpointer.restore(state)
-    first_step, position, saved = 0, 0, None
-    if restored is not None:
-        first_step, state, position = restored
-        saved = first_step
-        logging.info("Resuming from step %d of %d.", first_step, total_steps)
-        if first_step > total_steps:
-            raise ValueError(
-                f"{run_dir} has trained {first_step} steps already, more than the {total_steps} "
-                "asked for: use another --workdir, or train longer."
-            )
-    finished = workdir.read_results(run_dir)
-    if first_step == total_steps and distributed.agreed(finished is not None):
-        logging.info("This run is finished; nothing is left to do.")
-        return finished or {}
-    writer = summaries.create_writer(run_dir)
-    log = MetricLog(writer, steps_per_epoch, config.train.batch_size)
-    progress = periodic_actions.ReportProgress(
-        num_train_steps=total_steps,
-        every_steps=config.train.log_every_steps,
-        every_secs=None,
-    )
-    every_eval = config.eval.every_epochs * steps_per_epoch
-    every_diagnosis = config.diagnostics.every_steps
-    diagnose = Diagnostics(config, split) if every_diagnosis else None
-    log_steps, save_steps = config.train.log_every_steps, config.checkpoint.every_steps
-    scores: dict[str, Any] = {}
-    diagnosis: dict[str, float] = {}
-
-    with data.TrainBatches(config, split, start=position) as batches, Preemption() as preemption:
-        for taken in calls(
-            first_step,
-            total_steps,
-            most=config.train.steps_per_call,
-            intervals=[log_steps, every_eval, every_diagnosis, save_steps],
-        ):
-            state, metrics = experiment.steps(state, [next(batches) for _ in taken])
-            log.add(taken, metrics)
-            step = taken[-1]
-            progress(step)
-            last = step == total_steps
-            due_eval = last or (every_eval > 0 and step % every_eval == 0)
-            stop = preemption.due()
-            due_diagnosis = diagnose is not None and not stop and step % every_diagnosis == 0
-            due_diagnosis |= diagnose is not None and due_eval
-            due_save = last or stop or step % save_steps == 0
-            due_save |= due_eval and config.checkpoint.keep_best > 0  # so that the best is kept
-            if step % log_steps == 0 or due_eval or due_save or due_diagnosis:
-                log.write(saved)
-            alarms = []
-            if diagnose is not None and due_diagnosis:
-                measured = diagnose(state)
-                diagnosis = measured.values
-                write_diagnosis(writer, step, measured, with_layers=due_eval)
-                alarms = diagnose.alarms(diagnosis)
-                for alarm in alarms:
-                    logging.warning("step %d: %s", step, alarm)
-                if last or not config.diagnostics.stop_on_collapse:
-                    alarms = []
-                elif distributed.agreed(bool(alarms)) != bool(alarms):
-                    alarms = [] if alarms else ["Process 0 measured a collapse."]
-                due_save |= bool(alarms)
-                log.restart_clock()
-            if due_eval:
-                scores = evaluate(evaluations, state, Now(step, last))
-                if numbers(scores):
-                    write_scalars(writer, "eval", step, numbers(scores))
-                picture = gallery(step, state)
-                writer.write_images(step, {"gallery": picture[None]})
-                log.restart_clock()
-            if due_save:
-                best = numbers(scores) if due_eval else None
-                checkpointer.save(step, state, position=batches.position, metrics=best)
-                saved = step
-            if alarms:
-                checkpointer.close()
-                writer.flush()
-                raise CollapseError(
-                    f"step {step}, which is saved: {alarms[0]} diagnostics.stop_on_collapse=False "
-                    "would go on with a warning."
-                )
-            if stop and not last:
-                checkpointer.close()
-                writer.flush()
-                logging.warning("Stopped by SIGTERM after step %d, which is saved.", step)
-                raise SystemExit(EXIT_CODE)
-    checkpointer.close()
-    if first_step == total_steps:
-        scores = evaluate(evaluations, state, Now(total_steps, last=True))
-    writer.flush()
-    if diagnose is not None and not diagnosis:
-        diagnosis = diagnose(state).values
-    results = workdir.write_results(
-        run_dir,
-        job="pretrain",
-        metrics=log.last | scores | ({"diagnostics": diagnosis} if diagnosis else {}),
-        steps=total_steps,
-        seconds=time.monotonic() - started,
-        images_per_second=log.images_per_second,
-        seed=config.seed,
-        params_digest=digest(state.params),
-    )
-    if jax.process_index() == 0:
-        try:
-            logging.info("Report: %s", report.write(run_dir))
-        except Exception as error:  # a page must not fail a finished training
-            logging.warning("No report: %s", error)
-    return results
-
-
-class Now(NamedTuple):
-    """A moment of the training: after `step` steps."""
 
     step: int
     last: bool
+    stop: bool = False
+    resumed: bool = False
+    scores: dict[str, Any] = dataclasses.field(default_factory=dict)
+    diagnosis: dict[str, float] = dataclasses.field(default_factory=dict)
+    alarm: str = ""
 
 
-def evaluate(evaluations: Sequence[Scheduled], state: TrainState, now: Now) -> dict[str, Any]:
-    """What the evaluations that are due measure."""
-    scores: dict[str, Any] = {}
-    for evaluation in evaluations:
-        if evaluation.due(now):
-            scores |= evaluation(state, now)
-    return scores
+class Action(Protocol):
+    """What is done between two steps; see `train.actions`.
+
+    Attributes:
+      interruptible: whether a signal to stop ends it at once.
+    """
+
+    interruptible: bool
+
+    def due(self, now: Now) -> bool:
+        """Whether to do it now; changes nothing."""
+
+    def __call__(self, now: Now) -> None:
+        """Does it, and notes in `now` what others shall know."""
 
 
-def numbers(scores: dict[str, Any]) -> dict[str, float]:
-    """The scores that are numbers, not tables of them."""
-    return {name: value for name, value in scores.items() if isinstance(value, float)}
+@dataclasses.dataclass(kw_only=True)
+class Run:
+    """A training under way; made, it goes on where its newest checkpoint is, if there is one.
+
+    While entered it has batches, a log and a writer. Left, for whatever reason, it finishes the
+    save under way and closes all of them.
+
+    Attributes:
+      run_dir: for the event files.
+      checkpointer: of this run alone.
+      state: a new one, replaced by the newest checkpoint's; donated by each step.
+      steps: (state, batches) -> (state, metrics [at least len(batches)]).
+      open_batches: (start=position) -> `data.TrainBatches`.
+      total: steps from beginning to end.
+      steps_per_epoch, batch_size: of the log.
+      group: of the metrics' names, see `MetricLog`.
+      step: steps taken.
+
+    Raises:
+      ValueError: it has taken more than `total` steps already.
+    """
+
+    run_dir: str
+    checkpointer: Checkpointer
+    state: Any
+    steps: Callable[[Any, Sequence[Any]], tuple[Any, dict[str, jax.Array]]]
+    open_batches: Callable[..., Any]
+    total: int
+    steps_per_epoch: int
+    batch_size: int
+    group: str = "train"
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        self._position, self._undone = 0, False
+        restored = self.checkpointer.restore(self.state)
+        if restored is None:
+            return
+        self.step, self.state, self._position, stopped = restored
+        self._undone = stopped or self.step == self.total
+        logging.info("Resuming from step %d of %d.", self.step, self.total)
+        if self.step > self.total:
+            raise ValueError(
+                f"{self.run_dir} has trained {self.step} steps already, more than the {self.total} "
+                "asked for: use another --workdir, or train longer."
+            )
+
+    def __enter__(self) -> "Run":
+        self._batches = self.open_batches(start=self._position)
+        self.writer = summaries.create_writer(self.run_dir)
+        self.log = MetricLog(
+            self.writer,
+            self.steps_per_epoch,
+            self.batch_size,
+            group=self.group,
+            newest_checkpoint=self.checkpointer.newest,
+        )
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        failures = []
+        for part in (self._batches, self.checkpointer, self.writer):
+            # Of several processes one that fails alone must not wait for the others.
+            if part is self.checkpointer and not _known_to_all(error):
+                continue
+            try:
+                part.close()
+            except Exception as failure:
+                logging.error("%s: %s", type(failure).__name__, failure)
+                failures.append(failure)
+        if failures and error is None:
+            raise failures[0]
+
+    def calls(self, actions: Sequence[Action], most: int) -> Iterator[range]:
+        """The steps that are left, see `calls`; first none, where something was left undone."""
+
+        def due(step: int) -> bool:
+            now = Now(step, last=step == self.total)
+            return any(action.due(now) for action in actions)
+
+        left = calls(self.step, self.total, most=most, due=due)
+        return itertools.chain([range(0)], left) if self._undone else left
+
+    def take(self, steps: range) -> None:
+        """Takes the next steps, in one call of the devices."""
+        if steps:
+            self.state, metrics = self.steps(self.state, [next(self._batches) for _ in steps])
+            self.step = steps[-1]
+            self.log.add(steps, metrics)
+
+    def save(self, *, metrics: dict[str, float], stopped: bool) -> None:
+        """Saves the state in the background, see `Checkpointer.save`."""
+        self.checkpointer.save(
+            self.step,
+            self.state,
+            position=self._batches.position,
+            metrics=metrics,
+            stopped=stopped,
+        )
 
 
-def calls(first: int, total: int, *, most: int, intervals: Sequence[int]) -> Iterator[range]:
+def train(run: Run, actions: Sequence[Action], *, steps_per_call: int = 1) -> Now:
+    """Takes the steps that are left and, after each, the actions that are due; saving comes last.
+
+    Returns:
+      The last moment.
+
+    Raises:
+      FloatingPointError: a metric is not finite.
+      CollapseError: the diagnostics gave an alarm; what was due is saved.
+      SystemExit: with code 75 after SIGTERM or Ctrl-C, once a checkpoint is written.
+    """
+    now = Now(run.step, last=run.step == run.total)
+    with Preemption() as preemption, run:
+        for steps in run.calls(actions, most=steps_per_call):
+            run.take(steps)
+            now = Now(run.step, run.step == run.total, preemption.due(), resumed=not steps)
+            for action in actions:
+                if action.due(now):
+                    run.log.write()  # what is not finite is neither measured nor saved
+                    with run.log.clock_stopped(), preemption.interrupting(action.interruptible):
+                        action(now)
+                    now.stop |= action.interruptible and preemption.due()
+            if now.alarm or now.stop:
+                run.checkpointer.newest()  # is whole before a sentence says so
+            if now.alarm:
+                raise CollapseError(
+                    f"step {now.step}, which is saved: {now.alarm} "
+                    "diagnostics.stop_on_collapse=False would go on with a warning."
+                )
+            if now.stop:
+                logging.warning(
+                    "Stopped after step %d, which is saved: the same command goes on.", now.step
+                )
+                raise SystemExit(EXIT_CODE)
+    return now
+
+
+def calls(first: int, total: int, *, most: int, due: Callable[[int], bool]) -> Iterator[range]:
     """The steps after `first` up to `total`, as the ranges that go to the device in one call.
 
-    A call takes `most` steps, or fewer if a multiple of one of the `intervals` comes before (0 is
-    none) or the training ends.
+    A call takes `most` steps, or fewer if something is due before or the training ends.
     """
-    step = first
-    while step < total:
-        until = [every - step % every for every in intervals if every]
-        count = min([most, total - step, *until])
-        yield range(step + 1, step + count + 1)
-        step += count
+    begin = first + 1
+    for step in range(begin, total + 1):
+        if step == total or step - begin + 1 == most or due(step):
+            yield range(begin, step + 1)
+            begin = step + 1
 
 
-def write_diagnosis(
-    writer: metric_writers.MetricWriter, step: int, measured: Measured, *, with_layers: bool
-) -> None:
-    """Writes a measurement's numbers; `with_layers` each convolution's and the spectrum too."""
-    write_scalars(writer, "diagnostics", step, measured.values)
-    if not with_layers:
-        return
-    for name, norms in measured.layers.items():
-        write_scalars(writer, name, step, norms)
-    if measured.spectrum is not None and np.isfinite(measured.values["log_det"]):
-        drawn = spectrum.draw(measured.spectrum, f"Jacobian of SAIB, step {step}")
-        writer.write_images(step, {"jacobian_spectrum": drawn[None]})
+def _known_to_all(error: BaseException | None) -> bool:
+    """Whether every process of the run leaves for the same reason at the same step."""
+    together = (FloatingPointError, CollapseError, SystemExit)
+    return error is None or jax.process_count() == 1 or isinstance(error, together)

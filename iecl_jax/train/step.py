@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from iecl_jax.losses.product import product
 from iecl_jax.methods import Method
 from iecl_jax.methods.parts.objective import Objective
 from iecl_jax.models import collectives
@@ -28,7 +29,7 @@ def train_step(
     schedules: Mapping[str, Callable[[jax.Array], jax.Array]],
     axis_name: str | None = AXIS,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Moves the state by one batch; pure, to be wrapped by `jax.pmap` (see `train.pmap_step`).
+    """Moves the state by one batch; pure, for `jax.pmap` (see `train.experiment.Experiment`).
 
     Args:
       state: equal on all devices.
@@ -87,7 +88,7 @@ def probe_metrics(
 
     Images with label -1 do not count; the mean over devices is the mean over all labelled images.
     """
-    logits = jax.nn.standardize(features) @ probe["kernel"] + probe["bias"][None]
+    logits = product(jax.nn.standardize(features), probe["kernel"]) + probe["bias"][None]
     labelled = (labels >= 0).astype(jnp.float32)
     count = jnp.maximum(collectives.mean(labelled.sum(), axis_name), 1e-6)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))

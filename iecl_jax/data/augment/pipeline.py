@@ -39,16 +39,14 @@ def _channels(values: Sequence[float], ndim: int) -> np.ndarray:
     return np.asarray(values, np.float32).reshape((1,) * (ndim - 1) + (3,))
 
 
-def normalize(images: jax.Array, augment: ml_collections.ConfigDict) -> jax.Array:
+def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     """(images - mean) / std per channel, of float32 [..., 3] in [0, 1]."""
-    mean, std = (_channels(values, images.ndim) for values in (augment.mean, augment.std))
-    return (images - mean) / std
+    return (images - _channels(mean, images.ndim)) / _channels(std, images.ndim)
 
 
-def denormalize(images: jax.Array, augment: ml_collections.ConfigDict) -> jax.Array:
+def denormalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     """The inverse of `normalize`, clipped: float32 [..., 3] to pictures, [..., 3] in [0, 1]."""
-    mean, std = (_channels(values, images.ndim) for values in (augment.mean, augment.std))
-    return jnp.clip(images * std + mean, 0, 1)
+    return jnp.clip(images * _channels(std, images.ndim) + _channels(mean, images.ndim), 0, 1)
 
 
 def _random_crop(
@@ -114,13 +112,17 @@ def _random_views(
 
 
 def make_augment(
-    augment: ml_collections.ConfigDict, image_size: int
+    augment: ml_collections.ConfigDict,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Builds the training augmentation.
 
     Args:
-      augment: `config.augment`: mean, std and the operators of the `anchor` and the `query` view.
+      augment: `config.augment`: the operators of the `anchor` and the `query` view.
       image_size: side S of the views.
+      mean, std: three numbers each, of values in [0, 1]; see `data.statistics`.
 
     Returns:
       A pure function (keys, images) -> views. keys: typed keys [B], one per image. images: uint8
@@ -146,33 +148,29 @@ def make_augment(
             anchors = of_batch(0, keys, anchors, ops=augment.anchor)
             queries = of_batch(1, keys, queries, ops=augment.query)
             views = jnp.stack([anchors, queries])
-        return normalize(views, augment)
+        return normalize(views, mean, std)
 
     return augmented
 
 
 def make_eval_transform(
-    augment: ml_collections.ConfigDict, image_size: int
+    image_size: int, mean: Sequence[float], std: Sequence[float]
 ) -> Callable[[jax.Array], jax.Array]:
     """Builds the transformation of images to be evaluated: resized to S by S and normalised.
 
     Args:
-      augment: `config.augment`, of which mean and std are used.
       image_size: side S of the result.
+      mean, std: three numbers each, of values in [0, 1]; see `data.statistics`.
 
     Returns:
       A pure function from uint8 [B, H, W, 3] to float32 [B, S, S, 3]; the whole image is resized,
       bilinearly with antialiasing. It raises ValueError for images of another shape or dtype.
-
-    Raises:
-      ValueError: if a setting is out of range.
     """
-    check(augment)
 
     def transform(images: jax.Array) -> jax.Array:
         _check_images(images, None)
         resized = jax.vmap(lambda image: crop.resize(_to_float(image), size=image_size))(images)
-        return normalize(resized, augment)
+        return normalize(resized, mean, std)
 
     return transform
 

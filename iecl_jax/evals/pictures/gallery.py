@@ -8,6 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from iecl_jax.data import files
+
 ROWS = ("source", "anchor view", "query view", "SAIB(query)", "added by SAIB")
 
 
@@ -87,7 +89,5 @@ def grid(rows: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
 
 def save(picture: np.ndarray, path: pathlib.Path) -> None:
     """Writes uint8 [h, w, 3] as PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    Image.fromarray(picture).save(partial, format="PNG")
-    partial.replace(path)
+    with files.open_whole(path) as file:
+        Image.fromarray(picture).save(file, format="PNG")

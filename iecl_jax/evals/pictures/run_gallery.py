@@ -17,7 +17,8 @@ _COLUMNS = 8
 
 
 class RunGallery:
-    """(step, state) -> the picture, also written to RUN_DIR/gallery/STEP.png by process 0."""
+    """(step, state) -> {"gallery": uint8 [h, w, 3]}, see `gallery.draw`; process 0 also writes it to
+    RUN_DIR/gallery/STEP.png."""
 
     def __init__(
         self,
@@ -35,8 +36,7 @@ class RunGallery:
         self._folder, self._views = Path(run_dir) / "gallery", views
         self._transform = jax.jit(method.transform)
 
-    def __call__(self, step: int, state: TrainState) -> np.ndarray:
-        """uint8 [h, w, 3]: see `gallery.draw`."""
+    def __call__(self, step: int, state: TrainState) -> dict[str, np.ndarray]:
         indices = self._indices
         batch = next(data.eval_batches(self._config.data, self._split, len(indices), indices))
         seen = self._views(step, {"image": batch["image"], "label": batch["label"]})
@@ -48,4 +48,4 @@ class RunGallery:
         )
         if jax.process_index() == 0:
             gallery.save(picture, self._folder / f"{step:08d}.png")
-        return picture
+        return {"gallery": picture}

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from iecl_jax.data import files
 from iecl_jax.run.events import Curve
 
 # Okabe and Ito's palette, the darker ones first; line styles repeat the distinction in grey.
@@ -104,8 +105,5 @@ def save(figure: Figure, path: pathlib.Path) -> None:
       ValueError: the suffix is another one.
     """
     check_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with context():
-        figure.savefig(partial, format=path.suffix[1:])
-    partial.replace(path)
+    with context(), files.open_whole(path) as file:
+        figure.savefig(file, format=path.suffix[1:])

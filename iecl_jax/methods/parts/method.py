@@ -21,7 +21,8 @@ class Method(NamedTuple):
 
     `params` is what the optimizer moves; `method_state` everything else that lasts: BN statistics,
     spectral-norm vectors, momentum encoder, queue. Both are nested dicts, and both hold the trained
-    network under "online", with "encoder", "projector" and perhaps "predictor" in it.
+    network under "online", with "encoder", "projector" and perhaps "predictor" in it. Networks
+    without statistics have nothing in `method_state`, and a checkpoint drops what is empty.
 
     Attributes:
       init: (key, views) -> (params, method_state); runs outside the pmapped step.
@@ -40,8 +41,8 @@ class Method(NamedTuple):
         over devices is the loss of the global batch, and what else of it to log, unweighted.
       post_update: (params, method_state, step) -> method_state after the optimizer's update of
         `step` (0-based): the momentum encoder.
-      encode: (params, method_state, images [B, S, S, 3]) -> {"stage1", ..., "stage4", "pooled"};
-        evaluation mode, the online encoder.
+      encode: (params, method_state, images [B, S, S, 3]) -> {"pooled" [B, F], and any "stage1",
+        "stage2", ...}; evaluation mode, the online encoder.
       embed: (params, method_state, views [V, b, S, S, 3]) -> {"pooled" [V, b, F], "projection"
         [V, b, d]} of the online network in training mode, each view with BN statistics of its
         own, as `forward` has them; for measures, so nothing moves.

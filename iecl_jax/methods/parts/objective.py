@@ -63,10 +63,6 @@ def make(
     pairs = PAIRS[config.saib.side]
 
     def objective(outputs, params):
-        with jax.default_matmul_precision("highest"):  # float32 on GPUs too, not TF32
-            return in_float32(outputs, params)
-
-    def in_float32(outputs, params):
         compared = {}
         if settings.kl.weight > 0 or settings.entropy.weight > 0:
             _require_projections(outputs)

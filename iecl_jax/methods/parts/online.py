@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 from flax import linen as nn
 
@@ -39,6 +40,7 @@ class Network(nn.Module):
 
     def __call__(self, images: jax.Array, **mode: Any) -> dict[str, jax.Array]:
         outputs = self.encoder(images, **mode)
+        _check_pooled(outputs, len(images))
         projection = self.projector(outputs["pooled"], **mode)
         outputs = outputs | {"projection": projection}
         if self.predictor is not None:
@@ -81,13 +83,13 @@ def make(
 
     def init(key, views):
         variables = network.init(key, views[0], train=True)
-        return {"online": variables["params"]}, {"online": variables["batch_stats"]}
+        return {"online": variables["params"]}, {"online": variables.get("batch_stats", {})}
 
     def apply(params, state, views):
         return apply_views(
             network,
             params["online"],
-            state["online"],
+            state.get("online", {}),
             views,
             running_views=len(views) if every_view_moves else 1,
         )
@@ -104,7 +106,7 @@ def make(
     def encode(params, state, images):
         variables = {
             "params": params["online"]["encoder"],
-            "batch_stats": state["online"]["encoder"],
+            "batch_stats": state.get("online", {}).get("encoder", {}),
         }
         return network.encoder.apply(variables, images, train=False)
 
@@ -132,4 +134,15 @@ def apply_views(
         for name in ("pooled", "projection", "prediction")
         if name in outputs
     }
-    return split, updated["batch_stats"]
+    return split, updated.get("batch_stats", {})
+
+
+def _check_pooled(outputs: Any, images: int) -> None:
+    """Raises ValueError if what an encoder returns has not the features that all else needs."""
+    pooled = outputs.get("pooled")
+    if pooled is None or pooled.dtype != jnp.float32 or pooled.ndim != 2 or len(pooled) != images:
+        found = "nothing" if pooled is None else f"{pooled.dtype} {list(pooled.shape)}"
+        raise ValueError(
+            f"the encoder returns {found} as 'pooled': let it return float32 [{images}, F], a "
+            "vector for each image."
+        )

@@ -52,13 +52,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", action="append", required=True, help="FILE[:VARIANT]")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=10, help="calls of each config in a round")
+    timing.add_flags(parser, rounds=5, steps=10)
     parser.add_argument("--only", default=",".join(CHOICES), help="comma-separated, default all")
     parser.add_argument("--json", type=Path, help="where to write the results too")
     parser.add_argument("--trace", type=Path, help="where to write a profile")
     parser.add_argument("--memory", action="store_true", help="compile and run nothing")
-    parser.add_argument("overrides", nargs="*", help="--config.KEY=VALUE, after --")
     args = parser.parse_args(argv)
     if args.rounds < 1 or args.steps < 1:
         parser.error(f"--rounds={args.rounds} and --steps={args.steps} must be at least 1.")

@@ -14,7 +14,7 @@ import jax
 
 from iecl_jax import config as config_lib
 from iecl_jax import data
-from iecl_jax.evals.diagnostics import Diagnostics
+from iecl_jax.evals.parts.diagnostics import Diagnostics
 from iecl_jax.tools.benchmark import parts, timing
 
 
@@ -40,10 +40,9 @@ def main() -> None:
     """Prints seconds and the share of the time, median and range over the rounds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=2)
+    timing.add_flags(parser, rounds=3, steps=2)
     args = parser.parse_args()
-    config = config_lib.load(args.config)
+    config = config_lib.load(args.config, args.overrides)
     every = config.diagnostics.every_steps
     results = measure(config, rounds=args.rounds, steps=args.steps)
     shares = [100 * taken / (taken + every * step) for step, taken in results]

@@ -1,82 +1,65 @@
-"""Time per step of `train.pretrain` against the bare pmapped step on the same data.
+"""Time per step of a training run against the step alone, on a batch that is on the devices.
 
     python -m iecl_jax.tools.benchmark.loop_overhead --config=configs/quickstart.py
 
-Runs the real loop. After each logging interval the same compiled step is timed alone, on batches of
-the same data that are on the device already, so that both share the machine's mood. Compilation,
-evaluation and checkpoints are left out of both.
+A run of `iecl_jax.main` in a new process and the step in this one take turns, every other round
+backwards. The run's time is that of its last logging interval: reading, logging and event files are
+in it; compilation, evaluation, diagnostics and checkpoints are not.
 """
 
 import argparse
-import statistics
+import functools
+import json
+import pathlib
+import subprocess
+import sys
 import tempfile
-import time
-
-import jax
 
 from iecl_jax import config as config_lib
-from iecl_jax import data
-from iecl_jax.train import loop as train
+from iecl_jax.tools.benchmark import parts, timing
+
+QUIET = (
+    "--config.schedule.warmup_epochs=0.0",
+    "--config.eval.every_epochs=0",
+    "--config.diagnostics.every_steps=0",
+    "--config.checkpoint.every_steps=1000000000",
+)
 
 
-def measure(config, *, steps: int, rounds: int) -> list[tuple[float, float]]:
-    """[(loop, bare)] in milliseconds a step, for each interval of `steps` steps but the first."""
-    config.train.update({"log_every_steps": steps, "num_steps": steps * (rounds + 1)})
-    config.schedule.warmup_epochs = 0.0
-    config.eval.update({"every_epochs": 0, "labels_per_class": 0})
-    config.checkpoint.every_steps = 10**9
-    results, captured = [], {}
-    build = train.build
+def loop_milliseconds(config: str, steps: int, overrides: list[str]) -> float:
+    """Milliseconds a step of the second of two intervals of `steps` steps of a run."""
+    with tempfile.TemporaryDirectory() as run_dir:
+        lengths = [f"--config.train.log_every_steps={steps}"]
+        lengths += [f"--config.train.num_steps={2 * steps}"]
+        command = [sys.executable, "-m", "iecl_jax.main", f"--config={config}"]
+        command += [f"--workdir={run_dir}", *QUIET, *lengths, *overrides]
+        subprocess.run(command, check=True, capture_output=True)
+        results = json.loads(pathlib.Path(run_dir, "results.json").read_text())
+        used = json.loads(pathlib.Path(run_dir, "config.json").read_text())
+    return 1e3 * used["train"]["batch_size"] / results["images_per_second"]
 
-    def capturing_build(*args, **kwargs):
-        captured["experiment"] = build(*args, **kwargs)
-        return captured["experiment"]
 
-    class TimedLog(train.MetricLog):
-        def write(self, newest_checkpoint):
-            super().write(newest_checkpoint)
-            loop = config.train.batch_size / self.images_per_second
-            results.append((1e3 * loop, 1e3 * time_bare()))
-            self.restart_clock()
-
-    def time_bare():
-        step = captured["experiment"].step
-        began = time.perf_counter()
-        for batch in seen:
-            captured["state"], metrics = step(captured["state"], batch)
-        jax.block_until_ready(metrics)
-        return (time.perf_counter() - began) / steps
-
-    split = data.open_split(config.data, "pretrain")
-    with data.TrainBatches(config, split) as batches:
-        seen = [next(batches) for _ in range(steps)]
-    captured["state"] = build(
-        config,
-        total_steps=config.train.num_steps,
-        steps_per_epoch=len(split) // config.train.batch_size,
-        num_classes=split.num_classes,
-    ).create_state()
-    original = train.MetricLog
-    train.build, train.MetricLog = capturing_build, TimedLog
-    try:
-        with tempfile.TemporaryDirectory() as run_dir:
-            train.pretrain(config, run_dir)
-    finally:
-        train.build, train.MetricLog = build, original
-    return results[1:]
+def main() -> None:
+    """Prints both times of each round, and the ratios' median and range."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="configs/quickstart.py", help="FILE[:VARIANT]")
+    timing.add_flags(parser, rounds=5, steps=20)
+    args = parser.parse_args()
+    step = parts.TimedStep(config_lib.load(args.config, [*QUIET, *args.overrides]))
+    loop, bare = timing.alternate(
+        [
+            functools.partial(loop_milliseconds, args.config, args.steps, args.overrides),
+            functools.partial(timing.median, step.durations, args.steps),
+        ],
+        args.rounds,
+    )
+    ratios = timing.ratios(loop, bare)
+    for times in zip(loop, bare, ratios, strict=True):
+        print("loop {:8.2f} ms    bare step {:8.2f} ms    ratio {:.3f}".format(*times))
+    print(timing.spread(timing.extent(ratios), "{:.3f}"))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", default="configs/quickstart.py")
-    parser.add_argument("--data_dir", default="")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=20)
-    arguments = parser.parse_args()
-    settings = config_lib.load(arguments.config)
-    settings.data.dir = arguments.data_dir
-    pairs = measure(settings, steps=arguments.steps, rounds=arguments.rounds)
-    for loop, bare in pairs:
-        print(f"loop {loop:8.2f} ms    bare step {bare:8.2f} ms    ratio {loop / bare:.3f}")
-    ratios = [loop / bare for loop, bare in pairs]
-    print(f"median {statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}")
+    main()

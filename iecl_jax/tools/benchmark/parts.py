@@ -73,7 +73,9 @@ class TimedAugmentation:
 
     def __init__(self, config: ml_collections.ConfigDict):
         """Compiles; ValueError if `config.augment` is wrong."""
-        make_views = augment.make_augment(config.augment, config.data.image_size)
+        make_views = augment.make_augment(
+            config.augment, config.data.image_size, *data.statistics(config.data)
+        )
         seed = np.uint32(config.seed)
 
         def of_device(step, batch, seed):

@@ -13,13 +13,10 @@ A ratio is ours by the peer's of the same round: below 1, ours is faster.
   saib     one forward and backward pass, to the parameters and the images.
 """
 
-import argparse
 import functools
 import json
 import pathlib
 import shlex
-import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 
@@ -30,10 +27,11 @@ import numpy as np
 
 from iecl_jax import config as config_lib
 from iecl_jax.models import build
-from iecl_jax.run import runtime, workdir
-from iecl_jax.tools.benchmark import parts, saib_overhead, timing
+from iecl_jax.run import markdown, runtime, workdir
+from iecl_jax.tools.benchmark import parts, peer, timing
 
-PEERS = {"eager": [], "compiled": ["--compile"]}
+FORMS = {"eager": [], "compiled": ["--compile"]}
+TORCH_PARTS = pathlib.Path(__file__).with_name("torch_parts.py")
 
 
 class TimedSAIB:
@@ -44,11 +42,12 @@ class TimedSAIB:
         shape = (config.train.batch_size, size, size, 3)
         images = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
         block = build.saib(config)
+        assert block is not None, "the peer always has SAIB"
         variables = block.init(jax.random.key(0), images, train=False)
 
         def loss(params, images):
             changed, state = block.apply(
-                variables | {"params": params}, images, train=True, mutable=["batch_stats"]
+                {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
             )
             return jnp.square(changed).sum(), state
 
@@ -60,53 +59,36 @@ class TimedSAIB:
         return timing.durations(self._start, jax.block_until_ready, count)
 
 
-def peer_part(command: list[str], part: str) -> float:
-    """The peer's milliseconds of "augment" or "saib"."""
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(result.stdout)[part]
-
-
-def row(part: str, times: list[list[float]]) -> str:
-    """A line of the table; `times` are [ours, *PEERS][round] in ms."""
+def row(part: str, times: list[list[float]]) -> list[str]:
+    """The cells of a line of the table; `times` are [ours, *FORMS][round] in ms."""
     cells = [part, *(timing.spread(timing.extent(each), "{:.1f}") for each in times)]
-    for peer in times[1:]:
-        cells.append(timing.spread(timing.extent(timing.ratios(times[0], peer)), "{:.2f}"))
-    return f"| {' | '.join(cells)} |"
+    for of_peer in times[1:]:
+        cells.append(timing.spread(timing.extent(timing.ratios(times[0], of_peer)), "{:.2f}"))
+    return cells
 
 
 def main() -> None:
     """Prints the table and what was run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", default="configs/resnet18.py:cifar10")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=3, help="timed steps a round")
-    parser.add_argument("--peer", required=True, help="path of torch_peer.py")
-    parser.add_argument("--peer_python", default="python", help="a Python that has PyTorch")
-    parser.add_argument("--peer_flags", default="", help="more flags of the peer's step")
+    parser = peer.parser(__doc__, rounds=5, steps=3)
     parser.add_argument("--json", type=pathlib.Path, help="where to write the times too")
-    parser.add_argument("overrides", nargs="*", help="--config.KEY=VALUE for ours, after --")
     args = parser.parse_args()
     runtime.configure()
     overrides = [f"--config.train.batch_size={args.batch}", *args.overrides]
-    config = config_lib.load(args.config, [*saib_overhead.MATCHED, *overrides])
+    config = config_lib.load(args.config, [*peer.MATCHED, *overrides])
 
-    flags = saib_overhead.peer_flags(config, "ie_cl")
-    of_step = [args.peer_python, args.peer, *flags, f"--steps={args.steps}", "--warmup=1"]
-    of_step += shlex.split(args.peer_flags)
-    threads = next(flag for flag in flags if flag.startswith("--threads"))
+    of_step = peer.step_command(args, config, "ie_cl")
+    threads = next(flag for flag in of_step if flag.startswith("--threads"))
     of_part = [
-        *(args.peer_python, str(pathlib.Path(__file__).with_name("torch_parts.py"))),
-        *(f"--peer={args.peer}", threads, f"--batch={args.batch}"),
-        *(f"--size={config.data.image_size}", f"--group={config.saib.group_size}"),
-        f"--patch={config.saib.patch_size}",
+        *(args.peer_python, str(TORCH_PARTS), f"--peer={args.peer}", threads),
+        *(f"--batch={args.batch}", f"--size={config.data.image_size}"),
+        *(f"--group={config.saib.group_size}", f"--patch={config.saib.patch_size}"),
     ]
     seen: dict = {}
 
-    def peer_step(more: list[str]) -> float:
-        seen.update(saib_overhead.run_peer([*of_step, *more]))
+    def time_peer(part: str, form: str) -> float:
+        if part != "step":
+            return peer.run([*of_part, *FORMS[form]])[part]
+        seen.update(peer.run([*of_step, *FORMS[form]]))
         return seen["ms_per_step"]
 
     ours: dict[str, Callable[[int], list[float]]] = {
@@ -117,26 +99,16 @@ def main() -> None:
     rows, found = [], {}
     for part, durations in ours.items():
         calls = args.steps if part == "step" else 10
-        contestants = [lambda f=durations, n=calls: statistics.median(f(n))]
-        for more in PEERS.values():
-            time_peer = (
-                functools.partial(peer_step, more)
-                if part == "step"
-                else functools.partial(peer_part, [*of_part, *more], part)
-            )
-            contestants.append(time_peer)
+        contestants = [functools.partial(timing.median, durations, calls)]
+        contestants += [functools.partial(time_peer, part, form) for form in FORMS]
         times = timing.alternate(contestants, args.rounds)
-        found[part] = dict(zip(("ours", *PEERS), times, strict=True))
+        found[part] = dict(zip(("ours", *FORMS), times, strict=True))
         rows.append(row(part, times))
-        print(rows[-1], file=sys.stderr, flush=True)
+        print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
 
-    print("| part | ours, ms | peer eager, ms | peer compiled, ms | to eager | to compiled |")
-    print(f"|---|{'---:|' * 5}")
-    print("\n".join(rows))
-    print(f"\nours: {workdir.device_description()}, jax {jax.__version__}")
-    print(f"peer: {seen['device']}, torch {seen['torch']}")
-    print(shlex.join(["python", *sys.argv]))
-    print(shlex.join(of_step))
+    titles = ["part", "ours, ms", "peer eager, ms", "peer compiled, ms", "to eager", "to compiled"]
+    print(markdown.table(titles, rows))
+    print(f"{peer.describe(seen)}\n{shlex.join(of_step)}")
     if args.json:
         workdir.write_atomically(args.json, json.dumps(found, indent=2))
 

@@ -6,17 +6,15 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.extend.core import Jaxpr
 
 from iecl_jax import config as config_lib
-from iecl_jax.data.split import MAX_NATIVE_SIZE
+from iecl_jax import data
 from iecl_jax.tools.benchmark import hlo
 from iecl_jax.tools.benchmark.flops import product_flops
 from iecl_jax.train.experiment import Experiment, build
-from iecl_jax.train.step import AXIS
 
 NUM_CLASSES = 10  # of the online probe where no data set is opened
-CROPPED_ON_HOST = ("imagenet2012", "imagenet100", "image_folder")
 
 
 class Prepared(NamedTuple):
@@ -44,11 +42,6 @@ def prepare(
     return Prepared(config, experiment)
 
 
-def cropped_on_host(config: ml_collections.ConfigDict) -> bool:
-    """Whether the data set's images are large or of varying sizes, so that the host crops them."""
-    return config.data.name in CROPPED_ON_HOST or config.data.image_size > MAX_NATIVE_SIZE
-
-
 def batch_shapes(
     config: ml_collections.ConfigDict, num_devices: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
@@ -59,55 +52,38 @@ def batch_shapes(
     """
     per_device = (num_devices, config.train.batch_size // num_devices)
     size = config.data.image_size
-    views = (2,) if cropped_on_host(config) else ()
+    views = (2,) if data.cropped_on_host(config.data) else ()
     return {
         "image": jax.ShapeDtypeStruct((*per_device, *views, size, size, 3), np.uint8),
         "label": jax.ShapeDtypeStruct(per_device, np.int32),
     }
 
 
-def trace(prepared: Prepared, devices: Sequence[Any]) -> jax.stages.Traced:
-    """Traces a single step, mapped over `devices` as `experiment.step` is; no array is made.
+def lower(
+    prepared: Prepared, devices: Sequence[Any] | None = None
+) -> tuple[Jaxpr, jax.stages.Lowered]:
+    """(jaxpr, lowered) of the step that trains, `Experiment.mapped`, of one batch a call.
+
+    No array is made.
 
     Args:
       prepared: the batch of its config is that of all devices together.
-      devices: `jax.devices()`, or those of a `jax.experimental.topologies` description, which need
-        not be attached.
+      devices: None = all there are; or those of a `jax.experimental.topologies` description, which
+        need not be attached.
     """
-    mesh = Mesh(np.array(devices), (AXIS,))
-    everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
-
-    def placed(tree, spec):
-        sharding = NamedSharding(mesh, spec)
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
-        )
-
-    def of_device(state, batch, seed):
-        return prepared.experiment.pure_step(state, jax.tree.map(lambda x: x[0], batch), seed)
-
-    mapped = jax.shard_map(
-        of_device,
-        mesh=mesh,
-        in_specs=(everywhere, split, everywhere),
-        out_specs=(everywhere, everywhere),
-        check_vma=False,
-    )
-    return jax.jit(mapped, donate_argnums=0).trace(
-        placed(jax.eval_shape(prepared.experiment.create_state), everywhere),
-        placed(batch_shapes(prepared.config, len(devices)), split),
-        placed(jax.ShapeDtypeStruct((), np.uint32), everywhere),
-    )
+    count = len(devices) if devices is not None else jax.device_count()
+    scalars = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((), np.uint32)
+    state = jax.eval_shape(prepared.experiment.create_state)
+    arguments = state, [batch_shapes(prepared.config, count)], *scalars
+    step = prepared.experiment.mapped(devices)
+    return jax.make_jaxpr(step)(*arguments).jaxpr, step.lower(*arguments)
 
 
-def arithmetic(
-    traced: jax.stages.Traced, lowered: jax.stages.Lowered, images: int
-) -> dict[str, float]:
+def arithmetic(jaxpr: Jaxpr, lowered: jax.stages.Lowered, images: int) -> dict[str, float]:
     """FLOPs of a step for each image.
 
     Args:
-      traced: of `trace`.
-      lowered: `traced.lower()`.
+      jaxpr, lowered: of `lower`.
       images: of one device.
 
     Returns:
@@ -116,7 +92,7 @@ def arithmetic(
       devices that are not attached, whose backend has no such analysis.
       "product_flops_per_image": see `flops.product_flops`, the numerator of the utilisation.
     """
-    found = {"product_flops_per_image": product_flops(traced.jaxpr.jaxpr) / images}
+    found = {"product_flops_per_image": product_flops(jaxpr) / images}
     costs = lowered.cost_analysis()
     return found | ({"flops_per_image": costs["flops"] / images} if costs else {})
 
@@ -151,7 +127,7 @@ def analyse(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> dict[s
 
     Args:
       config: of pretraining; its batch is that of all devices together.
-      devices: see `trace`.
+      devices: see `lower`.
 
     Returns:
       What `arithmetic` and `memory` do and, for several devices, "collectives_all_reduce" and
@@ -164,11 +140,10 @@ def analyse(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> dict[s
     if half:
         config = config.copy_and_resolve_references()
         config.train.precision = "float32"
-    traced = trace(prepare(config, len(devices)), devices)
-    lowered = traced.lower()
+    jaxpr, lowered = lower(prepare(config, len(devices)), devices)
     images = config.train.batch_size // len(devices)
     compiled = lowered.compile()
-    found: dict[str, Any] = arithmetic(traced, lowered, images) | memory(compiled)
+    found: dict[str, Any] = arithmetic(jaxpr, lowered, images) | memory(compiled)
     if len(devices) > 1:
         sent = [each.kind for each in hlo.collectives(compiled.as_text())]
         for kind in ("all-reduce", "all-gather"):

@@ -33,11 +33,12 @@ import PIL
 from PIL import Image
 
 from iecl_jax import config as config_lib
-from iecl_jax.data import image_folder, images
-from iecl_jax.data.datasets import open_split
+from iecl_jax.data import images, open_split
+from iecl_jax.data.sources import image_folder
 from iecl_jax.data.split import Indices, Record, Split
 from iecl_jax.data.train_batches import TrainBatches
-from iecl_jax.run import workdir
+from iecl_jax.run import markdown, workdir
+from iecl_jax.tools.benchmark import timing
 
 NUM_CACHED, CACHED_SIZE = 50_000, 32
 NUM_DRAWN, ASPECT = 256, 4 / 3  # images; width / height
@@ -192,12 +193,6 @@ def open_cases(args: argparse.Namespace) -> Iterator[dict[str, Case]]:
         }
 
 
-def spread(values: Sequence[float], form: str = "{:.0f}") -> str:
-    """`MEDIAN (MIN to MAX)`, each formatted by `form`."""
-    median, low, high = (form.format(f(values)) for f in (statistics.median, min, max))
-    return f"{median} ({low} to {high})"
-
-
 def summarize(rates: Mapping[str, Sequence[Rate]]) -> dict[str, Any]:
     """One flat JSON object of the rates of each case, one a round.
 
@@ -242,11 +237,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = summarize(rates)
     if args.json:
         workdir.write_atomically(args.json, json.dumps(result, indent=2))
-    print("| case | images/s | images per CPU second |\n|---|---:|---:|")
-    for name, rounds in rates.items():
-        wall, cpu = zip(*rounds, strict=True)
-        print(f"| {name} | {spread(wall)} | {spread(cpu)} |")
-    print(f"\n{describe(result)}")
+    rows = [
+        [name, *(timing.spread(timing.extent(of_unit), "{:.0f}") for of_unit in zip(*rounds))]
+        for name, rounds in rates.items()
+    ]
+    print(markdown.table(["case", "images/s", "images per CPU second"], rows))
+    print(describe(result))
     print(shlex.join(["python", "-m", "iecl_jax.tools.benchmark.reading", *argv]))
 
 

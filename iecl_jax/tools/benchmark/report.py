@@ -10,7 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from iecl_jax.run import workdir
+from iecl_jax.run import markdown, workdir
 from iecl_jax.tools.benchmark import timing
 
 Record = dict[str, Any]
@@ -85,22 +85,20 @@ def utilisation(record: Mapping[str, Any]) -> Record:
     """step_gflops, the rate of the step's products over all devices, and its shares.
 
     Args:
-      record: has images_per_second, product_flops_per_image, matmul_gflops and conv_gflops.
+      record: has images_per_second, product_flops_per_image and what `roofline.measure` reached.
 
     Returns:
-      step_gflops; mfu_matmul and mfu_conv: it as a share of what `roofline.measure` reached.
+      step_gflops; mfu_matmul and, where the record has conv_gflops, mfu_conv: it as a share of
+      what was reached.
     """
     rate = record["images_per_second"] * record["product_flops_per_image"] / 1e9
-    return {
-        "step_gflops": rate,
-        "mfu_matmul": rate / record["matmul_gflops"],
-        "mfu_conv": rate / record["conv_gflops"],
-    }
+    reached = {name: f"{name}_gflops" for name in ("matmul", "conv") if f"{name}_gflops" in record}
+    shares = {f"mfu_{name}": rate / record[gflops] for name, gflops in reached.items()}
+    return {"step_gflops": rate} | shares
 
 
 def write_json(path: Path, records: Sequence[Record]) -> None:
     """Writes the object of a single config, or the list of several, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     written = records if len(records) > 1 else records[0]
     workdir.write_atomically(path, json.dumps(written, indent=2))
 
@@ -123,7 +121,7 @@ def format_speeds(records: Sequence[Record]) -> str:
             rows.append(cells)
     if len(records) > 1:
         titles.append("ratio to the first")
-    return _table(titles, rows, text=2) if rows else ""
+    return markdown.table(titles, rows, text=2) if rows else ""
 
 
 FACTS = (  # key, title, factor, format
@@ -155,10 +153,4 @@ def format_facts(records: Sequence[Record]) -> str:
         if any(value is not None for value in values):
             cells = ["" if value is None else form.format(factor * value) for value in values]
             rows.append([title, *cells])
-    return _table(["", *(record["config"] for record in records)], rows, text=1) if rows else ""
-
-
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, text: int) -> str:
-    ruler = "|" + "---|" * text + "---:|" * (len(titles) - text)
-    lines = [f"| {' | '.join(cells)} |" for cells in (titles, *rows)]
-    return "\n".join([lines[0], ruler, *lines[1:]]) + "\n"
+    return markdown.table(["", *(record["config"] for record in records)], rows) if rows else ""

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 
-from iecl_jax.run import runtime
+from iecl_jax.run import markdown, runtime
 from iecl_jax.tools.benchmark import timing
 
 YNNPACK = f"{runtime.CPU_FLAGS[0]},LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
@@ -55,19 +55,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", default="configs/resnet18.py:cifar10")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("overrides", nargs="*", help="--config.KEY=VALUE, after --")
+    timing.add_flags(parser, rounds=3, steps=3)
     args = parser.parse_args()
     contestants = [
         functools.partial(milliseconds, name, args.config, args.steps, args.overrides)
         for name in SETTINGS
     ]
     times = timing.alternate(contestants, args.rounds)
-    print("| setting | ms a step | ratio |\n|---|---:|---:|")
+    rows = []
     for name, each in zip(SETTINGS, times, strict=True):
         ratio = timing.spread(timing.extent(timing.ratios(each, times[0])), "{:.2f}")
-        print(f"| {name} | {timing.spread(timing.extent(each), '{:.0f}')} | {ratio} |")
+        rows.append([name, timing.spread(timing.extent(each), "{:.0f}"), ratio])
+    print(markdown.table(["setting", "ms a step", "ratio"], rows))
     print(shlex.join(["python", *sys.argv]))
 
 

@@ -1,5 +1,6 @@
 """Whose turn it is, how long each call took, and what is said of many times."""
 
+import argparse
 import itertools
 import statistics
 import time
@@ -53,6 +54,11 @@ def alternate(contestants: Sequence[Callable[[], T]], rounds: int) -> list[list[
     return results
 
 
+def median(measure: Callable[[int], Sequence[float]], count: int) -> float:
+    """The median of what `measure(count)` returns."""
+    return statistics.median(measure(count))
+
+
 def ratios(times: Sequence[float], first: Sequence[float]) -> list[float]:
     """times / first, round by round."""
     return [time_ / other for time_, other in zip(times, first, strict=True)]
@@ -67,3 +73,10 @@ def spread(found: Mapping[str, float], form: str) -> str:
     """`MEDIAN (LOW to HIGH)` of an `extent`, each formatted by `form`, such as "{:.1f}"."""
     median, low, high = (form.format(found[name]) for name in ("median", "low", "high"))
     return f"{median} ({low} to {high})"
+
+
+def add_flags(parser: argparse.ArgumentParser, *, rounds: int, steps: int) -> None:
+    """Adds --rounds and --steps with these defaults and, after `--`, overrides of the config."""
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--steps", type=int, default=steps, help="calls of each in a round")
+    parser.add_argument("overrides", nargs="*", help="--config.KEY=VALUE, after --")

@@ -1,7 +1,7 @@
 """What a user of PyTorch would run for the same batches: `DataLoader`, and Pillow for the crops.
 
-    PYTHON iecl_jax/tools/benchmark/torch_input.py --images=DIR --batch=64 --batches=12 --workers=1
-    PYTHON iecl_jax/tools/benchmark/torch_input.py --cached=50000 --size=32 --batch=64 --batches=2000
+    PYTHON torch_input.py --images=DIR --batch=64 --batches=12 --workers=1
+    PYTHON torch_input.py --cached=50000 --size=32 --batch=64 --batches=2000
 
 Needs PyTorch and Pillow alone, and prints one JSON object: `images_per_second`,
 `images_per_cpu_second` (of the process and its workers) and `torch`. Images are
@@ -56,8 +56,8 @@ class TwoCrops:
         """uint8 tensor [2, S, S, 3] and a label."""
         import torch
 
-        with Image.open(self.paths[index]) as image:
-            image = image.convert("RGB")
+        with Image.open(self.paths[index]) as opened:
+            image = opened.convert("RGB")
         boxes = [sample_box(*image.size, self.scale, self.ratio) for _ in range(2)]
         views = np.stack([crop(image, box, self.size) for box in boxes])
         return torch.from_numpy(views), -1

@@ -1,6 +1,6 @@
 """Milliseconds of the peer's augmentation and SAIB on their own, as a line of JSON.
 
-    PYTHON iecl_jax/tools/benchmark/torch_parts.py --peer=PATH/torch_peer.py [--batch=64] [--size=32] [--compile]
+    PYTHON torch_parts.py --peer=PATH/torch_peer.py [--batch=64] [--size=32] [--compile]
 
 PYTHON is one that has PyTorch. `augment` makes both views of a batch; `saib` is one forward and
 backward pass, to its parameters and its images. Medians of `--steps` after one untimed call.

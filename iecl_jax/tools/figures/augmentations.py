@@ -95,9 +95,10 @@ def draw(workdir: pathlib.Path, steps: Sequence[int], data_dir: str = "") -> np.
     split = data.open_split(config.data, "pretrain")
     count = group * -(-_COLUMNS // group)
     batch = next(data.eval_batches(config.data, split, count, np.arange(count) % len(split)))
-    normalized = augment.make_eval_transform(config.augment, size)(jnp.asarray(batch["image"]))
+    statistics = data.statistics(config.data)
+    normalized = augment.make_eval_transform(size, *statistics)(jnp.asarray(batch["image"]))
     shown = slice(None, _COLUMNS)
-    images = augment.denormalize(normalized[shown], config.augment)
+    images = augment.denormalize(normalized[shown], *statistics)
     rows = [("source", np.asarray(images))]
     keys = jax.random.split(jax.random.key(config.seed), _COLUMNS)
     rows += [
@@ -114,7 +115,7 @@ def draw(workdir: pathlib.Path, steps: Sequence[int], data_dir: str = "") -> np.
         rescaled, added[step] = gallery.separate(
             np.asarray(normalized[shown]), np.asarray(transformed[shown])
         )
-        picture = augment.denormalize(jnp.asarray(rescaled), config.augment)
+        picture = augment.denormalize(jnp.asarray(rescaled), *statistics)
         rows.append((f"SAIB, step {step}", np.asarray(picture)))
     spread = 6 * max(values.std() for values in added.values()) + 1e-6
     rows += [(f"added, step {step}", 0.5 + values / spread) for step, values in added.items()]

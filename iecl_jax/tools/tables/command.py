@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from iecl_jax.evals.pictures import style
+from iecl_jax.run.workdir import write_atomically
 from iecl_jax.tools.runs import Run, Runner
 from iecl_jax.tools.tables import format, pictures, results, times
 from iecl_jax.tools.tables.rows import SCALES, Row, Table, at_scale, read_tables, trainings
@@ -38,15 +39,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     shown = ("title", "source", "kind", "change", "corner", "averages")
     document: dict[str, Any] = {name: getattr(table, name) for name in shown}
     document |= {"scale": args.scale, "command": _command(args, table), "rows": rows}
-    page = format.markdown(document)
+    page = format.page(document)
     picture = pictures.draw(document)
     path = folder / (args.table if args.table.startswith("fig") else f"table-{args.table}")
     if picture is not None:
         style.save(picture, path.with_suffix(".png"))
         page += f"\n![{table.title}]({path.name}.png)\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".md").write_text(page)
-    path.with_suffix(".json").write_text(json.dumps(document, indent=2) + "\n")
+    write_atomically(path.with_suffix(".md"), page)
+    write_atomically(path.with_suffix(".json"), json.dumps(document, indent=2))
     print(page, end="")
     runner.leave(succeeded)
 

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from iecl_jax.run import markdown
 from iecl_jax.tools.benchmark import timing
 from iecl_jax.tools.tables.results import different
 
@@ -24,7 +25,7 @@ TIMED = (
 )
 
 
-def markdown(document: Document) -> str:
+def page(document: Document) -> str:
     """The whole page of a table: heading, what was measured how, and the numbers."""
     body = {"accuracy": _accuracy, "grid": _grid, "time": _time}[document["kind"]](document)
     return f"# {document['title']}\n\n{_header(document)}\n{body}"
@@ -100,7 +101,7 @@ def _accuracy(document: Document) -> str:
             "\nThe change is that of linear top-1 in points, the mean over the seeds that both "
             "rows have; its interval is Student's.\n"
         )
-    return _table(titles, lines) + note
+    return markdown.table(titles, lines) + note
 
 
 def _grid(document: Document) -> str:
@@ -118,7 +119,7 @@ def _grid(document: Document) -> str:
             mean = average([value(row) for row in found]) if averages else None
             last = [_blank(mean, "{:.1f}")] if averages else []
             lines.append([name, *map(text, found), *last])
-        pages.append(f"{heading}\n\n{_table([corner, *columns, *averages], lines)}")
+        pages.append(f"{heading}\n\n{markdown.table([corner, *columns, *averages], lines)}")
     seeds = different([row["seeds"] for row in document["rows"] if row["seeds"]])
     words = "; ".join(", ".join(map(str, each)) for each in seeds)
     return "\n".join(pages) + (f"\nSeeds: {words}.\n" if seeds else "")
@@ -129,7 +130,7 @@ def _time(document: Document) -> str:
     compared = {row["compared_with"]: row for row in rows.values() if row["compared_with"]}
     if not compared:
         titles = ["", "seconds an epoch", "ms a step", "images a second", "batch"]
-        return _table(titles, [[row["label"], *_epoch(row)] for row in rows.values()])
+        return markdown.table(titles, [[row["label"], *_epoch(row)] for row in rows.values()])
     titles = ["", "ms a step", "with SAIB", "SAIB's overhead, %", "batch", "published"]
     lines = []
     for label, other in compared.items():
@@ -143,7 +144,7 @@ def _time(document: Document) -> str:
         "\nBoth of a row were measured in turn, in one process; the overhead is the median over "
         "the rounds of the ratio of their times less one.\n"
     )
-    return _table(titles, lines) + note
+    return markdown.table(titles, lines) + note
 
 
 def _epoch(row: Mapping[str, Any]) -> list[str]:
@@ -184,9 +185,3 @@ def _published(value: float | str | None) -> str:
 
 def _blank(value: Any, form: str) -> str:
     return "" if value is None else form.format(value)
-
-
-def _table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    ruler = "|---|" + "---:|" * (len(titles) - 1)
-    rows = [f"| {' | '.join(cells)} |" for cells in (titles, *lines)]
-    return "\n".join([rows[0], ruler, *rows[1:]]) + "\n"

@@ -15,7 +15,7 @@ and perhaps
 
 import types
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import ml_collections
 from absl import logging
@@ -23,9 +23,11 @@ from absl import logging
 from iecl_jax import data
 from iecl_jax.config import kinds
 from iecl_jax.config.section import Section, key
-from iecl_jax.evals.encoder import SplitEncoder, Unlabelled
-from iecl_jax.evals.subject import Subject
+from iecl_jax.evals.parts.encoder import SplitEncoder, Unlabelled
+from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.methods import Method
+from iecl_jax.train import actions
+from iecl_jax.train.loop import Now
 from iecl_jax.train.state import TrainState
 
 _WHEN = ("every", "end")
@@ -41,18 +43,6 @@ class AtEnd(Section):
     """Of an evaluation that runs at the end alone."""
 
     when = key("end", _WHEN, "end: at the end; every: each eval.every_epochs too")
-
-
-class Now(Protocol):
-    """What is asked of the loop's moments."""
-
-    @property
-    def step(self) -> int:
-        """Steps taken."""
-
-    @property
-    def last(self) -> bool:
-        """Whether the training ends here."""
 
 
 class Scheduled:
@@ -77,7 +67,7 @@ class Scheduled:
 
     def due(self, now: Now) -> bool:
         """Whether it is to run now."""
-        return now.last or (self.every_steps > 0 and now.step % self.every_steps == 0)
+        return actions.Every(self.every_steps, at_end=True)(now)
 
     def check(self, subject: Subject) -> None:
         """Raises ValueError where the settings do not fit the data set."""

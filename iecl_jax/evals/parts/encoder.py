@@ -40,7 +40,9 @@ class SplitEncoder:
         self._config = config
         self._devices = jax.local_devices()
         self._opened = {} if pretrain is None else {"pretrain": pretrain}
-        transform = augment.make_eval_transform(config.augment, config.data.image_size)
+        transform = augment.make_eval_transform(
+            config.data.image_size, *data.statistics(config.data)
+        )
 
         def pooled(params, method_state, images):
             return method.encode(params, method_state, transform(images))["pooled"]
@@ -50,10 +52,9 @@ class SplitEncoder:
     def split(self, name: str) -> data.Split:
         """The split "pretrain", "train" or "test"; ValueError where the data set has none."""
         if name not in self._opened:
-            # Only stl10 pretrains on other images than it evaluates on.
-            same = name == "train" and self._config.data.name != "stl10"
-            known = self._opened.get("pretrain") if same else None
-            self._opened[name] = known or data.open_split(self._config.data, name)
+            pretrain = self._opened.get("pretrain")
+            same = name == "train" and pretrain is not None and pretrain.is_train
+            self._opened[name] = pretrain if same else data.open_split(self._config.data, name)
         return self._opened[name]
 
     def labelled(self, name: str) -> data.Split:

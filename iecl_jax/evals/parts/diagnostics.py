@@ -16,15 +16,12 @@ import numpy as np
 from iecl_jax import data, methods
 from iecl_jax.data import augment
 from iecl_jax.evals.measures import conv_norms, jacobian, preservation
+from iecl_jax.evals.pictures import spectrum as drawn_spectrum
 from iecl_jax.losses import entropy
 from iecl_jax.losses.contrastive import l2_normalize
 from iecl_jax.train.state import TrainState
 
 ALARMS = {"rank_me": "min_rank", "feature_std": "min_feature_std"}
-
-
-class CollapseError(ValueError):
-    """The representation has collapsed, and `diagnostics.stop_on_collapse` is set."""
 
 
 class Measured(NamedTuple):
@@ -39,6 +36,13 @@ class Measured(NamedTuple):
     values: dict[str, float]
     layers: dict[str, dict[str, float]]
     spectrum: jacobian.Spectrum | None
+
+    def pictures(self, step: int) -> dict[str, np.ndarray]:
+        """{"jacobian_spectrum": uint8 [h, w, 3]}; {} without a spectrum that can be drawn."""
+        if self.spectrum is None or not np.isfinite(self.values["log_det"]):
+            return {}
+        title = f"Jacobian of SAIB, step {step}"
+        return {"jacobian_spectrum": drawn_spectrum.draw(self.spectrum, title)}
 
 
 class Diagnostics:
@@ -64,18 +68,21 @@ class Diagnostics:
     """
 
     def __init__(self, config: ml_collections.ConfigDict, split: data.Split):
-        self._settings, self._seed = config.diagnostics, np.uint32(config.seed)
+        """Nothing is read or compiled before the first measurement."""
+        self._config, self._split, self._seed = config, split, np.uint32(config.seed)
+        self._settings, self.num_images = config.diagnostics, _count(config, split)
         in_float32 = ml_collections.ConfigDict(config.to_dict())
         in_float32.train.precision = "float32"
-        self.num_images = _count(config, split)
-        views = fixed_views(config, split, self.num_images)
-        self._views = jax.device_put(views, jax.local_devices()[0])
-        self._group = self._views[1, : config.saib.group_size]
         # Three programs, not one: batched LAPACK calls that XLA runs side by side in one can wait
         # for each other for ever (jaxlib 0.10.2, CPU).
         self._embeddings = _precisely(embedding_measures, in_float32)
         self._norms = _precisely(conv_layers, in_float32)
         self._spectrum = _precisely(saib_spectrum, in_float32) if config.saib.enabled else None
+
+    @functools.cached_property
+    def _views(self) -> jax.Array:
+        views = fixed_views(self._config, self._split, self.num_images)
+        return jax.device_put(views, jax.local_devices()[0])
 
     def __call__(self, state: TrainState) -> Measured:
         """Waits for the state's step, then takes the measures."""
@@ -87,7 +94,8 @@ class Diagnostics:
         values |= {name: max(norms.values()) for name, norms in layers.items()}
         spectrum = None
         if self._spectrum is not None:
-            spectrum, half = jax.device_get(self._spectrum(*weights, self._group, self._seed))
+            group = self._views[1, : self._config.saib.group_size]
+            spectrum, half = jax.device_get(self._spectrum(*weights, group, self._seed))
             values["log_det"], values["log_det_stderr"] = jacobian.log_det(spectrum)
             values["log_det_half_depth"], _ = jacobian.log_det(half)
             values["sigma_min"], values["sigma_max"] = spectrum.values.min(), spectrum.values.max()
@@ -110,7 +118,9 @@ def fixed_views(config: ml_collections.ConfigDict, split: data.Split, count: int
     are cropped out of what evaluation sees of them.
     """
     batch = next(data.eval_batches(config.data, split, count, np.arange(count)))
-    make_views = augment.make_augment(config.augment, config.data.image_size)
+    make_views = augment.make_augment(
+        config.augment, config.data.image_size, *data.statistics(config.data)
+    )
 
     @jax.jit
     def views(seed, images):

@@ -1,6 +1,6 @@
 """Lists the collectives of a config's training step.
 
-    python -m iecl_jax.tools.benchmark.step_program --config=configs/resnet18.py:cifar10 --devices=8
+    python -m iecl_jax.tools.benchmark.collectives --config=configs/resnet18.py:cifar10
 
 prints what the step asks for on 8 host devices, in a Markdown table, and the work of one of them;
 with --compiled what XLA's CPU backend makes of it, which drops duplicates and combines some. What
@@ -16,7 +16,8 @@ from typing import Any
 
 import ml_collections
 
-LENGTH = {"total_steps": 10**6, "steps_per_epoch": 1000, "num_classes": 10}  # it changes nothing
+from iecl_jax.run import markdown
+
 PURPOSES = (  # (words of JAX's names, what it is for), the first that fits
     (r"(?=.*transpose)(?=.*(SAIB|block\d).*bn)", "BN of SAIB, gradient"),
     (r"(SAIB|block\d).*bn", "BN of SAIB"),
@@ -32,27 +33,10 @@ PURPOSES = (  # (words of JAX's names, what it is for), the first that fits
 def lower(config: ml_collections.ConfigDict) -> Any:
     """The lowered step of `config` for all devices."""
     import jax
-    import numpy as np
 
-    from iecl_jax.train import experiment
-    from iecl_jax.train.step import AXIS
+    from iecl_jax.tools.benchmark import program
 
-    built = experiment.build(config, **LENGTH)
-    step = jax.pmap(
-        built.pure_step,
-        axis_name=AXIS,
-        in_axes=(None, 0, None),
-        out_axes=(None, None),
-        donate_argnums=0,
-    )
-    devices, size = jax.device_count(), config.data.image_size
-    images = (devices, config.train.batch_size // devices)
-    batch = {
-        "image": jax.ShapeDtypeStruct((*images, size, size, 3), np.uint8),
-        "label": jax.ShapeDtypeStruct(images, np.int32),
-    }
-    state = jax.eval_shape(built.create_state)
-    return step.lower(state, batch, np.uint32(config.seed))
+    return program.lower(program.prepare(config, jax.device_count()))[1]
 
 
 def purpose(source: str) -> str:
@@ -67,9 +51,8 @@ def table(found: Iterable[Any]) -> str:
         row = sums[each.kind, purpose(each.source)]
         row[0] += 1
         row[1] += each.bytes
-    lines = ["| kind | what for | count | bytes a device |", "|---|---|---:|---:|"]
-    lines += [f"| {k} | {p} | {n} | {b:,} |" for (k, p), (n, b) in sums.items()]
-    return "\n".join(lines)
+    rows = [[kind, what, str(count), f"{size:,}"] for (kind, what), (count, size) in sums.items()]
+    return markdown.table(["kind", "what for", "count", "bytes a device"], rows, text=2)
 
 
 def main() -> None:
@@ -92,7 +75,7 @@ def main() -> None:
     else:
         text = lowered.as_text("hlo", debug_info=True)
     print(table(hlo.collectives(text)))
-    print(f"\nA device computes {lowered.cost_analysis()['flops'] / 1e9:.2f} GFLOP a step.")
+    print(f"A device computes {lowered.cost_analysis()['flops'] / 1e9:.2f} GFLOP a step.")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import optax
 
 from iecl_jax import data
 from iecl_jax.config import section
-from iecl_jax.evals.encoder import Encode, SplitEncoder
+from iecl_jax.evals.parts.encoder import Encode, SplitEncoder
 from iecl_jax.methods import Method
 from iecl_jax.train import state as train_state
 

@@ -10,8 +10,8 @@ import ml_collections
 from iecl_jax import config as config_lib
 from iecl_jax import methods
 from iecl_jax.config import kinds
-from iecl_jax.evals.encoder import SplitEncoder
-from iecl_jax.evals.subject import Subject
+from iecl_jax.evals.parts.encoder import SplitEncoder
+from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.run import workdir
 from iecl_jax.run.checkpoint import load_for_evaluation
 from iecl_jax.run.seal import digest

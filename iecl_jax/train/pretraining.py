@@ -1,0 +1,146 @@
+"""Pretraining: what a config trains on which images, how it goes on, and its results.json."""
+
+import functools
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+
+from iecl_jax import config as config_lib
+from iecl_jax import data
+from iecl_jax.run import distributed, workdir
+from iecl_jax.run.checkpoint import Checkpointer
+from iecl_jax.run.seal import digest
+from iecl_jax.train.actions import (
+    Diagnose,
+    Diagnostics,
+    Draw,
+    Evaluate,
+    Evaluation,
+    Every,
+    Log,
+    Save,
+)
+from iecl_jax.train.experiment import Experiment, build
+from iecl_jax.train.loop import Action, Run, train
+
+
+class Pretraining(NamedTuple):
+    """A config that was checked, with what it needs.
+
+    Attributes:
+      config: of pretraining.
+      split: the images.
+      experiment: the step.
+      steps_per_epoch, total_steps: the lengths.
+      begun: time.monotonic() before the images were opened.
+    """
+
+    config: ml_collections.ConfigDict
+    split: data.Split
+    experiment: Experiment
+    steps_per_epoch: int
+    total_steps: int
+    begun: float
+
+
+def prepare(config: ml_collections.ConfigDict) -> Pretraining:
+    """Opens the images and builds the experiment; nothing is written or compiled yet.
+
+    Raises:
+      ValueError: the config is impossible, or does not fit its images or devices.
+    """
+    begun = time.monotonic()
+    config_lib.check(config, jax.device_count())
+    split = data.open_split(config.data, "pretrain")
+    steps_per_epoch = max(1, len(split) // config.train.batch_size)
+    total_steps = config.train.num_steps or config.train.num_epochs * steps_per_epoch
+    data.check_batches(config, split)
+    lengths = {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
+    config_lib.check_length(config, num_images=len(split), **lengths)
+    experiment = build(config, num_classes=split.num_classes, **lengths)
+    return Pretraining(config, split, experiment, **lengths, begun=begun)
+
+
+def start(task: Pretraining, run_dir: str, *, allow_config_change: bool = False) -> Run:
+    """The run in `run_dir`, a new one or where its newest checkpoint is.
+
+    Raises:
+      ValueError: `run_dir` belongs to another config, or has no checkpoint that is whole.
+    """
+    config = task.config
+    workdir.prepare(run_dir, config, command=sys.argv, allow_change=allow_config_change)
+    checkpointer = Checkpointer(
+        run_dir,
+        keep=config.checkpoint.keep,
+        keep_best=config.checkpoint.keep_best,
+        keep_every_steps=config.checkpoint.keep_every_steps,
+        config=config,
+    )
+    return Run(
+        run_dir=run_dir,
+        checkpointer=checkpointer,
+        state=task.experiment.create_state(),
+        steps=task.experiment.steps,
+        open_batches=functools.partial(data.TrainBatches, config, task.split),
+        total=task.total_steps,
+        steps_per_epoch=task.steps_per_epoch,
+        batch_size=config.train.batch_size,
+    )
+
+
+def pretrain(
+    task: Pretraining,
+    run_dir: str,
+    *,
+    evaluations: Sequence[Evaluation] = (),
+    diagnostics: Diagnostics | None = None,
+    draw: Callable[[int, Any], Mapping[str, np.ndarray]] | None = None,
+    allow_config_change: bool = False,
+) -> dict[str, Any]:
+    """Trains to the end, from the newest checkpoint in `run_dir` on; returns results.json.
+
+    A run that was killed goes on bit for bit as if it had not been.
+
+    Args:
+      task: of `prepare`.
+      run_dir: gets config.json, provenance.json, event files, checkpoints/ and results.json.
+      evaluations, diagnostics, draw: what is measured and drawn meanwhile, see `train.actions`.
+      allow_config_change: whether `run_dir` may have been begun with another config.
+
+    Raises:
+      ValueError: see `start`.
+      FloatingPointError, CollapseError, SystemExit: see `loop.train`.
+    """
+    config = task.config
+    run = start(task, run_dir, allow_config_change=allow_config_change)
+    finished = workdir.read_results(run_dir)
+    if run.step == run.total and distributed.agreed(finished is not None):
+        logging.info("This run is finished; nothing is left to do.")
+        run.checkpointer.close()
+        return finished or {}
+    milestone = Every(config.eval.every_epochs * task.steps_per_epoch, at_end=True)
+    actions: list[Action] = [Log(run, config.train.log_every_steps)]
+    if diagnostics is not None:
+        actions.append(Diagnose(run, diagnostics, config.diagnostics, milestone))
+    actions += [Evaluate(run, evaluation) for evaluation in evaluations]
+    if draw is not None:
+        actions.append(Draw(run, draw, milestone))
+    actions.append(Save(run, config.checkpoint.every_steps, scored=config.checkpoint.keep_best > 0))
+    last = train(run, actions, steps_per_call=config.train.steps_per_call)
+    diagnosis = {"diagnostics": last.diagnosis} if last.diagnosis else {}
+    return workdir.write_results(
+        run_dir,
+        job="pretrain",
+        metrics=run.log.last | last.scores | diagnosis,
+        steps=run.total,
+        seconds=time.monotonic() - task.begun,
+        images_per_second=run.log.images_per_second,
+        seed=config.seed,
+        params_digest=digest(run.state.params),
+    )

@@ -52,9 +52,9 @@ class SplitEncoder:
     def split(self, name: str) -> data.Split:
         """The split "pretrain", "train" or "test"; ValueError where the data set has none."""
         if name not in self._opened:
-            pretrain = self._opened.get("pretrain")
-            same = name == "train" and pretrain is not None and pretrain.is_train
-            self._opened[name] = pretrain if same else data.open_split(self._config.data, name)
+            known = self._opened.get("pretrain") if name == "train" else None
+            same = known is not None and known.is_train
+            self._opened[name] = known if same else data.open_split(self._config.data, name)
         return self._opened[name]
 
     def labelled(self, name: str) -> data.Split:

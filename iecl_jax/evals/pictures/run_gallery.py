@@ -17,8 +17,10 @@ _COLUMNS = 8
 
 
 class RunGallery:
-    """(step, state) -> {"gallery": uint8 [h, w, 3]}, see `gallery.draw`; process 0 also writes it to
-    RUN_DIR/gallery/STEP.png."""
+    """(step, state) -> {"gallery": uint8 [h, w, 3]}, see `gallery.draw`.
+
+    Process 0 also writes it to RUN_DIR/gallery/STEP.png.
+    """
 
     def __init__(
         self,

@@ -136,9 +136,9 @@ def test_the_untrained_network_is_that_which_training_starts_from(tmp_path):
 
 def test_the_probe_crops_and_flips_alone():
     view = linear_probe.get_config().linear_probe.augment
-    assert (view.crop_scale, view.flip_prob) == ((0.08, 1.0), 0.5)
+    assert (view.crop.scale, view.flip.prob) == ((0.08, 1.0), 0.5)
     for name in ("jitter", "gray", "blur", "rotate", "solarize", "noise"):
-        assert view[f"{name}_prob"] == 0
+        assert view[name].prob == 0
 
 
 def command(*arguments):

@@ -47,6 +47,11 @@ KINDS = {
     "evaluation": Kind(
         "iecl_jax.evals", ("Settings", "RESULTS", "measure"), "iecl_jax/evals/knn.py"
     ),
+    "operator": Kind(
+        "iecl_jax.data.augment.operators",
+        ("Settings", "apply"),
+        "iecl_jax/data/augment/operators/flip.py",
+    ),
     "data": Kind(
         "iecl_jax.data.sources",
         ("Settings", "MEAN", "STD", "open_split"),

@@ -14,10 +14,16 @@ from iecl_jax.config.pretrain import Pretrain
 from iecl_jax.config.rules import one_of
 from iecl_jax.config.section import Key, Section
 
-# What a key was called in earlier configs -> what it is called now.
-RENAMED: dict[str, str] = {
-    r"augment\.mean": "data.mean",
-    r"augment\.std": "data.std",
+# What a key was called in earlier configs -> what it is called now; a pattern's own groups count
+# from 2.
+_OF_VIEW = r"(augment\.(?:anchor|query)|(?:linear_)?probe\.augment)"
+RENAMED = {
+    "augment.mean": "data.mean",
+    "augment.std": "data.std",
+    rf"{_OF_VIEW}\.(brightness|contrast|saturation|hue)": r"\g<2>.jitter.\g<3>",
+    rf"{_OF_VIEW}\.([a-z]+)_(prob|scale|ratio|interpolation|degrees|sigma|std)": (
+        r"\g<2>.\g<3>.\g<4>"
+    ),
     r"eval\.knn_k": "eval.knn.k",
     r"eval\.knn_temperature": "eval.knn.temperature",
     r"eval\.linear_epochs": "eval.linear.num_epochs",

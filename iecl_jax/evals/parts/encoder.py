@@ -39,7 +39,7 @@ class SplitEncoder:
         """`pretrain`: the split of that name, if it is open already."""
         self._config = config
         self._devices = jax.local_devices()
-        self._opened = {} if pretrain is None else {"pretrain": pretrain}
+        self._opened: dict[str, data.Split] = {} if pretrain is None else {"pretrain": pretrain}
         transform = augment.make_eval_transform(
             config.data.image_size, *data.statistics(config.data)
         )
@@ -53,8 +53,9 @@ class SplitEncoder:
         """The split "pretrain", "train" or "test"; ValueError where the data set has none."""
         if name not in self._opened:
             known = self._opened.get("pretrain") if name == "train" else None
-            same = known is not None and known.is_train
-            self._opened[name] = known if same else data.open_split(self._config.data, name)
+            if known is None or not known.is_train:
+                known = data.open_split(self._config.data, name)
+            self._opened[name] = known
         return self._opened[name]
 
     def labelled(self, name: str) -> data.Split:

@@ -1,6 +1,6 @@
 """A run's gallery: its first images as the training and SAIB see them at a step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class RunGallery:
         method: Method,
         split: data.Split,
         run_dir: str,
-        views: Callable[[int, Any], jax.Array],
+        views: Callable[[int, Any], Sequence[jax.Array]],
     ):
         """`split`: the images of the pretraining; `views`: as the step makes them of a batch."""
         count = _COLUMNS
@@ -46,7 +46,9 @@ class RunGallery:
         transformed = self._transform(params, method_state, seen[1])
         shown = slice(None, _COLUMNS)
         picture = gallery.draw(
-            batch["image"][shown] / 255, np.asarray(seen[:, shown]), np.asarray(transformed[shown])
+            batch["image"][shown] / 255,
+            np.stack([view[shown] for view in seen[:2]]),
+            np.asarray(transformed[shown]),
         )
         if jax.process_index() == 0:
             gallery.save(picture, self._folder / f"{step:08d}.png")

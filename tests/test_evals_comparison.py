@@ -3,7 +3,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iecl_jax.evals import comparison, few_labels, knn
+from iecl_jax.evals import comparison
+from iecl_jax.evals.measures import few_labels, knn
 
 SETTINGS: dict[str, Any] = {
     "labels_per_class": 4,

@@ -94,8 +94,8 @@ def data_set(config):
 def views(config):
     fn = augment.make_augment(config.augment, SIDE, *data.statistics(config.data))
     images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3), dtype=np.uint8)
-    key = jax.random.split(jax.random.key(config.seed))[1]
-    anchor, query = compiled(fn)(augment.image_keys(key, 3, jnp.arange(4)), images)
+    keys = augment.image_keys(augment.run_key(config.seed), 3, jnp.arange(4))
+    anchor, query = compiled(fn)(keys, images)
     return {"anchor views": anchor, "query views": query}
 
 

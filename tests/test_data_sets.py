@@ -24,7 +24,7 @@ def make_config(name: str, directory="", **changes):
     return config
 
 
-def fake_split(name: str, labels, class_names, first: int = 0) -> Split:
+def fake_split(name: str, labels, class_names, first: int = 0, **facts) -> Split:
     """Image i is a uint8 [2,2,3] array of the value first + i."""
     all_labels = np.asarray(labels)
 
@@ -32,7 +32,7 @@ def fake_split(name: str, labels, class_names, first: int = 0) -> Split:
         pixels = [np.full((2, 2, 3), first + index, np.uint8) for index in indices]
         return [Record(image, int(all_labels[i])) for image, i in zip(pixels, indices)]
 
-    return Split(name, tuple(class_names), (2, 2), len(labels), read, lambda: all_labels)
+    return Split(name, tuple(class_names), (2, 2), len(labels), read, lambda: all_labels, **facts)
 
 
 def test_wrong_split_is_named():
@@ -112,13 +112,14 @@ def test_imagenet100_keeps_the_classes_of_the_list(monkeypatch):
 def test_stl10_pretrains_on_unlabelled_and_train(monkeypatch):
     parts = {
         "unlabelled": fake_split("stl10", [-1] * 20, "abc"),
-        "train": fake_split("stl10", [2, 0, 1, 1, 0, 2], "abc", first=100),
+        "train": fake_split("stl10", [2, 0, 1, 1, 0, 2], "abc", first=100, is_train=True),
         "test": fake_split("stl10", [1, 1], "abc", first=200),
     }
-    monkeypatch.setattr(tfds, "open_records", lambda name, directory, split: parts[split])
+    monkeypatch.setattr(tfds, "open_records", lambda name, directory, *splits: parts[splits[0]])
     config = make_config("stl10", cache="host")
     split = open_split(config.data, "pretrain")
     assert (len(split), split.num_classes, split.image_shape) == (26, 3, (2, 2))
+    assert not split.is_train
     np.testing.assert_array_equal(split.labels, [-1] * 20 + [2, 0, 1, 1, 0, 2])
     values = [int(split.load(index)[0, 0, 0]) for index in range(26)]
     assert values == [*range(20), *range(100, 106)]

@@ -60,7 +60,7 @@ def parse(flag: str, arguments: Sequence[str]) -> Loaded:
     values, command = flags.FlagValues(), ["", *arguments]
     try:
         holder = config_flags.DEFINE_config_dict(
-            "config", config, flag_values=values, sys_argv=command
+            "config", config, flag_values=values, sys_argv=command, lock_config=False
         )
         rest = values(command, known_only=True)[1:]
     except (flags.Error, TypeError, ValueError) as error:

@@ -91,7 +91,7 @@ class Experiment:
 
         return jax.lax.fori_loop(0, count, body, (state, rows))
 
-    def mapped(self, devices: Sequence[Any] | None = None) -> Callable[..., Any]:
+    def mapped(self, devices: Sequence[Any] | None = None) -> Any:
         """`pure_steps` under `jax.pmap`, with batches [D, b, ...]; it donates the state.
 
         Args:
@@ -108,7 +108,7 @@ class Experiment:
         )
 
     @functools.cached_property
-    def _on_all_devices(self) -> Callable[..., Any]:
+    def _on_all_devices(self) -> Any:
         return self.mapped()
 
     def steps(self, state: TrainState, batches: Sequence[Batch]) -> tuple[TrainState, Metrics]:

@@ -140,7 +140,7 @@ class TimedLoop:
             for calls in [1, *[between] * (count // between)]:
                 for _ in range(calls):
                     self._take(batches)
-                self._log.write(None)  # waits for the device
+                self._log.write()  # waits for the device
                 stamps.append(time.perf_counter())
             self._position = batches.position
         return [gap / (between * per_call) for gap in timing.gaps(stamps)]

@@ -145,7 +145,7 @@ def analyse(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> dict[s
         config.train.precision = "float32"
     jaxpr, lowered = lower(prepare(config, len(devices)), devices)
     images = config.train.batch_size // len(devices)
-    compiled = lowered.compile()
+    compiled: Any = lowered.compile()
     found: dict[str, Any] = arithmetic(jaxpr, lowered, images) | memory(compiled)
     if len(devices) > 1:
         sent = [each.kind for each in hlo.collectives(compiled.as_text())]

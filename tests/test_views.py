@@ -38,6 +38,11 @@ def apply(key, image, settings, size):
     return jnp.where(jax.random.uniform(key) < settings.prob, inverted, image)
 '''
 
+THIRD = (
+    "--config.augment.views=('anchor','query','small')",
+    "--config.augment.small.jitter.prob=0.0",
+)
+
 
 def train(workdir, *overrides):
     """The results of the tiny config, trained by the command."""
@@ -64,9 +69,20 @@ def test_an_operator_in_a_file_of_its_own_trains(plain, tmp_path):
 
 
 def test_a_third_small_view_trains_and_changes_nothing_of_a_method_of_two(plain, tmp_path):
-    overrides = ("views=('anchor','query','small')", "small.size=4", "small.jitter.prob=0.0")
-    results = train(tmp_path / "run", *(f"--config.augment.{each}" for each in overrides))
+    results = train(tmp_path / "run", *THIRD, "--config.augment.small.size=4")
     assert results["params_digest"] == plain["params_digest"]
+
+
+def test_a_third_view_of_large_images_which_the_host_cuts_trains(plain, tmp_path):
+    large = ("--config.data.image_size=100", "--config.data.cache=none")
+    results = train(
+        tmp_path / "run",
+        *THIRD,
+        *large,
+        "--config.augment.small.size=40",
+        "--config.train.steps_per_call=2",
+    )
+    assert results["steps"] == plain["steps"]
 
 
 @pytest.mark.parametrize("name", sorted(kinds.names("method")))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import ml_collections
 
 from iecl_jax.config import section
-from iecl_jax.config.pretrain import View
+from iecl_jax.config.pretrain import Augment, View
 
 SCALES = ("smoke", "small")
 
@@ -47,17 +47,18 @@ def view(
     blur_prob=0.5,
     solarize_prob=0.0,
 ) -> ml_collections.ConfigDict:
-    """One view's operators in their order; an operator with probability 0 is not compiled."""
-    ops = section.defaults(View)
-    ops.update({"crop_scale": crop_scale, "blur_prob": blur_prob, "solarize_prob": solarize_prob})
-    ops.update(dict(zip(("brightness", "contrast", "saturation", "hue"), jitter, strict=True)))
-    return ops
+    """One view: all operators in their order, with these settings and the others' defaults."""
+    made = section.defaults(View)
+    made.crop.scale, made.blur.prob, made.solarize.prob = crop_scale, blur_prob, solarize_prob
+    names = ("brightness", "contrast", "saturation", "hue")
+    made.jitter.update(dict(zip(names, jitter, strict=True)))
+    return made
 
 
-def same_for_both(ops: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def same_for_both(of_each: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """`config.augment` with the same operators for the anchor and the query."""
-    augment = ml_collections.ConfigDict()
-    augment.anchor, augment.query = ops, ops.copy_and_resolve_references()
+    augment = section.defaults(Augment)
+    augment.anchor, augment.query = of_each, of_each.copy_and_resolve_references()
     return augment
 
 
@@ -73,9 +74,9 @@ def simclr_small_augment() -> ml_collections.ConfigDict:
 
 def crop_and_flip() -> ml_collections.ConfigDict:
     """Random resized crop and horizontal flip alone, for linear probes."""
-    ops = view(blur_prob=0.0)
-    ops.update({"jitter_prob": 0.0, "gray_prob": 0.0})
-    return ops
+    made = view(blur_prob=0.0)
+    made.jitter.prob = made.gray.prob = 0.0
+    return made
 
 
 def at_scale(config: ml_collections.ConfigDict, scale: str) -> ml_collections.ConfigDict:

@@ -1,4 +1,4 @@
-"""IE-CL with all its parts and one block of a ResNet: `--config=tests/tiny_network.py`.
+"""IE-CL with all its parts and one block of a ResNet.
 
 For tests that need SAIB, BN, spectral norm or a momentum network; for others there is tiny_run.py.
 """

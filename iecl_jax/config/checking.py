@@ -57,6 +57,7 @@ def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
     if config.saib.enabled:
         _check_saib(config, batch // num_devices)
     _check_bn_group(config, batch // num_devices)
+    _check_sizes(config)
     multiple(
         "checkpoint.keep_every_steps",
         config.checkpoint.keep_every_steps,
@@ -82,6 +83,24 @@ def _check_saib(config: ml_collections.ConfigDict, per_device: int) -> None:
             f"diagnostics.lanczos_depth={depth} is more than the {dimensions} dimensions of a "
             "group of images: lower it."
         )
+
+
+def _check_sizes(config: ml_collections.ConfigDict) -> None:
+    """The first two views have the images' size, and no view is larger than the one before."""
+    augment, largest = config.augment, config.data.image_size
+    for place, name in enumerate(augment.views):
+        size = augment[name].size or config.data.image_size
+        if place < 2 and size != largest:
+            raise ValueError(
+                f"augment.{name}.size={size} must be 0 or data.image_size={largest}: methods take "
+                "the first two views at the size of the images."
+            )
+        if size > largest:
+            raise ValueError(
+                f"augment.{name}.size={size} is more than the {largest} of the view before: list "
+                "large views first in augment.views."
+            )
+        largest = size
 
 
 def _check_bn_group(config: ml_collections.ConfigDict, per_device: int) -> None:

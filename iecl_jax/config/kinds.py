@@ -44,6 +44,11 @@ KINDS = {
         families=True,
     ),
     "method": Kind("iecl_jax.methods", ("Settings", "make"), "iecl_jax/methods/byol.py"),
+    "operator": Kind(
+        "iecl_jax.data.augment.operators",
+        ("Settings", "apply"),
+        "iecl_jax/data/augment/operators/flip.py",
+    ),
     "data": Kind(
         "iecl_jax.data.sources",
         ("Settings", "MEAN", "STD", "open_split"),

@@ -3,6 +3,9 @@
 `python -m iecl_jax.main --config=FILE --print_config` prints those of a config with their values.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from iecl_jax.config import kinds
 from iecl_jax.config.rules import (
     BELOW_ONE,
@@ -11,16 +14,28 @@ from iecl_jax.config.rules import (
     COUNT_OR_NONE,
     NOT_NEGATIVE,
     POSITIVE,
-    RANGE,
     SCALES_OR_NONE,
     SEED,
-    SHARE,
-    SHARES,
     Rule,
 )
 from iecl_jax.config.section import Section, key
 
-HUE = Rule(lambda value: 0 <= value <= 0.5, "from 0 to 0.5")
+
+def _are_operators(names: Sequence[str]) -> bool:
+    sections = [kinds.stem(name) for name in names]
+    words = all(name.isidentifier() and name not in ("operators", "size") for name in sections)
+    return words and len(set(sections)) == len(sections) and "crop" not in names[1:]
+
+
+def _are_views(names: Sequence[str]) -> bool:
+    words = all(name.isidentifier() and name != "views" for name in names)
+    return words and len(set(names)) == len(names) >= 2
+
+
+OPERATORS = Rule(
+    _are_operators, "different operators, files named by a word, with 'crop' first or nowhere"
+)
+VIEWS = Rule(_are_views, "two different words or more: anchor, query and further views")
 
 
 class Data(Section):
@@ -150,31 +165,40 @@ class Schedule(Section):
 
 
 class View(Section):
-    """One view's operators in their order; an operator with probability 0 is not compiled."""
+    """A view: its operators in their order, and a section of settings for each."""
 
-    crop_scale = key((0.2, 1.0), SHARES, "share of the image's area")
-    crop_ratio = key((3 / 4, 4 / 3), RANGE, "width / height")
-    crop_interpolation = key("bilinear", ("bilinear", "bicubic"), "both antialiased")
-    flip_prob = key(0.5, SHARE, "probability")
-    rotate_prob = key(0.0, SHARE, "probability")
-    rotate_degrees = key(90.0, NOT_NEGATIVE, "largest angle either way")
-    jitter_prob = key(0.8, SHARE, "probability")
-    brightness = key(0.4, NOT_NEGATIVE, "strength of the jitter")
-    contrast = key(0.4, NOT_NEGATIVE, "strength of the jitter")
-    saturation = key(0.4, NOT_NEGATIVE, "strength of the jitter")
-    hue = key(0.1, HUE, "strength of the jitter, turns")
-    gray_prob = key(0.2, SHARE, "probability")
-    blur_prob = key(0.5, SHARE, "probability")
-    blur_sigma = key((0.1, 2.0), RANGE, "pixels")
-    solarize_prob = key(0.0, SHARE, "probability")
-    noise_prob = key(0.0, SHARE, "probability")
-    noise_std = key(0.1, NOT_NEGATIVE, "of values in [0, 1]")
+    operators = key(
+        ("crop", "flip", "rotate", "jitter", "gray", "blur", "solarize", "noise"),
+        OPERATORS,
+        "files of iecl_jax/data/augment/operators, or paths of .py files; prob=0 leaves one out",
+    )
+    size = key(0, COUNT_OR_NONE, "pixels, side of the view; 0 = data.image_size")
+
+    @staticmethod
+    def inside(own, given):
+        """The settings of each operator's file."""
+        return {
+            kinds.stem(name): kinds.settings("operator", name, key="operators")
+            for name in _words(own["operators"])
+            if kinds.stem(name) not in own
+        }
 
 
 class Augment(Section):
     """The views (MoCo-v2's recipe)."""
 
-    anchor, query = View, View
+    views = key(("anchor", "query"), VIEWS, "a section each; further ones come large ones first")
+
+    @staticmethod
+    def inside(own, given):
+        """A section for each view."""
+        return {name: View for name in _words(own["views"]) if name not in own}
+
+
+def _words(value: Any) -> list[str]:
+    """The words of a tuple; of anything else none, which the check of the key will tell."""
+    words = value if isinstance(value, tuple | list) else ()
+    return [word for word in words if isinstance(word, str)]
 
 
 class Eval(Section):

@@ -14,8 +14,17 @@ from iecl_jax.config.pretrain import Pretrain
 from iecl_jax.config.rules import one_of
 from iecl_jax.config.section import Key, Section
 
-# What a key was called in earlier configs -> what it is called now.
-RENAMED = {"augment.mean": "data.mean", "augment.std": "data.std"}
+# What a key was called in earlier configs -> what it is called now; a pattern's own groups count
+# from 2.
+_OF_VIEW = r"(augment\.(?:anchor|query)|(?:linear_)?probe\.augment)"
+RENAMED = {
+    "augment.mean": "data.mean",
+    "augment.std": "data.std",
+    rf"{_OF_VIEW}\.(brightness|contrast|saturation|hue)": r"\g<2>.jitter.\g<3>",
+    rf"{_OF_VIEW}\.([a-z]+)_(prob|scale|ratio|interpolation|degrees|sigma|std)": (
+        r"\g<2>.\g<3>.\g<4>"
+    ),
+}
 
 
 def root(config: Any) -> type[Section]:

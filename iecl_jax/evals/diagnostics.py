@@ -110,7 +110,7 @@ class Diagnostics:
 
 
 def fixed_views(config: ml_collections.ConfigDict, split: data.Split, count: int) -> np.ndarray:
-    """The first `count` images of a split in their two views, float32 [2, count, S, S, 3].
+    """The first `count` images of a split as anchor and query, float32 [2, count, S, S, 3].
 
     They are augmented on the device with the keys of step 0; images that vary in size or are large
     are cropped out of what evaluation sees of them.
@@ -123,9 +123,9 @@ def fixed_views(config: ml_collections.ConfigDict, split: data.Split, count: int
     @jax.jit
     def views(seed, images):
         keys = augment.image_keys(augment.run_key(seed), 0, jnp.arange(count))
-        return make_views(keys, images)
+        return make_views(keys, images)[:2]
 
-    return np.asarray(views(np.uint32(config.seed), batch["image"]))
+    return np.stack(views(np.uint32(config.seed), batch["image"]))
 
 
 def _count(config: ml_collections.ConfigDict, split: data.Split) -> int:
@@ -158,7 +158,7 @@ def embedding_measures(
     inputs = [anchor, query]
     if config.saib.enabled:
         inputs.append(method.transform(params, method_state, query, train=True))
-    embedded = method.embed(params, method_state, jnp.stack(inputs))
+    embedded = method.embed(params, method_state, inputs)
     z, pooled = l2_normalize(embedded["projection"]), embedded["pooled"][0]
     values = {
         "entropy_anchor": rate(z[0]),

@@ -171,7 +171,7 @@ def _stream_probe(config, pretrain, method, weights, encoder, run_dir):
     """Trains the paper's probe; returns (its parameters, steps). Resumes like pretraining does."""
     stream = ml_collections.ConfigDict(pretrain.to_dict())
     stream.seed, stream.train.batch_size = config.seed, config.probe.batch_size
-    stream.augment.update({"anchor": config.probe.augment, "query": config.probe.augment})
+    stream.augment.update({"views": ("anchor",), "anchor": config.probe.augment})
     num_images = len(encoder.splits["train"])
     steps_per_epoch = num_images // config.probe.batch_size
     if not steps_per_epoch:
@@ -193,11 +193,8 @@ def _stream_probe(config, pretrain, method, weights, encoder, run_dir):
     def step(probe, weights, batch):
         places = collectives.places(len(batch["label"]), AXIS)
         key = jax.random.key(config.seed)
-        images = batch["image"]
-        if images.ndim == 5:  # The host cuts one crop: it stands for that of the query too.
-            images = jnp.concatenate([images, images], axis=1)
-        views = make_views(augment.image_keys(key, probe.step, places), images)
-        features = method.encode(*weights, views[0])["pooled"]
+        [view] = make_views(augment.image_keys(key, probe.step, places), batch["image"])
+        features = method.encode(*weights, view)["pooled"]
         features = linear_probe.normalize_features(features, config.probe.feature_norm)
         probe, loss = linear_probe.probe_step(
             probe, features, batch["label"], tx=tx, axis_name=AXIS
@@ -221,9 +218,7 @@ def _stream_probe(config, pretrain, method, weights, encoder, run_dir):
         checkpointer=Checkpointer(probe_dir, keep=1, keep_best=0, config=config),
         state=replicate(probe),  # Where the step leaves it; `pmap` may then reuse its memory.
         steps=lambda probe, batches: mapped(probe, weights, *batches),
-        open_batches=functools.partial(
-            data.TrainBatches, stream, encoder.splits["train"], num_views=1
-        ),
+        open_batches=functools.partial(data.TrainBatches, stream, encoder.splits["train"]),
         total=total_steps,
         steps_per_epoch=steps_per_epoch,
         batch_size=config.probe.batch_size,

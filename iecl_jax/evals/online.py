@@ -149,7 +149,7 @@ class OnlineEvaluation:
         )
 
     def gallery(
-        self, step: int, state: TrainState, views: Callable[[int, Any], jax.Array]
+        self, step: int, state: TrainState, views: Callable[[int, Any], list[jax.Array]]
     ) -> np.ndarray:
         """Draws the first pretraining images as `views` and SAIB see them at `step`.
 
@@ -166,7 +166,9 @@ class OnlineEvaluation:
         transformed = self._transform(params, method_state, seen[1])
         shown = slice(None, _GALLERY_COLUMNS)
         picture = gallery.draw(
-            batch["image"][shown] / 255, np.asarray(seen[:, shown]), np.asarray(transformed[shown])
+            batch["image"][shown] / 255,
+            np.stack([view[shown] for view in seen[:2]]),
+            np.asarray(transformed[shown]),
         )
         if jax.process_index() == 0:
             gallery.save(picture, Path(self._run_dir) / "gallery" / f"{step:08d}.png")

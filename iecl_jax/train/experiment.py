@@ -21,7 +21,7 @@ from iecl_jax.train import state as train_state
 from iecl_jax.train.state import TrainState
 from iecl_jax.train.step import AXIS, train_step
 
-Batch = Mapping[str, jax.Array]
+Batch = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
 
 
@@ -44,7 +44,7 @@ class Experiment:
     objective: objective.Objective
     tx: optax.GradientTransformation
     schedules: Mapping[str, Callable[[jax.Array], jax.Array]]
-    make_views: Callable[[jax.Array, jax.Array], jax.Array]
+    make_views: Callable[[jax.Array, Any], list[jax.Array]]
     num_classes: int
 
     def pure_step(
@@ -91,7 +91,7 @@ class Experiment:
 
         return jax.lax.fori_loop(0, count, body, (state, rows))
 
-    def mapped(self, devices: Sequence[Any] | None = None) -> Callable[..., Any]:
+    def mapped(self, devices: Sequence[Any] | None = None) -> Any:
         """`pure_steps` under `jax.pmap`, with batches [D, b, ...]; it donates the state.
 
         Args:
@@ -108,7 +108,7 @@ class Experiment:
         )
 
     @functools.cached_property
-    def _on_all_devices(self) -> Callable[..., Any]:
+    def _on_all_devices(self) -> Any:
         return self.mapped()
 
     def steps(self, state: TrainState, batches: Sequence[Batch]) -> tuple[TrainState, Metrics]:
@@ -129,15 +129,15 @@ class Experiment:
         return self._on_all_devices(state, padded, count, seed)
 
     @functools.cached_property
-    def _views(self) -> Callable[..., jax.Array]:
+    def _views(self) -> Callable[..., list[jax.Array]]:
         def views(seed, step, batch):
             keys = augment.image_keys(augment.run_key(seed), step, jnp.arange(len(batch["label"])))
             return self.make_views(keys, batch["image"])
 
         return jax.jit(views)
 
-    def views(self, step: int, batch: Any) -> jax.Array:
-        """Views [2, b, S, S, 3] of a batch of one device, as `step` makes them."""
+    def views(self, step: int, batch: Batch) -> list[jax.Array]:
+        """Views [b, S_i, S_i, 3] of a batch of one device, as `step` makes them."""
         return self._views(np.uint32(self.config.seed), step, batch)
 
     def create_state(self) -> TrainState:

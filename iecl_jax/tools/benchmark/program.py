@@ -10,6 +10,7 @@ from jax.extend.core import Jaxpr
 
 from iecl_jax import config as config_lib
 from iecl_jax import data
+from iecl_jax.data.augment import view_sizes
 from iecl_jax.tools.benchmark import hlo
 from iecl_jax.tools.benchmark.flops import product_flops
 from iecl_jax.train.experiment import Experiment, build
@@ -42,19 +43,21 @@ def prepare(
     return Prepared(config, experiment)
 
 
-def batch_shapes(
-    config: ml_collections.ConfigDict, num_devices: int
-) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(config: ml_collections.ConfigDict, num_devices: int) -> dict[str, Any]:
     """A batch as `data.TrainBatches` yields it.
 
-    {"image": uint8 [D, b, S, S, 3] for a data set of small images, [D, b, 2, S, S, 3] for crops
-    made on the host; "label": int32 [D, b]}.
+    {"image": uint8 [D, b, S, S, 3] for a data set of small images, a list of uint8
+    [D, b, S_i, S_i, 3] for crops made on the host; "label": int32 [D, b]}.
     """
     per_device = (num_devices, config.train.batch_size // num_devices)
+
+    def images(size: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((*per_device, size, size, 3), np.uint8)
+
     size = config.data.image_size
-    views = (2,) if data.cropped_on_host(config.data) else ()
+    crops = [images(each) for each in view_sizes(config.augment, size)]
     return {
-        "image": jax.ShapeDtypeStruct((*per_device, *views, size, size, 3), np.uint8),
+        "image": crops if data.cropped_on_host(config.data) else images(size),
         "label": jax.ShapeDtypeStruct(per_device, np.int32),
     }
 
@@ -142,7 +145,7 @@ def analyse(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> dict[s
         config.train.precision = "float32"
     jaxpr, lowered = lower(prepare(config, len(devices)), devices)
     images = config.train.batch_size // len(devices)
-    compiled = lowered.compile()
+    compiled: Any = lowered.compile()
     found: dict[str, Any] = arithmetic(jaxpr, lowered, images) | memory(compiled)
     if len(devices) > 1:
         sent = [each.kind for each in hlo.collectives(compiled.as_text())]

@@ -72,13 +72,6 @@ def simclr_small_augment() -> ml_collections.ConfigDict:
     return same_for_both(view(blur_prob=0.0))
 
 
-def crop_and_flip() -> ml_collections.ConfigDict:
-    """Random resized crop and horizontal flip alone, for linear probes."""
-    made = view(blur_prob=0.0)
-    made.jitter.prob = made.gray.prob = 0.0
-    return made
-
-
 def at_scale(config: ml_collections.ConfigDict, scale: str) -> ml_collections.ConfigDict:
     """The pretraining config at a scale: smoke, small, or "" for its own."""
     if scale:
@@ -93,7 +86,8 @@ def _make_smoke(config: ml_collections.ConfigDict) -> None:
     _shrink_heads(config, hidden_dim=32, output_dim=16)
     config.saib.update({"group_size": 4, "patch_size": 4})
     config.schedule.warmup_epochs = 0.0
-    config.eval.update({"every_epochs": 1, "batch_size": 16, "knn_k": 5, "linear_epochs": 2})
+    config.eval.update({"every_epochs": 1, "batch_size": 16})
+    config.eval.knn.k, config.eval.linear.num_epochs = 5, 2
     config.diagnostics.update({"every_steps": 2, "num_images": 16, "lanczos_depth": 4})
     config.checkpoint.every_steps = 2
     if config.method.get("queue_size"):
@@ -112,8 +106,9 @@ def _make_small(config: ml_collections.ConfigDict) -> None:
     config.saib.update({"group_size": 32, "patch_size": 4})
     config.schedule.warmup_epochs = 0.05
     config.augment = simclr_small_augment()
-    config.eval.update({"every_epochs": 0, "batch_size": 500, "linear_epochs": 20})
-    config.eval.update({"knn_k": 20, "knn_temperature": 0.07})
+    config.eval.update({"every_epochs": 0, "batch_size": 500})
+    config.eval.knn.update({"k": 20, "temperature": 0.07})
+    config.eval.linear.num_epochs = 20
     config.diagnostics.update({"every_steps": 250, "num_images": 256, "lanczos_depth": 32})
     config.checkpoint.update({"every_steps": 250, "keep": 1, "keep_best": 0})
     if config.method.get("queue_size"):

@@ -22,6 +22,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     view.flip.prob = view.gray.prob = 0.0
     view.rotate.update({"prob": 0.8, "degrees": 15.0})
     config.augment = common.same_for_both(view)
-    config.eval.update({"every_epochs": 20, "knn_k": 20, "labels_per_class": 10})
+    config.eval.every_epochs, config.eval.knn.k = 20, 20
+    config.eval.comparison.labels_per_class = 10
     config.checkpoint.every_steps = 200
     return common.at_scale(config, scale)

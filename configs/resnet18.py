@@ -29,7 +29,8 @@ def get_config(arg: str = "cifar10") -> ml_collections.ConfigDict:
         config.train.num_epochs = 300
     else:
         config.train.num_epochs = 1000
-        config.eval.update({"every_epochs": 50, "knn_k": 200, "knn_temperature": 0.1})
+        config.eval.every_epochs = 50
+        config.eval.knn.update({"k": 200, "temperature": 0.1})
         config.data.update({"name": name, "cache": "device", "num_threads": 4})
     if name.startswith("cifar"):
         config.data.image_size = 32

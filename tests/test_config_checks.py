@@ -169,33 +169,32 @@ IMPOSSIBLE: list[tuple[tuple[str, str], int, dict[str, Any], list[str]]] = [
         ["did you mean 'running'?", "running, batch"],
     ),
     (TINY, 1, {"checkpoint.keep": 0}, ["checkpoint.keep=0", "from 1 to"]),
-    (TINY, 1, {"eval.knn_k": 0}, ["eval.knn_k=0", "from 1 to"]),
+    (TINY, 1, {"eval.knn.k": 0}, ["eval.knn.k=0", "from 1 to"]),
     (("knn", ""), 1, {}, ["config.checkpoint is empty", "--config.checkpoint=WORKDIR"]),
     (("knn", "smoke"), 1, {"knn.k": -1}, ["knn.k=-1", "from 0 to"]),
     (
         ("linear_probe", "smoke"),
         1,
-        {"probe.feature_norm": "layernorm"},
-        ["probe.feature_norm='layernorm'", "did you mean 'layer_norm'?"],
-    ),
-    (
-        ("linear_probe", "smoke"),
-        5,
-        {},
-        ["probe.batch_size=32", "multiple of the 5 devices", "30 or 35 would be"],
-    ),
-    (("linear_probe", "smoke"), 1, {"probe.num_epochs": 0}, ["probe.num_epochs=0", "from 1 to"]),
-    (
-        ("linear_probe", "smoke"),
-        1,
-        {"probe.cached": True, "probe.holdout": 1.0},
-        ["probe.holdout=1.0", "between 0 and 1"],
+        {"linear_probe.feature_norm": "layernorm"},
+        ["linear_probe.feature_norm='layernorm'", "did you mean 'layer_norm'?"],
     ),
     (
         ("linear_probe", "smoke"),
         1,
-        {"probe.cached": True, "probe.learning_rates": ()},
-        ["probe.learning_rates=()", "one number or more"],
+        {"linear_probe.num_epochs": 0},
+        ["linear_probe.num_epochs=0", "from 1 to"],
+    ),
+    (
+        ("linear_probe", "smoke"),
+        1,
+        {"linear_probe.cached": True, "linear_probe.holdout": 1.0},
+        ["linear_probe.holdout=1.0", "between 0 and 1"],
+    ),
+    (
+        ("linear_probe", "smoke"),
+        1,
+        {"linear_probe.cached": True, "linear_probe.learning_rates": ()},
+        ["linear_probe.learning_rates=()", "one number or more"],
     ),
 ]
 
@@ -251,7 +250,11 @@ def test_what_just_fits_the_data_set_is_accepted():
         ("quickstart", ["--config.group_size=8"], ["no key 'group_size'", "saib.group_size"]),
         ("quickstart", ["--noconfig.saib.enable"], ["no key 'saib.enable'", "saib.enabled"]),
         ("quickstart", ["--config.zzz=1"], ["no key 'zzz'", "keys: augment", "saib"]),
-        ("linear_probe", ["-config.probe.rate=1"], ["'probe.rate'", "did you mean probe."]),
+        (
+            "linear_probe",
+            ["-config.linear_probe.rate=1"],
+            ["'linear_probe.rate'", "did you mean linear_probe."],
+        ),
         (
             "quickstart",
             ["--workdir=x", "--config.seed=1", "--config.train.batchsize=8"],

@@ -24,7 +24,7 @@ from configs import imagenet_r50, linear_probe
 from iecl_jax import data, methods
 from iecl_jax.data import augment, split, train_batches
 from iecl_jax.data.sources import imagenet100, tfds
-from iecl_jax.evals.linear_probe import normalize_features
+from iecl_jax.evals.measures.linear_probe import normalize_features
 from iecl_jax.methods.parts import objective
 from iecl_jax.models import build
 from iecl_jax.models.saib import SAIB, patchify, unpatchify
@@ -45,7 +45,7 @@ compiled = functools.partial(jax.jit, compiler_options=QUICKLY)
 
 def config_of(overrides: dict[str, Any]) -> ml_collections.ConfigDict:
     config = imagenet_r50.get_config("100,smoke")
-    config.probe = linear_probe.get_config().probe
+    config.linear_probe = linear_probe.get_config().linear_probe
     config.data.update({"name": "imagenet2012", "cache": "device", "image_size": SIDE})
     config.train.batch_size = BATCH
     config.encoder.update(tiny_resnet.ENCODER)
@@ -212,7 +212,7 @@ def curves(config):
 
 
 def probe(config):
-    return {"probe's features": normalize_features(normal(4, 6), config.probe.feature_norm)}
+    return {"probe's features": normalize_features(normal(4, 6), config.linear_probe.feature_norm)}
 
 
 PARTS = [data_set, views, passes, loss, updates, curves, probe]
@@ -348,7 +348,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], set[str]]] = [
     ("19", {"encoder.spectral_norm": False}, {}, every("encoder", "statistics", "evaluation")),
     ("20", both(crop_scale=(0.08, 1.0), blur_prob=0.0), {}, VIEWS),  # SimCLR's for CIFAR
     ("20", {"augment.query.flip_prob": 0.0}, FEW_OPS, {"query views"}),
-    ("21", {"probe.feature_norm": "none"}, {}, {"probe's features"}),
+    ("21", {"linear_probe.feature_norm": "none"}, {}, {"probe's features"}),
     ("22", {"encoder.bn_group": 4}, {}, GROUPED),
     ("23", {"encoder.stem": "imagenet"}, {}, every("encoder")),
     ("24", {"data.name": "imagenet100"}, {}, {"classes"}),

@@ -17,8 +17,6 @@ def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
             "config.checkpoint is empty: name the workdir of a pretraining run, "
             "--config.checkpoint=WORKDIR."
         )
-    if config.job == "linear_probe":
-        multiple("probe.batch_size", config.probe.batch_size, num_devices, "devices")
 
 
 def _check_values(config: ml_collections.ConfigDict) -> None:

@@ -44,6 +44,9 @@ KINDS = {
         families=True,
     ),
     "method": Kind("iecl_jax.methods", ("Settings", "make"), "iecl_jax/methods/byol.py"),
+    "evaluation": Kind(
+        "iecl_jax.evals", ("Settings", "RESULTS", "measure"), "iecl_jax/evals/knn.py"
+    ),
     "operator": Kind(
         "iecl_jax.data.augment.operators",
         ("Settings", "apply"),

@@ -202,14 +202,24 @@ def _words(value: Any) -> list[str]:
 
 
 class Eval(Section):
-    """What is measured on the test images."""
+    """What is measured during training, and the settings that those evaluations' files declare."""
 
-    every_epochs = key(10, COUNT_OR_NONE, "kNN, online probe and gallery; 0 = only at the end")
+    every_epochs = key(10, COUNT_OR_NONE, "between evaluations, and galleries; 0 = only at the end")
     batch_size = key(256, COUNT, "images encoded at once")
-    knn_k = key(20, COUNT, "neighbours")
-    knn_temperature = key(0.07, POSITIVE, "weights are exp(cosine / temperature)")
-    linear_epochs = key(0, COUNT_OR_NONE, "of a linear classifier on the last features; 0 = none")
-    labels_per_class = key(0, COUNT_OR_NONE, "of the final comparison with raw pixels; 0 = none")
+    names = key(
+        ("knn", "online_probe", "linear", "comparison"),
+        None,
+        "files of iecl_jax/evals, or paths of .py files like them",
+    )
+
+    @staticmethod
+    def inside(own, given):
+        """The settings of each evaluation."""
+        return {
+            kinds.stem(name): kinds.settings("evaluation", name, key="eval.names")
+            for name in _words(own["names"])
+            if kinds.stem(name) not in own
+        }
 
 
 class Diagnostics(Section):

@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 
 from iecl_jax.config import kinds, section
-from iecl_jax.config.evaluation import JOBS, Evaluation
+from iecl_jax.config.evaluation import Evaluation
 from iecl_jax.config.pretrain import Pretrain
 from iecl_jax.config.rules import one_of
 from iecl_jax.config.section import Key, Section
@@ -24,6 +24,11 @@ RENAMED = {
     rf"{_OF_VIEW}\.([a-z]+)_(prob|scale|ratio|interpolation|degrees|sigma|std)": (
         r"\g<2>.\g<3>.\g<4>"
     ),
+    r"eval\.knn_k": "eval.knn.k",
+    r"eval\.knn_temperature": "eval.knn.temperature",
+    r"eval\.linear_epochs": "eval.linear.num_epochs",
+    r"eval\.labels_per_class": "eval.comparison.labels_per_class",
+    r"probe\.(.+)": r"linear_probe.\g<2>",
 }
 
 
@@ -32,7 +37,8 @@ def root(config: Any) -> type[Section]:
     job = config.get("job", "pretrain")
     if job == "pretrain":
         return Pretrain
-    one_of("job", job, ("pretrain", *JOBS))
+    if not job.endswith(".py"):
+        one_of("job", job, ("pretrain", *kinds.names("evaluation")))
     return Evaluation
 
 

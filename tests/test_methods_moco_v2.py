@@ -258,9 +258,7 @@ def test_init_copies_the_online_encoder_and_ignores_the_batch():
     for path, leaf in jax.tree_util.tree_leaves_with_path(state["online"]):
         if path[-1].key == "mean":
             np.testing.assert_array_equal(leaf, np.zeros(leaf.shape))
-    larger = jax.eval_shape(
-        method.init, jax.random.key(0), [jnp.zeros((BATCH, SIDE, SIDE, 3))] * 2
-    )
+    larger = jax.eval_shape(method.init, jax.random.key(0), [jnp.zeros((BATCH, SIDE, SIDE, 3))] * 2)
     assert jax.tree.map(jnp.shape, (params, state)) == jax.tree.map(lambda s: s.shape, larger)
 
 

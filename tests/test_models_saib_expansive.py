@@ -78,7 +78,7 @@ def test_it_does_not_contract_after_training():
     """Trained to make the output's entropy small, the worst that training can ask of it."""
     shape, shapes, full = _functions(SIZES[1])
     saib, rng = _saib(2, 2, 1), np.random.default_rng(1)
-    images = np.float32(rng.normal(size=(16, *shape[1:])))
+    images = jnp.asarray(rng.normal(size=(16, *shape[1:])), jnp.float32)
     params, tx = _draw(rng, shapes, 0.3), optax.sgd(0.3, 0.9)
 
     def spread(params):
@@ -110,7 +110,7 @@ def test_forward_is_the_equation(size):
     rng = np.random.default_rng(2)
     (shape, shapes, _), (group, patch, *_) = _functions(size), size
     params = _draw(rng, shapes, 0.7)
-    images = np.float32(rng.normal(size=shape))
+    images = jnp.asarray(rng.normal(size=shape), jnp.float32)
     kernel = np.float64(params["block1"]["conv"])
     p = np.float64(patchify(images, group, patch)) + params["block1"]["positions"]
     _, rows, pixels, _ = p.shape

@@ -13,19 +13,15 @@ import ml_collections
 
 from configs import common, resnet18
 
-OPERATORS: dict[str, dict[str, object]] = {
-    "crop": {"crop_scale": (0.08, 1.0), "crop_ratio": (3 / 4, 4 / 3)},
+OPERATORS: dict[str, dict[str, dict[str, object]]] = {
+    "crop": {"crop": {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}},
     "color": {
-        "jitter_prob": 0.8,
-        "brightness": 0.8,
-        "contrast": 0.8,
-        "saturation": 0.8,
-        "hue": 0.2,
-        "gray_prob": 0.2,
+        "jitter": {"prob": 0.8, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2},
+        "gray": {"prob": 0.2},
     },
-    "noise": {"noise_prob": 1.0},
-    "rotate": {"rotate_prob": 1.0},
-    "blur": {"blur_prob": 0.5},
+    "noise": {"noise": {"prob": 1.0}},
+    "rotate": {"rotate": {"prob": 1.0}},
+    "blur": {"blur": {"prob": 0.5}},
     "saib": {},
 }
 SIDES = {(True, False): "query", (False, True): "anchor", (True, True): "both"}
@@ -48,8 +44,9 @@ def get_config(arg: str = "crop,crop") -> ml_collections.ConfigDict:
         config.objective.kl.weight = config.objective.entropy.weight = 0.0
     config = common.at_scale(config, scale)
     for name, operator in (("query", query), ("anchor", anchor)):
-        ops = config.augment[name]
-        ops.update({"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0)})
-        ops.update({f"{op}_prob": 0.0 for op in ("flip", "jitter", "gray", "blur")})
-        ops.update(OPERATORS[operator])
+        view = config.augment[name]
+        view.crop.update({"scale": (1.0, 1.0), "ratio": (1.0, 1.0)})
+        for other in ("flip", "jitter", "gray", "blur"):
+            view[other].prob = 0.0
+        view.update(OPERATORS[operator])
     return config

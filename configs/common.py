@@ -9,11 +9,9 @@ from collections.abc import Sequence
 import ml_collections
 
 from iecl_jax.config import section
-from iecl_jax.config.pretrain import View
+from iecl_jax.config.pretrain import Augment, View
 
 SCALES = ("smoke", "small")
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CIFAR10_STATS = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def split_scale(arg: str, scales: Sequence[str]) -> tuple[list[str], str]:
@@ -49,38 +47,29 @@ def view(
     blur_prob=0.5,
     solarize_prob=0.0,
 ) -> ml_collections.ConfigDict:
-    """One view's operators in their order; an operator with probability 0 is not compiled."""
-    ops = section.defaults(View)
-    ops.update({"crop_scale": crop_scale, "blur_prob": blur_prob, "solarize_prob": solarize_prob})
-    ops.update(dict(zip(("brightness", "contrast", "saturation", "hue"), jitter, strict=True)))
-    return ops
+    """One view: all operators in their order, with these settings and the others' defaults."""
+    made = section.defaults(View)
+    made.crop.scale, made.blur.prob, made.solarize.prob = crop_scale, blur_prob, solarize_prob
+    names = ("brightness", "contrast", "saturation", "hue")
+    made.jitter.update(dict(zip(names, jitter, strict=True)))
+    return made
 
 
-def same_for_both(
-    ops: ml_collections.ConfigDict, *, mean: tuple[float, ...], std: tuple[float, ...]
-) -> ml_collections.ConfigDict:
+def same_for_both(of_each: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """`config.augment` with the same operators for the anchor and the query."""
-    augment = ml_collections.ConfigDict()
-    augment.mean, augment.std = mean, std  # per channel of values in [0, 1]
-    augment.anchor, augment.query = ops, ops.copy_and_resolve_references()
+    augment = section.defaults(Augment)
+    augment.anchor, augment.query = of_each, of_each.copy_and_resolve_references()
     return augment
 
 
 def mocov2_augment() -> ml_collections.ConfigDict:
     """MoCo-v2's recipe: crops of .2 to 1, weak jitter, blur in half of the views."""
-    return same_for_both(view(crop_scale=(0.2, 1.0)), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return same_for_both(view(crop_scale=(0.2, 1.0)))
 
 
-def simclr_small_augment(mean, std) -> ml_collections.ConfigDict:
+def simclr_small_augment() -> ml_collections.ConfigDict:
     """SimCLR's recipe for CIFAR: crops of .08 to 1, jitter of strength one half, no blur."""
-    return same_for_both(view(blur_prob=0.0), mean=mean, std=std)
-
-
-def crop_and_flip() -> ml_collections.ConfigDict:
-    """Random resized crop and horizontal flip alone, for linear probes."""
-    ops = view(blur_prob=0.0)
-    ops.update({"jitter_prob": 0.0, "gray_prob": 0.0})
-    return ops
+    return same_for_both(view(blur_prob=0.0))
 
 
 def at_scale(config: ml_collections.ConfigDict, scale: str) -> ml_collections.ConfigDict:
@@ -97,7 +86,8 @@ def _make_smoke(config: ml_collections.ConfigDict) -> None:
     _shrink_heads(config, hidden_dim=32, output_dim=16)
     config.saib.update({"group_size": 4, "patch_size": 4})
     config.schedule.warmup_epochs = 0.0
-    config.eval.update({"every_epochs": 1, "batch_size": 16, "knn_k": 5, "linear_epochs": 2})
+    config.eval.update({"every_epochs": 1, "batch_size": 16})
+    config.eval.knn.k, config.eval.linear.num_epochs = 5, 2
     config.diagnostics.update({"every_steps": 2, "num_images": 16, "lanczos_depth": 4})
     config.checkpoint.every_steps = 2
     if config.method.get("queue_size"):
@@ -115,9 +105,10 @@ def _make_small(config: ml_collections.ConfigDict) -> None:
     _shrink_heads(config, hidden_dim=256, output_dim=64)
     config.saib.update({"group_size": 32, "patch_size": 4})
     config.schedule.warmup_epochs = 0.05
-    config.augment = simclr_small_augment(*CIFAR10_STATS)
-    config.eval.update({"every_epochs": 0, "batch_size": 500, "linear_epochs": 20})
-    config.eval.update({"knn_k": 20, "knn_temperature": 0.07})
+    config.augment = simclr_small_augment()
+    config.eval.update({"every_epochs": 0, "batch_size": 500})
+    config.eval.knn.update({"k": 20, "temperature": 0.07})
+    config.eval.linear.num_epochs = 20
     config.diagnostics.update({"every_steps": 250, "num_images": 256, "lanczos_depth": 32})
     config.checkpoint.update({"every_steps": 250, "keep": 1, "keep_best": 0})
     if config.method.get("queue_size"):

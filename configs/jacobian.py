@@ -9,7 +9,7 @@ spectrum to jacobian.png. `:smoke` measures an untrained tiny network.
 import ml_collections
 
 from configs import common
-from configs.knn import evaluation_config
+from configs.evaluate import evaluation_config
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

@@ -2,19 +2,18 @@
 
     python -m iecl_jax.main --config=configs/linear_probe.py --config.checkpoint=WORKDIR
 
-With --config.probe.cached=True features are computed once and a grid of learning rates is trained
-on them at once: minutes instead of hours, without augmentation.
+With --config.linear_probe.cached=True features are computed once and a grid of learning rates is
+trained on them at once: minutes instead of hours, without augmentation.
 """
 
 import ml_collections
 
-from configs import common, knn
+from configs import common, evaluate
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     _, scale = common.parse_arg(arg, default="checkpoint", choices=["checkpoint"])
-    config = knn.evaluation_config("linear_probe", scale)
-    config.probe.augment = common.crop_and_flip()
+    config = evaluate.evaluation_config("linear_probe", scale)
     if scale:
-        config.probe.update({"batch_size": 32, "num_epochs": 2})
+        config.linear_probe.update({"batch_size": 32, "num_epochs": 2})
     return config

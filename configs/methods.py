@@ -137,7 +137,7 @@ def use(config: ml_collections.ConfigDict, word: str) -> None:
     name, additions = parsed
     if name == "ie_cl":
         return
-    small_images = config.encoder.stem == "cifar"
+    small_images = config.encoder.get("stem") == "cifar"
     recipe = copy.deepcopy(RECIPES[name])
     for part, changes in ({} if small_images else ON_IMAGENET.get(name, {})).items():
         recipe[part] |= changes
@@ -147,7 +147,8 @@ def use(config: ml_collections.ConfigDict, word: str) -> None:
     config.optimizer.update(recipe["optimizer"])
     anchor, query = _views(recipe["views"], small_images=small_images)
     config.augment.anchor, config.augment.query = anchor, query
-    config.encoder.spectral_norm = "sn" in additions
+    if "sn" in additions or "spectral_norm" in config.encoder:
+        config.encoder.spectral_norm = "sn" in additions
     config.saib.enabled = "saib" in additions
     if not {"saib", "terms"} & set(additions):
         config.objective.kl.weight = config.objective.entropy.weight = 0.0

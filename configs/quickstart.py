@@ -19,8 +19,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.schedule.warmup_epochs = 5.0
     # A digit has no colour and no mirror image: small crops and turns, brightness and contrast.
     view = common.view(crop_scale=(0.7, 1.0), jitter=(0.4, 0.4, 0.0, 0.0), blur_prob=0.0)
-    view.update({"flip_prob": 0.0, "gray_prob": 0.0, "rotate_prob": 0.8, "rotate_degrees": 15.0})
-    config.augment = common.same_for_both(view, mean=(0.305,) * 3, std=(0.376,) * 3)
-    config.eval.update({"every_epochs": 20, "knn_k": 20, "labels_per_class": 10})
+    view.flip.prob = view.gray.prob = 0.0
+    view.rotate.update({"prob": 0.8, "degrees": 15.0})
+    config.augment = common.same_for_both(view)
+    config.eval.every_epochs, config.eval.knn.k = 20, 20
+    config.eval.comparison.labels_per_class = 10
     config.checkpoint.every_steps = 200
     return common.at_scale(config, scale)

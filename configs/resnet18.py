@@ -13,8 +13,6 @@ import ml_collections
 from configs import common, imagenet_r50, methods
 
 DATA_SETS = ("cifar10", "cifar100", "stl10", "imagenet")
-CIFAR100_STATS = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
-STL10_STATS = (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)
 
 
 def get_config(arg: str = "cifar10") -> ml_collections.ConfigDict:
@@ -31,17 +29,16 @@ def get_config(arg: str = "cifar10") -> ml_collections.ConfigDict:
         config.train.num_epochs = 300
     else:
         config.train.num_epochs = 1000
-        config.eval.update({"every_epochs": 50, "knn_k": 200, "knn_temperature": 0.1})
+        config.eval.every_epochs = 50
+        config.eval.knn.update({"k": 200, "temperature": 0.1})
         config.data.update({"name": name, "cache": "device", "num_threads": 4})
     if name.startswith("cifar"):
         config.data.image_size = 32
         config.saib.patch_size = 4
         config.encoder.stem = "cifar"
-        stats = common.CIFAR10_STATS if name == "cifar10" else CIFAR100_STATS
-        config.augment = common.simclr_small_augment(*stats)
+        config.augment = common.simclr_small_augment()
     elif name == "stl10":
         config.data.update({"image_size": 96, "cache": "host"})
         config.saib.patch_size = 12
-        config.augment.mean, config.augment.std = STL10_STATS
     methods.use(config, method)
     return common.at_scale(config, scale)

@@ -43,7 +43,8 @@ def get_config(arg: str = "ie-cl") -> ml_collections.ConfigDict:
     config.encoder.update({"name": "resnet10", "width": 8})
     config.projector.update({"hidden_dim": 256, "output_dim": 64})
     config.schedule.warmup_epochs = 0.05
-    config.eval.update({"every_epochs": 0, "batch_size": 500, "knn_k": 20, "linear_epochs": 20})
+    config.eval.update({"every_epochs": 0, "batch_size": 500})
+    config.eval.knn.k, config.eval.linear.num_epochs = 20, 20
     config.diagnostics.update({"every_steps": 250, "lanczos_depth": 48})
     config.checkpoint.update({"every_steps": 250, "keep": 1, "keep_best": 0})
     config.update_from_flattened_dict(SETTINGS[name])

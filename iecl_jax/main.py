@@ -53,7 +53,8 @@ class Command(NamedTuple):
 def default_workdir(config_flag: str) -> str:
     """`configs/resnet18.py:cifar10,smoke` -> `runs/resnet18-cifar10-smoke`."""
     path, _, variant = config_flag.partition(":")
-    return "-".join(["runs/" + Path(path).stem, *filter(None, variant.split(","))])
+    words = [Path(word).stem for word in variant.split(",") if word]  # a word may be a file
+    return "-".join(["runs/" + Path(path).stem, *words])
 
 
 def main(command: Command) -> None:
@@ -66,14 +67,9 @@ def main(command: Command) -> None:
         process_id=_PROCESS_ID.value,
     )
     # Imported after the flags were parsed, so that a mistake there is told at once.
-    from iecl_jax.evals import jacobian_job, jobs
+    from iecl_jax.evals.parts import jobs
 
-    run_job = {
-        "pretrain": pretrain,
-        "linear_probe": jobs.run_linear_probe,
-        "knn": jobs.run_knn,
-        "jacobian": jacobian_job.run_jacobian,
-    }[command.config.job]
+    run_job = pretrain if command.config.job == "pretrain" else jobs.run
     run_dir = _WORKDIR.value or default_workdir(command.flag)
     run_job(command.config, run_dir, allow_config_change=_ALLOW_CHANGE.value)
     print(f"Results: {run_dir}/results.json", flush=True)
@@ -87,19 +83,21 @@ def pretrain(
     Leaves in `run_dir` what `pretraining.pretrain` does, gallery/STEP.png and report.html; returns
     results.json, and raises what that does.
     """
-    from iecl_jax.evals import online
-    from iecl_jax.evals.diagnostics import Diagnostics
+    from iecl_jax.evals import scheduled
+    from iecl_jax.evals.parts.diagnostics import Diagnostics
+    from iecl_jax.evals.pictures.run_gallery import RunGallery
     from iecl_jax.tools.figures import report
     from iecl_jax.train import pretraining
 
     task = pretraining.prepare(config)
-    evaluations, gallery = online.scheduled(config, task.experiment, task.split, run_dir)
+    method, views = task.experiment.method, task.experiment.views
+    evaluations = scheduled(config, method, task.split, run_dir)
     results = pretraining.pretrain(
         task,
         run_dir,
         evaluations=evaluations,
         diagnostics=Diagnostics(config, task.split) if config.diagnostics.every_steps else None,
-        draw=gallery,
+        draw=RunGallery(config, method, task.split, run_dir, views),
         allow_config_change=allow_config_change,
     )
     if jax.process_index() == 0:

@@ -19,6 +19,31 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
+import jaxtyping
+
+# Shapes and types of these packages' annotations are checked at every call, before they are
+# imported. A run of the user's has none of this.
+jaxtyping.install_import_hook(
+    ["iecl_jax.losses", "iecl_jax.models", "iecl_jax.methods"], "beartype.beartype"
+)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The two workers take the files in this order, so that neither ends with a long one alone.
+LONG = (
+    "test_topology",
+    "test_jobs",
+    "test_kill_and_resume",
+    "test_processes",
+    "test_conformance",
+    "test_conformance_saib",
+    "test_float16",
+    "test_readings",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Sorts the files of LONG to the front."""
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))

@@ -32,7 +32,7 @@ def get_config(arg="a"):
     config.data = {"name": "stripes", "dir": "", "image_size": 16}
     config.encoder = {"name": "resnet10", "width": 8}
     config.train = {"batch_size": 32}
-    config.eval = {"linear_epochs": 2, "knn_k": 5}
+    config.eval = {"linear": {"num_epochs": 2}, "knn": {"k": 5}}
     config.update(VARIANTS[name])
     return config
 """

@@ -16,7 +16,7 @@ from test_structure import WITHOUT_TENSORFLOW
 
 from iecl_jax import config as config_lib
 from iecl_jax import data
-from iecl_jax.models.encoders.resnet import ResNet
+from iecl_jax.models.encoders.resnet import ARCHITECTURES, ResNet
 from iecl_jax.tools.benchmark import __main__ as command
 from iecl_jax.tools.benchmark import (
     flops,
@@ -210,7 +210,7 @@ def test_json_is_an_object_for_one_config_and_a_list_for_several(tmp_path):
         ("optimizer.learning_rate=1e-3", 1e-3),
         ("method.name=simclr", "simclr"),
         ("data.dir=100", "100"),
-        ("augment.mean=(0.1, 0.2, 0.3)", (0.1, 0.2, 0.3)),
+        ("data.mean=(0.1, 0.2, 0.3)", (0.1, 0.2, 0.3)),
     ],
 )
 def test_overrides_keep_the_type_of_their_key(argument, value):
@@ -269,7 +269,7 @@ def test_mistakes_in_the_options_are_told(arguments, sentence, capsys):
 
 def test_the_flops_of_resnet18_are_those_counted_by_hand():
     """Products exactly; XLA's within 2 %: without padding, but with additions and BN."""
-    model = ResNet("resnet18", stem="cifar")
+    model = ResNet(*ARCHITECTURES["resnet18"], stem="cifar")
     pictures = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), pictures)
 

@@ -37,6 +37,7 @@ VARIANTS = {
     "knn": ("checkpoint",),
     "linear_probe": ("checkpoint",),
     "jacobian": ("checkpoint",),
+    "evaluate": kinds.names("evaluation"),
     "study": tuple(SETTINGS),
 }
 AT_SMALL_SCALE = ("imagenet_r50", "resnet18", "ablation", "saib_cascade", "plug_and_play")
@@ -173,16 +174,16 @@ OURS = {  # where the paper is silent or contradicts itself
 }
 PROBE = {  # section 4.1, linear evaluation
     "seed": 42,
-    "probe.batch_size": 512,
-    "probe.learning_rate": 0.03,
-    "probe.momentum": 0.9,
-    "probe.weight_decay": 1e-5,
-    "probe.num_epochs": 200,
-    "probe.feature_norm": "layer_norm",
-    "probe.augment.flip_prob": 0.5,
-    "probe.augment.jitter_prob": 0.0,
-    "probe.augment.gray_prob": 0.0,
-    "probe.augment.blur_prob": 0.0,
+    "linear_probe.batch_size": 512,
+    "linear_probe.learning_rate": 0.03,
+    "linear_probe.momentum": 0.9,
+    "linear_probe.weight_decay": 1e-5,
+    "linear_probe.num_epochs": 200,
+    "linear_probe.feature_norm": "layer_norm",
+    "linear_probe.augment.flip_prob": 0.5,
+    "linear_probe.augment.jitter_prob": 0.0,
+    "linear_probe.augment.gray_prob": 0.0,
+    "linear_probe.augment.blur_prob": 0.0,
 }
 SCALE = {  # image size, patch size, stem, encoder and epochs of each data set
     ("imagenet_r50", "100"): (224, 16, "imagenet", "resnet50", 100),

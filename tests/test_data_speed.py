@@ -8,7 +8,8 @@ import pytest
 from markdown_rows import rows
 from PIL import Image
 
-from iecl_jax.data import crops, image_folder, images
+from iecl_jax.data import crops, images
+from iecl_jax.data.sources import image_folder
 from iecl_jax.tools.benchmark import reading as speed
 from iecl_jax.tools.benchmark import torch_input
 

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
-from iecl_jax.evals import conv_norms
-from iecl_jax.models.encoders.resnet import ResNet
+from iecl_jax.evals.measures import conv_norms
+from iecl_jax.models.encoders.resnet import ARCHITECTURES, ResNet
 
 matrix_norm = jax.jit(conv_norms.matrix_norm, static_argnames="iterations")
 operator_norm = jax.jit(
@@ -176,11 +177,18 @@ def grid_side(path, side):
 def test_encoder_norms_are_those_of_the_convolutions_that_evaluation_applies(
     stem, spectral_norm, image_size
 ):
-    encoder = ResNet("resnet10", stem=stem, width=4, feature_dim=5, spectral_norm=spectral_norm)
-    params, stats = trained(encoder, image_size)
-    got = jax.jit(functools.partial(conv_norms.encoder_norms, encoder, image_size=image_size))(
-        params, stats
+    encoder = ResNet(
+        *ARCHITECTURES["resnet10"], stem=stem, width=4, feature_dim=5, spectral_norm=spectral_norm
     )
+    params, stats = trained(encoder, image_size)
+
+    @jax.jit
+    def norms(params, stats):
+        encode = functools.partial(encoder.apply, {"params": params, "batch_stats": stats})
+        encode = functools.partial(encode, train=False)
+        return conv_norms.encoder_norms(encode, params, stats, image_size=image_size)
+
+    got = norms(params, stats)
     kernels = convolution_kernels(params)
     assert got.keys() == kernels.keys()
     assert "layer2_0/downsample_conv" in got
@@ -201,12 +209,25 @@ def test_encoder_norms_are_those_of_the_convolutions_that_evaluation_applies(
 
 
 def test_grids_of_a_bottleneck_have_the_stride_in_the_middle():
-    encoder = ResNet("resnet50", width=2)
+    encoder = ResNet(*ARCHITECTURES["resnet50"], width=2)
     images = jnp.zeros((1, 64, 64, 3))
     shapes = jax.eval_shape(functools.partial(encoder.init, train=False), jax.random.key(0), images)
+    grids = {}
+
+    def find(variables):
+        encode = functools.partial(encoder.apply, variables, train=False)
+        grids.update(conv_norms.input_grids(encode, 64))
+
     for _ in range(2):
-        grids = conv_norms.input_grids(encoder, shapes["params"], shapes["batch_stats"], 64)
+        jax.eval_shape(find, shapes)
     assert len(grids) == 53
     expected = {"conv1": 64, "layer1_0/conv1": 16, "layer2_0/conv1": 16, "layer2_0/conv2": 16}
     expected |= {"layer2_0/conv3": 8, "layer2_0/downsample_conv": 16, "layer4_2/conv2": 2}
     assert {path: grids[path] for path in expected} == {p: (n, n) for p, n in expected.items()}
+
+
+def test_an_encoder_without_convolutions_has_no_norms():
+    dense = nn.Dense(3)
+    encode = lambda images: dense.apply(variables, images.reshape(1, -1))  # noqa: E731
+    variables = dense.init(jax.random.key(0), jnp.zeros((1, 48)))
+    assert conv_norms.encoder_norms(encode, variables["params"], {}, image_size=4) == {}

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iecl_jax.evals import features
+from iecl_jax.evals.measures import features
 
 
 def _batches(num_examples, batch_size):

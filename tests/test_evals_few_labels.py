@@ -5,7 +5,7 @@ import pytest
 from probe_reference import clusters
 from sklearn.linear_model import LogisticRegression
 
-from iecl_jax.evals import few_labels
+from iecl_jax.evals.measures import few_labels
 
 LABELS = np.random.default_rng(0).integers(-1, 4, 200)
 

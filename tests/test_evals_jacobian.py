@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iecl_jax.evals import jacobian
+from iecl_jax.evals.measures import jacobian
 from iecl_jax.models.saib import SAIB
 
 

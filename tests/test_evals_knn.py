@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from iecl_jax.evals import knn
+from iecl_jax.evals.measures import knn
 
 SETTINGS: dict[str, Any] = {"k": 7, "temperature": 0.1, "num_classes": 4}
 

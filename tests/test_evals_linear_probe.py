@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from probe_reference import clusters, numpy_sgd
 
-from iecl_jax.evals import linear_probe as lp
+from iecl_jax.evals.measures import linear_probe as lp
 
 SGD: dict[str, Any] = {"momentum": 0.9, "weight_decay": 1e-2}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from iecl_jax.evals import preservation
+from iecl_jax.evals.measures import preservation
 
 rank_me = jax.jit(preservation.rank_me)
 alignment = jax.jit(preservation.alignment)

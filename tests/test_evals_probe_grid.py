@@ -5,7 +5,7 @@ import pytest
 from probe_reference import clusters, numpy_sgd
 from sklearn.linear_model import LogisticRegression
 
-from iecl_jax.evals import linear_probe, probe_grid
+from iecl_jax.evals.measures import linear_probe, probe_grid
 
 SGD: dict[str, Any] = {"momentum": 0.9, "weight_decay": 1e-2}
 GRID: dict[str, Any] = {"num_classes": 3, "num_epochs": 2, "batch_size": 8, **SGD, "seed": 3}

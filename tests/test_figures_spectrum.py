@@ -4,8 +4,8 @@ import matplotlib.colors
 import numpy as np
 import pytest
 
-from iecl_jax.evals import jacobian
-from iecl_jax.evals.jacobian import Spectrum
+from iecl_jax.evals.measures import jacobian
+from iecl_jax.evals.measures.jacobian import Spectrum
 from iecl_jax.evals.pictures import spectrum, style
 
 

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 import tiny_network
+from markdown_rows import rows
 from PIL import Image
 
 from configs import jacobian, knn, linear_probe
 from iecl_jax import main
-from iecl_jax.evals import jacobian_job as evaluate_jacobian
-from iecl_jax.evals import jobs as evaluate
+from iecl_jax.evals.parts import jobs
 from iecl_jax.run import events
 from iecl_jax.run import metrics as metric_log
 from iecl_jax.train import experiment
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's and TFDS's own
 
 def tiny_config():
     config = tiny_network.get_config()
-    config.eval.update({"labels_per_class": 2, "linear_epochs": 2})
+    config.eval.comparison.labels_per_class = config.eval.linear.num_epochs = 2
     return config
 
 
@@ -108,11 +108,11 @@ def test_jacobian_prints_and_draws_what_it_measured(workdir, tmp_path, capsys):
     config = jacobian.get_config()
     config.checkpoint = str(workdir)
     config.jacobian.update({"num_groups": 2, "depth": 8, "num_probes": 4, "exact_up_to": 0})
-    sampled = evaluate_jacobian.run_jacobian(config, str(tmp_path / "sampled"))["metrics"]
+    sampled = jobs.run(config, str(tmp_path / "sampled"))["metrics"]
     printed = capsys.readouterr().out
     assert "group 4), running statistics, 3072 dimensions a group" in printed
-    assert f"| all | {sampled['log_det']:+.4f} |" in printed
-    assert "| layer1_0/conv1 |" in printed
+    assert ["all", f"{sampled['log_det']:+.4f}"] in [row[:2] for row in rows(printed)]
+    assert "layer1_0/conv1" in [row[0] for row in rows(printed)]
     with Image.open(tmp_path / "sampled" / "jacobian.png") as picture:
         assert min(picture.size) > 200
     assert len(sampled["groups"]) == 2
@@ -122,12 +122,12 @@ def test_jacobian_prints_and_draws_what_it_measured(workdir, tmp_path, capsys):
     assert sampled["sigma_max"] == max(group["sigma_max"] for group in sampled["groups"])
 
     config.jacobian.update({"exact_up_to": 3072, "num_groups": 1})
-    exact = evaluate_jacobian.run_jacobian(config, str(tmp_path / "exact"))["metrics"]
+    exact = jobs.run(config, str(tmp_path / "exact"))["metrics"]
     assert exact["log_det_stderr"] == 0
     first = sampled["groups"][0]
     assert first["log_det"] > exact["log_det"] - 4 * first["log_det_stderr"]
     config.jacobian.update({"exact_up_to": 0, "statistics": "batch"})
-    batch = evaluate_jacobian.run_jacobian(config, str(tmp_path / "batch"))["metrics"]
+    batch = jobs.run(config, str(tmp_path / "batch"))["metrics"]
     assert abs(batch["log_det"] - first["log_det"]) > 1e-4
 
 
@@ -142,7 +142,7 @@ def test_the_expansive_variant_trains_and_never_contracts(tmp_path):
     measure = jacobian.get_config()  # of a checkpoint whose SAIB has no statistics
     measure.checkpoint = str(tmp_path)
     measure.jacobian.update({"num_groups": 1, "depth": 8, "num_probes": 4})
-    metrics = evaluate_jacobian.run_jacobian(measure, str(tmp_path / "jacobian"))["metrics"]
+    metrics = jobs.run(measure, str(tmp_path / "jacobian"))["metrics"]
     assert metrics["log_det"] > 0
     assert metrics["share_below_1"] == 0
     assert metrics["sigma_min"] > 1 - 1e-5
@@ -152,7 +152,7 @@ def test_jacobian_without_saib_is_one_sentence(tmp_path):
     config = jacobian.get_config("smoke")
     config.pretrain.saib.enabled = False
     with pytest.raises(ValueError, match=r"saib\.enabled=False: it has no SAIB to measure"):
-        evaluate_jacobian.run_jacobian(config, str(tmp_path))
+        jobs.run(config, str(tmp_path))
 
 
 def test_a_finished_run_is_not_trained_again(workdir, monkeypatch):
@@ -192,7 +192,7 @@ def test_a_metric_that_is_not_finite_names_step_and_checkpoint():
 def test_knn_reads_its_config_from_the_checkpoint(workdir, tmp_path):
     config = knn.get_config()
     config.checkpoint = str(workdir)
-    results = evaluate.run_knn(config, str(tmp_path))
+    results = jobs.run(config, str(tmp_path))
     pretrained = json.loads((workdir / "results.json").read_text())
     assert results["metrics"]["knn_top1"] == pretrained["metrics"]["knn_top1"]
     assert (tmp_path / "results.json").exists()
@@ -202,13 +202,13 @@ def test_knn_reads_its_config_from_the_checkpoint(workdir, tmp_path):
 def test_linear_probe(workdir, tmp_path, cached):
     config = linear_probe.get_config()
     config.checkpoint = str(workdir)
-    config.probe.update({"cached": cached, "batch_size": 32, "num_epochs": 3})
-    config.probe.learning_rates = (0.1, 1.0)
-    results = evaluate.run_linear_probe(config, str(tmp_path))
+    config.linear_probe.update({"cached": cached, "batch_size": 32, "num_epochs": 3})
+    config.linear_probe.learning_rates = (0.1, 1.0)
+    results = jobs.run(config, str(tmp_path))
     assert results["metrics"]["linear_top1"] > 0.1  # ten classes
     assert results["steps"] == 3 * (256 // 32)
     if not cached:  # resumed from its end: nothing is trained again, and the result is the same
-        again = evaluate.run_linear_probe(config, str(tmp_path))
+        again = jobs.run(config, str(tmp_path))
         assert again["params_digest"] == results["params_digest"]
 
 
@@ -216,4 +216,4 @@ def test_a_missing_checkpoint_is_one_sentence(tmp_path):
     config = knn.get_config()
     config.checkpoint = str(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"nowhere"):
-        evaluate.run_knn(config, str(tmp_path))
+        jobs.run(config, str(tmp_path))

@@ -7,27 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_resnet
 
 from configs import imagenet_r50
 from iecl_jax import methods
 from iecl_jax.methods.parts import ema
-from iecl_jax.models.encoders.resnet import ARCHITECTURES
 from iecl_jax.models.saib import SAIB
 
 BATCH, SIDE, QUEUE = 8, 8, 16
 PLAIN = {"saib.enabled": False, "objective.kl.weight": 0.0, "objective.entropy.weight": 0.0}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _tiny_architecture():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ARCHITECTURES, "tiny", ((1, 1), False))
-        yield
-
-
 def _config(**settings):
     config = imagenet_r50.get_config("100,smoke")
-    config.encoder.update({"name": "tiny", "width": 4})
+    config.encoder.update(tiny_resnet.ENCODER | {"num_stages": 2})
     config.projector.update({"num_layers": 2, "hidden_dim": 8, "output_dim": 4})
     config.saib.group_size = 2
     config.update_from_flattened_dict(settings)

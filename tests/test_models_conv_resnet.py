@@ -177,9 +177,9 @@ def test_initializers(init, shape, deviation):
 # ---------------------------------------------------------------- ResNet
 
 
-def _shapes(side, batch=2, **settings):
+def _shapes(side, batch=2, *, architecture, **settings):
     """Shapes of (variables, outputs), without compiling."""
-    net = ResNet(**settings)
+    net = ResNet(*ARCHITECTURES[architecture], **settings)
     x = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.float32)
     variables = jax.eval_shape(functools.partial(net.init, train=False), jax.random.key(0), x)
     return variables, jax.eval_shape(functools.partial(net.apply, train=False), variables, x)
@@ -278,11 +278,9 @@ def _resnet_reference(variables, x, *, stem, depths, bottleneck, spectral_norm, 
     ],
     ids=["basic", "bottleneck"],
 )
-def test_forward_against_numpy(
-    monkeypatch, depths, bottleneck, stem, side, feature_dim, spectral_norm, train
-):
-    monkeypatch.setitem(ARCHITECTURES, "tiny", (depths, bottleneck))
-    net = ResNet("tiny", stem=stem, width=4, feature_dim=feature_dim, spectral_norm=spectral_norm)
+def test_forward_against_numpy(depths, bottleneck, stem, side, feature_dim, spectral_norm, train):
+    settings = {"stem": stem, "width": 4, "feature_dim": feature_dim}
+    net = ResNet(depths, bottleneck, **settings, spectral_norm=spectral_norm)
     rng = np.random.default_rng(3)
     x = np.float32(rng.normal(size=(8, side, side, 3)))
     shapes = jax.eval_shape(functools.partial(net.init, train=True), jax.random.key(0), x)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iecl_jax.evals import jacobian
+from iecl_jax.evals.measures import jacobian
 from iecl_jax.losses import entropy
 from iecl_jax.models.saib import SAIB, patchify, unpatchify
 

@@ -78,4 +78,6 @@ def test_every_old_config_is_that_of_today():
         before = config_lib.leaves(config_lib.from_json(json.dumps(values)))
         now = config_lib.leaves(config_lib.load(flag))
         changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+        if now.get("data.name") == "generated":  # was normalised as what it stands in for
+            changed -= {"data.mean", "data.std"}
         assert not changed, (flag, changed)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny_vit
 
 from configs import imagenet_r50
 from iecl_jax.train import optim
@@ -236,6 +237,42 @@ def test_masks():
     assert {name for name, on in masks.items() if on} == DECAYED
     scaled = {name for name, on in _leaves(optim.kernels(_tree(0))).items() if on}
     assert scaled == {name for name, leaf in _leaves(_tree(0)).items() if leaf.ndim > 1}
+
+
+def test_of_a_vision_transformer_kernels_alone_decay_and_are_scaled():
+    """Its positions, token and attention biases have two axes or more."""
+    model = tiny_vit.VisionTransformer(patch=4, dim=8, num_heads=2, depth=1)
+    images = jnp.zeros((1, 8, 8, 3))
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=True), images)
+    params = {"online": {"encoder": variables["params"]}}
+    expected = {("online", "encoder", "patches", "kernel")} | {
+        ("online", "encoder", "attention0", part, "kernel")
+        for part in ("query", "key", "value", "out")
+    }
+    several_axes = {name for name, leaf in _leaves(params).items() if leaf.ndim > 1}
+    assert len(several_axes - expected) == 5  # three biases of the attention, positions, token
+    for mask in (optim.decayed, optim.kernels):
+        assert {name for name, on in _leaves(mask(params)).items() if on} == expected
+
+
+@pytest.mark.parametrize(
+    "name, is_kernel",
+    [
+        ("kernel", True),
+        ("compositor", True),
+        ("pos_embedding", False),
+        ("position", False),
+        ("relative_position_bias_table", False),
+        ("mask_token", False),
+        ("query_tokens", False),
+        ("layer_scale", False),
+        ("norm_weight", False),
+        ("embedding", False),
+    ],
+)
+def test_the_name_of_a_leaf_says_whether_it_is_a_kernel(name, is_kernel):
+    decayed = optim.decayed({"online": {name: jnp.zeros((2, 3))}})
+    assert decayed == {"online": {name: is_kernel}}
 
 
 def test_the_probe_does_not_depend_on_the_main_optimizer():

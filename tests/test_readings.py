@@ -17,15 +17,16 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+import tiny_resnet
 from flax import traverse_util
 
 from configs import imagenet_r50, linear_probe
-from iecl_jax import methods
-from iecl_jax.data import augment, datasets, records, split, train_batches
-from iecl_jax.evals.linear_probe import normalize_features
+from iecl_jax import data, methods
+from iecl_jax.data import augment, split, train_batches
+from iecl_jax.data.sources import imagenet100, tfds
+from iecl_jax.evals.measures.linear_probe import normalize_features
 from iecl_jax.methods.parts import objective
 from iecl_jax.models import build
-from iecl_jax.models.encoders.resnet import ARCHITECTURES
 from iecl_jax.models.saib import SAIB, patchify, unpatchify
 from iecl_jax.train import optim
 
@@ -44,10 +45,10 @@ compiled = functools.partial(jax.jit, compiler_options=QUICKLY)
 
 def config_of(overrides: dict[str, Any]) -> ml_collections.ConfigDict:
     config = imagenet_r50.get_config("100,smoke")
-    config.probe = linear_probe.get_config().probe
+    config.linear_probe = linear_probe.get_config().linear_probe
     config.data.update({"name": "imagenet2012", "cache": "device", "image_size": SIDE})
     config.train.batch_size = BATCH
-    config.encoder.update({"name": "tiny", "width": 4})
+    config.encoder.update(tiny_resnet.ENCODER)
     config.projector.update({"num_layers": 2, "hidden_dim": 8, "output_dim": 6})
     config.saib.group_size = 2
     config.objective.saib_decay = 0.02
@@ -78,11 +79,11 @@ def drawn(shapes: Any) -> Any:
 
 def data_set(config):
     """What is opened of files with ImageNet-100's and 20 more classes, and a batch's order."""
-    names = (*datasets.imagenet100(), *(f"other{i}" for i in range(20)))
+    names = (*imagenet100.class_names(), *(f"other{i}" for i in range(20)))
     whole = split.Split("whole", names, None, 240, list, lambda: np.arange(240) % 120)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "open_records", lambda *_: whole)
-        opened = datasets.open_split(config.data, "pretrain")
+        patch.setattr(tfds, "open_records", lambda *_: whole)
+        opened = data.open_split(config.data, "pretrain")
     order = train_batches.host_batches(config, whole, None, process_index=0, process_count=1)
     return {
         "classes": (np.array(opened.num_classes), opened.labels),
@@ -91,10 +92,10 @@ def data_set(config):
 
 
 def views(config):
-    fn = augment.make_augment(config.augment, SIDE)
+    fn = augment.make_augment(config.augment, SIDE, *data.statistics(config.data))
     images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3), dtype=np.uint8)
-    key = jax.random.split(jax.random.key(config.seed))[1]
-    anchor, query = compiled(fn)(augment.image_keys(key, 3, jnp.arange(4)), images)
+    keys = augment.image_keys(augment.run_key(config.seed), 3, jnp.arange(4))
+    anchor, query = compiled(fn)(keys, images)
     return {"anchor views": anchor, "query views": query}
 
 
@@ -211,7 +212,7 @@ def curves(config):
 
 
 def probe(config):
-    return {"probe's features": normalize_features(normal(4, 6), config.probe.feature_norm)}
+    return {"probe's features": normalize_features(normal(4, 6), config.linear_probe.feature_norm)}
 
 
 PARTS = [data_set, views, passes, loss, updates, curves, probe]
@@ -256,15 +257,13 @@ def fingerprint(overrides: dict[str, Any]) -> dict[str, Any]:
     config are the same in this one: it would do the same."""
     config = config_of(overrides)
     values, found = values_of(config), dict[str, Any]()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ARCHITECTURES, "tiny", ((1,), False))
-        for part, known in RESULTS.items():
-            result = next((old for reads, old in known if reads.items() <= values.items()), None)
-            if result is None:
-                reads: dict[str, Any] = {}
-                result = jax.device_get(part(Recorded(config, reads)))
-                known.append((reads, result))
-            found |= result
+    for part, known in RESULTS.items():
+        result = next((old for reads, old in known if reads.items() <= values.items()), None)
+        if result is None:
+            reads: dict[str, Any] = {}
+            result = jax.device_get(part(Recorded(config, reads)))
+            known.append((reads, result))
+        found |= result
     return found
 
 
@@ -349,7 +348,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], set[str]]] = [
     ("19", {"encoder.spectral_norm": False}, {}, every("encoder", "statistics", "evaluation")),
     ("20", both(crop_scale=(0.08, 1.0), blur_prob=0.0), {}, VIEWS),  # SimCLR's for CIFAR
     ("20", {"augment.query.flip_prob": 0.0}, FEW_OPS, {"query views"}),
-    ("21", {"probe.feature_norm": "none"}, {}, {"probe's features"}),
+    ("21", {"linear_probe.feature_norm": "none"}, {}, {"probe's features"}),
     ("22", {"encoder.bn_group": 4}, {}, GROUPED),
     ("23", {"encoder.stem": "imagenet"}, {}, every("encoder")),
     ("24", {"data.name": "imagenet100"}, {}, {"classes"}),

@@ -68,7 +68,6 @@ def test_what_the_files_do_not_tell_is_asked(config, tmp_path):
     run = Run(f"{config}:a", tmp_path / "r", ("--config.seed=1",))
     assert complete(tmp_path, run)
     assert not runs.is_finished(run._replace(flags=("--config.seed=1", "--verbosity=1")))
-    assert not runs.is_finished(run._replace(flags=("-config.seed=1",)))
     assert not runs.is_finished(run._replace(config=f"{config}:nowhere"))
     starts = run.workdir / "provenance.json"
     starts.write_text(json.dumps([{"config_changes": []}, {"config_changes": ["rate: 1 -> 2"]}]))

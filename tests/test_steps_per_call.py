@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tiny_run
 
-from iecl_jax.models.encoders.resnet import ARCHITECTURES, ResNet
+from iecl_jax.models.encoders.resnet import ResNet
 from iecl_jax.train.experiment import build
 
 
-def tiny_experiment(steps_per_call):
+def tiny_experiment(**train_settings):
     config = tiny_run.get_config()
-    config.train.steps_per_call = steps_per_call
+    config.train.update(train_settings)
     return build(config, total_steps=1000, steps_per_epoch=100, num_classes=10)
 
 
@@ -49,12 +49,11 @@ def test_steps_of_one_call_are_those_of_as_many_calls(experiment, count):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * np.abs(other).max() + 1e-8)
 
 
-def test_blocks_computed_twice_change_no_value_and_keep_less(monkeypatch):
+def test_blocks_computed_twice_change_no_value_and_keep_less():
     x = np.float32(np.random.default_rng(0).normal(size=(4, 8, 8, 3)))
     results, kept = [], []
-    monkeypatch.setitem(ARCHITECTURES, "two blocks", ((2,), False))
     for remat in (False, True):
-        net = ResNet("two blocks", stem="cifar", width=4, spectral_norm=True, remat=remat)
+        net = ResNet((2,), False, stem="cifar", width=4, spectral_norm=True, remat=remat)
         variables = jax.jit(functools.partial(net.init, train=True))(jax.random.key(0), x)
 
         def loss(params, net=net, variables=variables):

@@ -104,7 +104,7 @@ def test_training_itself_needs_no_tensorflow():
         ("tensorflow", {"iecl_jax.run.summaries"}),
         (
             "tensorflow_datasets",
-            {"iecl_jax.data.digits", "iecl_jax.tools.prepare", "iecl_jax.data.records"},
+            {"iecl_jax.data.sources.digits", "iecl_jax.data.sources.tfds"},
         ),
         ("clu", {"iecl_jax.run.summaries"}),
     ],

@@ -187,7 +187,7 @@ def command(workdir):
         *("--config.data.image_size=8", "--config.encoder.width=4", "--config.saib.group_size=2"),
         *("--config.saib.patch_size=2", "--config.optimizer.learning_rate=0.05"),
         *("--config.train.num_steps=12", "--config.checkpoint.every_steps=6"),
-        *("--config.eval.every_epochs=0", "--config.eval.linear_epochs=0"),
+        *("--config.eval.every_epochs=0", "--config.eval.linear.num_epochs=0"),
         "--config.diagnostics.every_steps=0",
     ]
 

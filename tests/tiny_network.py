@@ -1,12 +1,11 @@
-"""IE-CL with all its parts and one block of a ResNet: `--config=tests/tiny_network.py`.
+"""IE-CL with all its parts and one block of a ResNet.
 
 For tests that need SAIB, BN, spectral norm or a momentum network; for others there is tiny_run.py.
 """
 
-from configs import imagenet_r50
-from iecl_jax.models.encoders.resnet import ARCHITECTURES
+import tiny_resnet
 
-ARCHITECTURES["tiny"] = ((1,), False)
+from configs import imagenet_r50
 
 
 def get_config():
@@ -16,7 +15,7 @@ def get_config():
 def shrink(config):
     """The config with the smallest encoder, on the smallest images that it takes."""
     config.data.image_size = 8
-    config.encoder.update({"name": "tiny", "width": 4, "spectral_norm": True})
+    config.encoder.update(tiny_resnet.ENCODER | {"spectral_norm": True})
     return config
 
 

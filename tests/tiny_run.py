@@ -31,7 +31,7 @@ def get_config():
     config.objective.kl.weight = config.objective.entropy.weight = 0.0
     for view in (config.augment.anchor, config.augment.query):
         view.update({"jitter_prob": 0.0, "gray_prob": 0.0, "blur_prob": 0.0})
-    config.eval.update({"every_epochs": 0, "linear_epochs": 0})
+    config.eval.every_epochs = config.eval.linear.num_epochs = 0
     config.diagnostics.every_steps = 0
     return config
 

@@ -17,8 +17,6 @@ def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
             "config.checkpoint is empty: name the workdir of a pretraining run, "
             "--config.checkpoint=WORKDIR."
         )
-    if config.job == "linear_probe":
-        multiple("probe.batch_size", config.probe.batch_size, num_devices, "devices")
 
 
 def _check_values(config: ml_collections.ConfigDict) -> None:
@@ -44,8 +42,7 @@ def _foreign(name: str, config: ml_collections.ConfigDict, known: list[str]) -> 
 def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
     """Raises ValueError for the first impossible value of a pretraining config."""
     _check_values(config)
-    if config.data.name == "image_folder" and not config.data.dir:
-        raise ValueError("data.name='image_folder' needs data.dir, the folder of the images.")
+    kinds.check("data", config.data.name, config.data)
     batch, entropy = config.train.batch_size, config.objective.entropy
     multiple("train.batch_size", batch, num_devices, "devices")
     if config.train.num_steps == config.train.num_epochs == 0:
@@ -58,15 +55,15 @@ def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
     if config.saib.enabled:
         _check_saib(config, batch // num_devices)
     _check_bn_group(config, batch // num_devices)
+    _check_sizes(config)
     multiple(
         "checkpoint.keep_every_steps",
         config.checkpoint.keep_every_steps,
         config.checkpoint.every_steps,
         "steps between checkpoints",
     )
-    method = kinds.load("method", config.method.name)
-    if hasattr(method, "check"):
-        method.check(config, num_devices)
+    for kind in ("encoder", "method"):
+        kinds.check(kind, config[kind].name, config, num_devices)
 
 
 def _check_saib(config: ml_collections.ConfigDict, per_device: int) -> None:
@@ -84,6 +81,24 @@ def _check_saib(config: ml_collections.ConfigDict, per_device: int) -> None:
             f"diagnostics.lanczos_depth={depth} is more than the {dimensions} dimensions of a "
             "group of images: lower it."
         )
+
+
+def _check_sizes(config: ml_collections.ConfigDict) -> None:
+    """The first two views have the images' size, and no view is larger than the one before."""
+    augment, largest = config.augment, config.data.image_size
+    for place, name in enumerate(augment.views):
+        size = augment[name].size or config.data.image_size
+        if place < 2 and size != largest:
+            raise ValueError(
+                f"augment.{name}.size={size} must be 0 or data.image_size={largest}: methods take "
+                "the first two views at the size of the images."
+            )
+        if size > largest:
+            raise ValueError(
+                f"augment.{name}.size={size} is more than the {largest} of the view before: list "
+                "large views first in augment.views."
+            )
+        largest = size
 
 
 def _check_bn_group(config: ml_collections.ConfigDict, per_device: int) -> None:

@@ -59,13 +59,13 @@ def parse(flag: str, arguments: Sequence[str]) -> Loaded:
     values, command = flags.FlagValues(), ["", *arguments]
     try:
         holder = config_flags.DEFINE_config_dict(
-            "config", config, flag_values=values, sys_argv=command
+            "config", config, flag_values=values, sys_argv=command, lock_config=False
         )
         rest = values(command, known_only=True)[1:]
     except (flags.Error, TypeError, ValueError) as error:
         shown = " ".join(f"--config.{name}={text}" for name, text in given.items())
         raise ValueError(f"{shown}: {error}") from error
-    return Loaded(holder.value, tuple(given), rest)
+    return Loaded(schema.settled(holder.value), tuple(given), rest)
 
 
 def _run(flag: str) -> ml_collections.ConfigDict:

@@ -11,7 +11,7 @@ import pkgutil
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from iecl_jax.config import rules
 from iecl_jax.config.section import Section
@@ -25,16 +25,39 @@ class Kind(NamedTuple):
       parts: what every file must have.
       example: a file to look at.
       fallback: the module that takes every other name, or "".
+      families: whether a file of the package offers several things, its NAMES, rather than one of
+        the file's name.
     """
 
     package: str
     parts: tuple[str, ...]
     example: str
     fallback: str = ""
+    families: bool = False
 
 
 KINDS = {
+    "encoder": Kind(
+        "iecl_jax.models.encoders",
+        ("Settings", "make"),
+        "iecl_jax/models/encoders/resnet.py",
+        families=True,
+    ),
     "method": Kind("iecl_jax.methods", ("Settings", "make"), "iecl_jax/methods/byol.py"),
+    "evaluation": Kind(
+        "iecl_jax.evals", ("Settings", "RESULTS", "measure"), "iecl_jax/evals/knn.py"
+    ),
+    "operator": Kind(
+        "iecl_jax.data.augment.operators",
+        ("Settings", "apply"),
+        "iecl_jax/data/augment/operators/flip.py",
+    ),
+    "data": Kind(
+        "iecl_jax.data.sources",
+        ("Settings", "MEAN", "STD", "open_split"),
+        "iecl_jax/data/sources/generated.py",
+        fallback="iecl_jax.data.sources.tfds",
+    ),
 }
 
 
@@ -74,6 +97,13 @@ def settings(kind: str, name: str, *, key: str | None = None) -> type[Section]:
     return found
 
 
+def check(kind: str, name: str, *settings: Any) -> None:
+    """Calls the `check` of a thing, if it has one: ValueError for settings that do not fit."""
+    found = load(kind, name)
+    if hasattr(found, "check"):
+        found.check(*settings)
+
+
 def names(kind: str) -> tuple[str, ...]:
     """What the package itself offers of a kind, sorted."""
     return tuple(files(kind))
@@ -81,15 +111,15 @@ def names(kind: str) -> tuple[str, ...]:
 
 @functools.cache
 def files(kind: str) -> dict[str, str]:
-    """Name -> module of what the package offers; a file with NAMES offers each of them."""
+    """Name -> module of what the package offers."""
     package = importlib.import_module(KINDS[kind].package)
     found: dict[str, str] = {}
     for info in pkgutil.iter_modules(package.__path__):
-        if info.ispkg:
-            continue
         module = f"{package.__name__}.{info.name}"
+        if info.ispkg or module == KINDS[kind].fallback:
+            continue
         offered: Sequence[str] = (info.name,)
-        if "NAMES" in KINDS[kind].parts:
+        if KINDS[kind].families:
             offered = importlib.import_module(module).NAMES
         found |= dict.fromkeys(offered, module)
     return dict(sorted(found.items()))

@@ -3,35 +3,57 @@
 `python -m iecl_jax.main --config=FILE --print_config` prints those of a config with their values.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from iecl_jax.config import kinds
 from iecl_jax.config.rules import (
     BELOW_ONE,
+    CHANNELS_OR_NONE,
     COUNT,
     COUNT_OR_NONE,
     NOT_NEGATIVE,
     POSITIVE,
-    RANGE,
+    SCALES_OR_NONE,
     SEED,
-    SHARE,
-    SHARES,
     Rule,
 )
 from iecl_jax.config.section import Section, key
 
-THREE = Rule(lambda values: len(values) == 3, "three numbers")
-THREE_POSITIVE = Rule(lambda v: len(v) == 3 and min(v) > 0, "three numbers above 0")
-HUE = Rule(lambda value: 0 <= value <= 0.5, "from 0 to 0.5")
+
+def _are_operators(names: Sequence[str]) -> bool:
+    sections = [kinds.stem(name) for name in names]
+    words = all(name.isidentifier() and name not in ("operators", "size") for name in sections)
+    return words and len(set(sections)) == len(sections) and "crop" not in names[1:]
+
+
+def _are_views(names: Sequence[str]) -> bool:
+    words = all(name.isidentifier() and name != "views" for name in names)
+    return words and len(set(names)) == len(names) >= 2
+
+
+OPERATORS = Rule(
+    _are_operators, "different operators, files named by a word, with 'crop' first or nowhere"
+)
+VIEWS = Rule(_are_views, "two different words or more: anchor, query and further views")
 
 
 class Data(Section):
     """Where the images come from."""
 
-    name = key("imagenet2012", None, "the data set")
+    name = key("imagenet2012", None, "a file of iecl_jax/data/sources, a .py file or a TFDS set")
     dir = key("", None, 'TFDS\'s folder ("" = ~/tensorflow_datasets), or that of an image_folder')
     image_size = key(224, COUNT, "pixels, side of each view")
     cache = key("none", ("none", "host", "device"), "where decoded uint8 images are kept")
     num_threads = key(16, COUNT, "decoding threads of each process")
     prefetch = key(2, COUNT_OR_NONE, "batches decoded, and batches put on the device, ahead")
+    mean = key((), CHANNELS_OR_NONE, "of each channel in [0, 1], subtracted; () = the source's")
+    std = key((), SCALES_OR_NONE, "of each channel, divided by; () = the source's")
+
+    @staticmethod
+    def also(own, given):
+        """The settings of the source's file."""
+        return kinds.settings("data", own["name"])
 
 
 class Train(Section):
@@ -59,14 +81,13 @@ class Method(Section):
 class Encoder(Section):
     """The network whose features are learned."""
 
-    name = key("resnet50", ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101"), "")
-    stem = key("imagenet", ("imagenet", "cifar"), "7x7 stride 2 and max-pool, or 3x3 stride 1")
-    width = key(64, COUNT, "channels of the first stage")
-    feature_dim = key(0, COUNT_OR_NONE, "outputs of a linear layer after pooling; 0 = no layer")
-    spectral_norm = key(True, None, "divide every convolution by its largest singular value")
+    name = key("resnet50", None, "resnet10, 18, 34, 50, 101, or the path of an encoder's file")
     bn_group = key(0, COUNT_OR_NONE, "images that share BN statistics; 0 = the global batch")
-    remat = key(False, None, "less memory, a third more work: blocks are computed twice")
-    zero_init_residual = key(False, None, "start each residual branch's last BN scale at 0")
+
+    @staticmethod
+    def also(own, given):
+        """The settings of the encoder's file."""
+        return kinds.settings("encoder", own["name"])
 
 
 class Projector(Section):
@@ -128,7 +149,9 @@ class Optimizer(Section):
     momentum = key(0.9, BELOW_ONE, "of sgd and lars; b1 of adam and adamw")
     trust_coefficient = key(0.001, POSITIVE, "of lars")
     trust_clip = key(False, None, "lars: no layer's rate is above the learning rate")
-    weight_decay = key(1e-5, NOT_NEGATIVE, "of encoder and projector kernels, not of BN or biases")
+    weight_decay = key(
+        1e-5, NOT_NEGATIVE, "of the network's kernels (not norms, biases, positions)"
+    )
     predictor_schedule = key(
         "cosine", ("cosine", "constant"), "constant: a predictor keeps the peak rate (SimSiam)"
     )
@@ -142,45 +165,61 @@ class Schedule(Section):
 
 
 class View(Section):
-    """One view's operators in their order; an operator with probability 0 is not compiled."""
+    """A view: its operators in their order, and a section of settings for each."""
 
-    crop_scale = key((0.2, 1.0), SHARES, "share of the image's area")
-    crop_ratio = key((3 / 4, 4 / 3), RANGE, "width / height")
-    crop_interpolation = key("bilinear", ("bilinear", "bicubic"), "both antialiased")
-    flip_prob = key(0.5, SHARE, "probability")
-    rotate_prob = key(0.0, SHARE, "probability")
-    rotate_degrees = key(90.0, NOT_NEGATIVE, "largest angle either way")
-    jitter_prob = key(0.8, SHARE, "probability")
-    brightness = key(0.4, NOT_NEGATIVE, "strength of the jitter")
-    contrast = key(0.4, NOT_NEGATIVE, "strength of the jitter")
-    saturation = key(0.4, NOT_NEGATIVE, "strength of the jitter")
-    hue = key(0.1, HUE, "strength of the jitter, turns")
-    gray_prob = key(0.2, SHARE, "probability")
-    blur_prob = key(0.5, SHARE, "probability")
-    blur_sigma = key((0.1, 2.0), RANGE, "pixels")
-    solarize_prob = key(0.0, SHARE, "probability")
-    noise_prob = key(0.0, SHARE, "probability")
-    noise_std = key(0.1, NOT_NEGATIVE, "of values in [0, 1]")
+    operators = key(
+        ("crop", "flip", "rotate", "jitter", "gray", "blur", "solarize", "noise"),
+        OPERATORS,
+        "files of iecl_jax/data/augment/operators, or paths of .py files; prob=0 leaves one out",
+    )
+    size = key(0, COUNT_OR_NONE, "pixels, side of the view; 0 = data.image_size")
+
+    @staticmethod
+    def inside(own, given):
+        """The settings of each operator's file."""
+        return {
+            kinds.stem(name): kinds.settings("operator", name, key="operators")
+            for name in _words(own["operators"])
+            if kinds.stem(name) not in own
+        }
 
 
 class Augment(Section):
-    """The views (MoCo-v2's recipe) and the normalisation."""
+    """The views (MoCo-v2's recipe)."""
 
-    mean = key((0.485, 0.456, 0.406), THREE, "per channel, of values in [0, 1]")
-    std = key((0.229, 0.224, 0.225), THREE_POSITIVE, "per channel, of values in [0, 1]")
+    views = key(("anchor", "query"), VIEWS, "a section each; further ones come large ones first")
 
-    anchor, query = View, View
+    @staticmethod
+    def inside(own, given):
+        """A section for each view."""
+        return {name: View for name in _words(own["views"]) if name not in own}
+
+
+def _words(value: Any) -> list[str]:
+    """The words of a tuple; of anything else none, which the check of the key will tell."""
+    words = value if isinstance(value, tuple | list) else ()
+    return [word for word in words if isinstance(word, str)]
 
 
 class Eval(Section):
-    """What is measured on the test images."""
+    """What is measured during training, and the settings that those evaluations' files declare."""
 
-    every_epochs = key(10, COUNT_OR_NONE, "kNN, online probe and gallery; 0 = only at the end")
+    every_epochs = key(10, COUNT_OR_NONE, "between evaluations, and galleries; 0 = only at the end")
     batch_size = key(256, COUNT, "images encoded at once")
-    knn_k = key(20, COUNT, "neighbours")
-    knn_temperature = key(0.07, POSITIVE, "weights are exp(cosine / temperature)")
-    linear_epochs = key(0, COUNT_OR_NONE, "of a linear classifier on the last features; 0 = none")
-    labels_per_class = key(0, COUNT_OR_NONE, "of the final comparison with raw pixels; 0 = none")
+    names = key(
+        ("knn", "online_probe", "linear", "comparison"),
+        None,
+        "files of iecl_jax/evals, or paths of .py files like them",
+    )
+
+    @staticmethod
+    def inside(own, given):
+        """The settings of each evaluation."""
+        return {
+            kinds.stem(name): kinds.settings("evaluation", name, key="eval.names")
+            for name in _words(own["names"])
+            if kinds.stem(name) not in own
+        }
 
 
 class Diagnostics(Section):

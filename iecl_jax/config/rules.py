@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 
@@ -32,6 +32,15 @@ SHARES = Rule(
     "(low, high) with 0 < low <= high <= 1",
 )
 RATES = Rule(lambda rates: len(rates) > 0 and min(rates) > 0, "one number or more, above 0")
+
+
+def _three(values: Sequence[Any], above: float) -> bool:
+    numbers = [v for v in values if isinstance(v, int | float) and above < v < math.inf]
+    return len(values) == len(numbers) == 3
+
+
+CHANNELS_OR_NONE = Rule(lambda v: not v or _three(v, -math.inf), "() or three finite numbers")
+SCALES_OR_NONE = Rule(lambda v: not v or _three(v, 0), "() or three finite numbers above 0")
 
 
 def check_value(name: str, value: Any, default: Any, rule: Rule | tuple[str, ...] | None) -> None:
@@ -73,9 +82,14 @@ def _type_wanted(value: Any, default: Any) -> str | None:
 def one_of(name: str, value: Any, choices: Iterable[str]) -> None:
     """Raises ValueError with the nearest of the choices if `value` is none of them."""
     if value not in choices:
-        near = difflib.get_close_matches(str(value), choices)
-        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        hint = near(value, choices)
         raise ValueError(f"{name}={value!r} is unknown: {hint}use one of {', '.join(choices)}.")
+
+
+def near(value: Any, choices: Iterable[str]) -> str:
+    """The question whether the nearest of the choices was meant, with a space after it, or ""."""
+    found = difflib.get_close_matches(str(value), choices)
+    return f"did you mean {' or '.join(map(repr, found))}? " if found else ""
 
 
 def multiple(name: str, value: int, of: int, what: str) -> None:

@@ -8,14 +8,28 @@ from typing import Any
 
 import ml_collections
 
-from iecl_jax.config import section
-from iecl_jax.config.evaluation import JOBS, Evaluation
+from iecl_jax.config import kinds, section
+from iecl_jax.config.evaluation import Evaluation
 from iecl_jax.config.pretrain import Pretrain
 from iecl_jax.config.rules import one_of
 from iecl_jax.config.section import Key, Section
 
-# What a key was called in earlier configs -> what it is called now.
-RENAMED: dict[str, str] = {}
+# What a key was called in earlier configs -> what it is called now; a pattern's own groups count
+# from 2.
+_OF_VIEW = r"(augment\.(?:anchor|query)|(?:linear_)?probe\.augment)"
+RENAMED = {
+    "augment.mean": "data.mean",
+    "augment.std": "data.std",
+    rf"{_OF_VIEW}\.(brightness|contrast|saturation|hue)": r"\g<2>.jitter.\g<3>",
+    rf"{_OF_VIEW}\.([a-z]+)_(prob|scale|ratio|interpolation|degrees|sigma|std)": (
+        r"\g<2>.\g<3>.\g<4>"
+    ),
+    r"eval\.knn_k": "eval.knn.k",
+    r"eval\.knn_temperature": "eval.knn.temperature",
+    r"eval\.linear_epochs": "eval.linear.num_epochs",
+    r"eval\.labels_per_class": "eval.comparison.labels_per_class",
+    r"probe\.(.+)": r"linear_probe.\g<2>",
+}
 
 
 def root(config: Any) -> type[Section]:
@@ -23,7 +37,8 @@ def root(config: Any) -> type[Section]:
     job = config.get("job", "pretrain")
     if job == "pretrain":
         return Pretrain
-    one_of("job", job, ("pretrain", *JOBS))
+    if not job.endswith(".py"):
+        one_of("job", job, ("pretrain", *kinds.names("evaluation")))
     return Evaluation
 
 
@@ -95,7 +110,20 @@ def from_json(text: str) -> ml_collections.ConfigDict:
 def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """`from_json` of what the text says."""
     found = section.leaves(_tuples(values))
-    return complete(section.nested({renamed(name): value for name, value in found.items()}))
+    return settled(
+        complete(section.nested({renamed(name): value for name, value in found.items()}))
+    )
+
+
+def settled(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Writes in one way what may be said in two, so that the same run is recognised, and returns
+    the config: statistics that are those of the data source become ()."""
+    for data in (config.get("data"), config.get("pretrain", {}).get("data")):
+        if data is not None and "mean" in data:
+            source = kinds.load("data", data.name)
+            for name, own in (("mean", source.MEAN), ("std", source.STD)):
+                data[name] = () if data[name] == tuple(own) else data[name]
+    return config
 
 
 def renamed(name: str) -> str:

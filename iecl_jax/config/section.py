@@ -104,6 +104,12 @@ def defaults(section: type[Section], given: Any = None) -> ml_collections.Config
     return nested({name: each.default for name, each in keys(section, given).items()})
 
 
+def with_defaults(section: type[Section], values: Mapping[str, Any]) -> type[Section]:
+    """The same section, but for the defaults of some of its own keys."""
+    changed = {name: getattr(section, name)._replace(default=x) for name, x in values.items()}
+    return type(section.__name__, (section,), changed)
+
+
 def nested(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """The ConfigDict of values by dotted name."""
     config = ml_collections.ConfigDict()

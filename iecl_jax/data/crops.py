@@ -1,4 +1,4 @@
-"""Where the two random crops of an image lie, when the host cuts them."""
+"""Where the random crops of an image lie, when the host cuts them."""
 
 import math
 import threading
@@ -8,6 +8,7 @@ import ml_collections
 import numpy as np
 
 from iecl_jax.data import images
+from iecl_jax.data.augment import view_sizes
 
 _of_thread = threading.local()
 
@@ -61,30 +62,34 @@ def sample_box(
 
 
 def make_random_views(
-    config: ml_collections.ConfigDict, num_views: int = 2
-) -> Callable[[images.Source, int, int], np.ndarray]:
+    config: ml_collections.ConfigDict,
+) -> Callable[[images.Source, int, int], list[np.ndarray]]:
     """Builds the function that cuts the views of an image on the host.
 
     Args:
       config: a pretraining config.
-      num_views: 2: the anchor's and the query's crop; 1: the anchor's alone.
 
     Returns:
-      (source, step, place) -> uint8 [num_views, S, S, 3], of the image at `place` of the global
-      batch of `step`. Errors of the decoder (`split.DECODE_ERRORS`) pass through.
+      (source, step, place) -> a list of uint8 [S_i, S_i, 3], the views of `config.augment` of the
+      image at `place` of the global batch of `step`; a view without `crop` is the whole image.
+      Errors of the decoder (`split.DECODE_ERRORS`) pass through.
     """
     # Read once: reading a ConfigDict takes microseconds, for each of a million images.
-    views = (config.augment.anchor, config.augment.query)[:num_views]
-    limits = [(tuple(ops.crop_scale), tuple(ops.crop_ratio)) for ops in views]
-    names = [ops.crop_interpolation for ops in views]
-    seed, size = config.seed, config.data.image_size
+    views = [config.augment[name] for name in config.augment.views]
+    crops = [view.crop if "crop" in view.operators else None for view in views]
+    limits = [(tuple(crop.scale), tuple(crop.ratio)) if crop else None for crop in crops]
+    names = [crop.interpolation if crop else "bilinear" for crop in crops]
+    seed, sizes = config.seed, view_sizes(config.augment, config.data.image_size)
 
-    def random_views(source: images.Source, step: int, place: int) -> np.ndarray:
-        image = images.open_image(source)
-        boxes = [
-            sample_box(view_generator(seed, step, place, number), *image.size, scale, ratio)
-            for number, (scale, ratio) in enumerate(limits)
-        ]
-        return images.crop_views(image, boxes, size, names)
+    def random_views(source: images.Source, step: int, place: int) -> list[np.ndarray]:
+        def boxes_of(width: int, height: int) -> list[images.Box]:
+            return [
+                sample_box(view_generator(seed, step, place, number), width, height, *of_view)
+                if of_view
+                else (0, 0, width, height)
+                for number, of_view in enumerate(limits)
+            ]
+
+        return images.crop_views(source, boxes_of, sizes, names)
 
     return random_views

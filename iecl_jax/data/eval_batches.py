@@ -30,17 +30,18 @@ def eval_batches(
     batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
     shape = (*(split.image_shape or (data.image_size,) * 2), 3)
 
-    def view(_: int, image: images.Source) -> np.ndarray:
+    def view(_: int, image: images.Source) -> list[np.ndarray]:
         if split.image_shape is not None:
-            return images.decode(image)
-        return images.center_crop(image, data.image_size)
+            return [images.decode(image)]
+        return [images.center_crop(image, data.image_size)]
 
     def load(number: int) -> dict[str, np.ndarray]:
         batch = batches[number]
         if data.cache != "none":
             pixels, labels = split.pixels
             return _pad(pixels[batch], labels[batch], batch_size)
-        return _pad(*split.decode_in(pool, batch, shape, view), batch_size)
+        [pixels], labels = split.decode_in(pool, batch, [shape], view)
+        return _pad(pixels, labels, batch_size)
 
     with ThreadPoolExecutor(data.num_threads, thread_name_prefix="decode") as pool:
         numbers = grain.MapDataset.range(len(batches)).map(load)

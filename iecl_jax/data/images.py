@@ -5,7 +5,7 @@ EXIF orientation is ignored, as torchvision's ImageFolder does.
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,36 +47,67 @@ def decode(source: Source) -> np.ndarray:
     return np.asarray(to_rgb(open_image(source)))
 
 
-def crop_views(
-    image: Image.Image, boxes: Sequence[Box], size: int, interpolations: Sequence[str]
-) -> np.ndarray:
-    """Cuts each box and resizes it to size x size with antialiasing: uint8 [V,S,S,3].
+def reduction(boxes: Sequence[Box], sizes: Sequence[int]) -> int:
+    """How many times smaller an image may be and still have the pixels of every view in its box."""
+    return max(1, min(min(box[2:]) // size for box, size in zip(boxes, sizes, strict=True)))
 
-    The image is decoded once. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size (libjpeg's scaled
-    inverse DCT) where every box then still has at least size x size pixels: on photographs a view
-    then differs by 1 to 2 of 255 on average from that of the full image. Otherwise this is exactly
-    torchvision's `resized_crop` of a PIL image. Reduced boxes have fractional edges, which Pillow's
-    resize takes.
+
+def decode_reduced(image: Image.Image, most: int) -> tuple[Image.Image, int]:
+    """Decodes an image that was just opened, a JPEG at 1/1, 1/2, 1/4 or 1/8 of its size (libjpeg's
+    scaled inverse DCT), the smallest that is at least 1 / `most`.
+
+    Returns:
+      The image in RGB, and 1, 2, 4 or 8.
     """
     width, height = image.size
-    reduction = max(1, min(min(box[2:]) for box in boxes) // size)
-    # Takes the largest of 1, 2, 4, 8 that is at most `reduction`; None if the file is no JPEG.
-    drafted = image.draft(None, (width // reduction, height // reduction))
-    reduction = round(width / drafted[1][2]) if drafted else 1
-    image = to_rgb(image)
-    views = np.empty((len(boxes), size, size, 3), np.uint8)
-    for view, (left, top, box_width, box_height), name in zip(
-        views, boxes, interpolations, strict=True
-    ):
-        x0, y0 = left / reduction, top / reduction
-        x1, y1 = (left + box_width) / reduction, (top + box_height) / reduction
-        outer = math.floor(x0), math.floor(y0), math.ceil(x1), math.ceil(y1)
-        inner = x0 - outer[0], y0 - outer[1], x1 - outer[0], y1 - outer[1]
-        # Cropped first: `resize(box=...)` of the whole image lets pixels outside the box in.
-        view[:] = np.asarray(
-            image.crop(outer).resize((size, size), INTERPOLATIONS[name], box=inner)
-        )
-    return views
+    # Takes the largest of 1, 2, 4, 8 that is at most `most`; None if the file is no JPEG.
+    drafted = image.draft(None, (width // most, height // most))
+    return to_rgb(image), round(width / drafted[1][2]) if drafted else 1
+
+
+def crop_views(
+    source: Source,
+    boxes_of: Callable[[int, int], Sequence[Box]],
+    sizes: Sequence[int],
+    interpolations: Sequence[str],
+) -> list[np.ndarray]:
+    """Cuts a box for each view and resizes it with antialiasing: a list of uint8 [S_i,S_i,3].
+
+    The image is decoded once, and a JPEG at a fraction of its size where the boxes of the first two
+    views then still have at least as many pixels as the views: on photographs a view then differs
+    by 1 to 2 of 255 on average from that of the full image. Otherwise this is exactly torchvision's
+    `resized_crop` of a PIL image. Further views change nothing of the first two: where they need
+    more pixels, the image is decoded once more for them.
+
+    Args:
+      source: of the image.
+      boxes_of: (width, height) of the image -> a box for each view.
+      sizes: S_i in pixels.
+      interpolations: for each view a name of INTERPOLATIONS.
+    """
+    image = open_image(source)
+    boxes = boxes_of(*image.size)
+    decoded = decode_reduced(image, reduction(boxes[:2], sizes[:2]))
+    most = reduction(boxes[2:], sizes[2:]) if boxes[2:] else decoded[1]
+    finer = decode_reduced(open_image(source), most) if most < decoded[1] else decoded
+    views = zip(boxes, sizes, interpolations, strict=True)
+    return [
+        _cut(*(decoded if i < 2 else finer), box, size, name)
+        for i, (box, size, name) in enumerate(views)
+    ]
+
+
+def _cut(image: Image.Image, reduced: int, box: Box, size: int, interpolation: str) -> np.ndarray:
+    """uint8 [size,size,3] of the box in the coordinates of an image that is `reduced` times as
+    large; then the box has fractional edges, which Pillow's resize takes."""
+    left, top, width, height = box
+    x0, y0 = left / reduced, top / reduced
+    x1, y1 = (left + width) / reduced, (top + height) / reduced
+    outer = math.floor(x0), math.floor(y0), math.ceil(x1), math.ceil(y1)
+    inner = x0 - outer[0], y0 - outer[1], x1 - outer[0], y1 - outer[1]
+    # Cropped first: `resize(box=...)` of the whole image lets pixels outside the box in.
+    cut = image.crop(outer).resize((size, size), INTERPOLATIONS[interpolation], box=inner)
+    return np.asarray(cut)
 
 
 def center_crop(source: Source, size: int) -> np.ndarray:

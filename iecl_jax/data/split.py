@@ -77,6 +77,7 @@ class Split:
     read_labels: Callable[[], np.ndarray]
     num_threads: int = 8
     broken: BrokenFiles | None = None
+    is_train: bool = False  # whether these are the images of split "train", also where that is open
 
     def __len__(self) -> int:
         return self.length
@@ -117,19 +118,21 @@ class Split:
         self,
         pool: ThreadPoolExecutor,
         indices: np.ndarray,
-        shape: tuple[int, ...],
-        function: Callable[[int, images.Source], np.ndarray],
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """`decode` in the threads of `pool`, of a `function` that returns uint8 arrays of `shape`.
+        shapes: Sequence[tuple[int, ...]],
+        function: Callable[[int, images.Source], Sequence[np.ndarray]],
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        """`decode` in the threads of `pool`; `function` returns a uint8 array of each shape.
 
-        Returns (uint8 [len(indices), *shape], labels int32 [len(indices)]).
+        Returns (a uint8 [len(indices), *shape] for each shape, labels int32 [len(indices)]).
         """
-        results = np.empty((len(indices), *shape), np.uint8)
+        results = [np.empty((len(indices), *shape), np.uint8) for shape in shapes]
         labels = np.empty(len(indices), np.int32)
 
         def decode(chunk: np.ndarray) -> None:
             def fill(position: int, image: images.Source) -> None:
-                results[chunk[position]] = function(int(chunk[position]), image)
+                place = int(chunk[position])
+                for result, made in zip(results, function(place, image), strict=True):
+                    result[place] = made
 
             _, labels[chunk] = self.decode(indices[chunk], fill)
 
@@ -194,6 +197,7 @@ def concatenate(name: str, splits: Sequence[Split]) -> Split:
         length=int(ends[-1]),
         read=read,
         read_labels=lambda: np.concatenate([split.labels for split in splits]),
+        is_train=False,
     )
 
 

@@ -4,6 +4,7 @@ import functools
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grain
 import jax
@@ -11,11 +12,11 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from iecl_jax.data import crops, images
+from iecl_jax.data import augment, crops, images
 from iecl_jax.data.order import batch_order, process_slice
 from iecl_jax.data.split import Split
 
-Batch = dict[str, np.ndarray]  # or jax.Array, once on the devices
+Batch = dict[str, Any]  # of np.ndarray, or jax.Array once on the devices; "image" may be a list
 
 
 def host_batches(
@@ -23,22 +24,22 @@ def host_batches(
     split: Split,
     pool: ThreadPoolExecutor,
     *,
-    num_views: int = 2,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
     """Batch t of one process as NumPy arrays: its b places of the global batch.
 
-    {"image": uint8 [b,H,W,3] if all images are small and of one size, else the first `num_views`
-    of the anchor's and the query's crop, uint8 [b,num_views,S,S,3]; "label": int32 [b]}. With
+    {"image": uint8 [b,H,W,3] if all images are small and of one size, which the device crops; else
+    a list of the host's crops, uint8 [b,S_i,S_i,3] for each view; "label": int32 [b]}. With
     data.cache="device" {"index": int32 [b]} instead.
     """
     batch_size = config.train.batch_size
     places = process_slice(batch_size, process_index, process_count)
     order = batch_order(len(split), batch_size, config.seed)
-    random_views = crops.make_random_views(config, num_views)
-    size = config.data.image_size
-    shape = (*split.image_shape, 3) if split.image_shape else (num_views, size, size, 3)
+    random_views = crops.make_random_views(config)
+    sizes = augment.view_sizes(config.augment, config.data.image_size)
+    small = split.image_shape
+    shapes = [(*small, 3)] if small else [(size, size, 3) for size in sizes]
 
     def indices(step: int, batch: np.ndarray) -> Batch:
         del step
@@ -50,39 +51,32 @@ def host_batches(
         return {"image": pixels[batch[places]], "label": labels[batch[places]]}
 
     def decoded(step: int, batch: np.ndarray) -> Batch:
-        def view(position: int, image: images.Source) -> np.ndarray:
-            if split.image_shape is not None:
-                return images.decode(image)
+        def views(position: int, image: images.Source) -> list[np.ndarray]:
+            if small:
+                return [images.decode(image)]
             return random_views(image, step, places.start + position)
 
-        pixels, labels = split.decode_in(pool, batch[places], shape, view)
-        return {"image": pixels, "label": labels}
+        pixels, labels = split.decode_in(pool, batch[places], shapes, views)
+        return {"image": pixels[0] if small else pixels, "label": labels}
 
     function = {"none": decoded, "host": gathered, "device": indices}[config.data.cache]
     return order.map_with_index(function)
 
 
-class TrainBatches(Iterator[dict[str, jax.Array]]):
+class TrainBatches(Iterator[Batch]):
     """Yields {"image": uint8 [D,b,...], "label": int32 [D,b]}, one shard on each local device.
 
-    The images are as `host_batches` says; D * b are those of this process. Decoding, and putting
-    the next `data.prefetch` batches on the devices, go on in threads. A decoder's errors are raised
-    by the `next` that would have returned the batch.
+    The images are as `host_batches` says, an array or a list of arrays; D * b are those of this
+    process. Decoding, and putting the next `data.prefetch` batches on the devices, go on in
+    threads. A decoder's errors are raised by the `next` that would have returned the batch.
 
     Attributes:
       steps_per_epoch: batches in an epoch.
       position: batches that were returned; `start=position` continues with the very next one.
     """
 
-    def __init__(
-        self,
-        config: ml_collections.ConfigDict,
-        split: Split,
-        *,
-        start: int = 0,
-        num_views: int = 2,
-    ):
-        """Opens the batches; `num_views` as in `host_batches`.
+    def __init__(self, config: ml_collections.ConfigDict, split: Split, *, start: int = 0):
+        """Opens the batches.
 
         ValueError if the batch exceeds the split or is no multiple of the device count, the seed
         is not in 0 to 2**32 - 1, or the split cannot be cached as `data.cache` says.
@@ -103,7 +97,6 @@ class TrainBatches(Iterator[dict[str, jax.Array]]):
             config,
             split,
             pool,
-            num_views=num_views,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         ).to_iter_dataset(grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch))
@@ -116,7 +109,7 @@ class TrainBatches(Iterator[dict[str, jax.Array]]):
         # Also runs when the iterator is forgotten, and at the interpreter's exit.
         self._finalizer = weakref.finalize(self, _close, self._iterators, pool)
 
-    def __next__(self) -> dict[str, jax.Array]:
+    def __next__(self) -> Batch:
         if not self._iterators:
             raise ValueError("These TrainBatches are closed.")
         batch = next(self._iterators[0])
@@ -158,10 +151,10 @@ def _close(iterators: list[grain.DatasetIterator], pool: ThreadPoolExecutor) -> 
     pool.shutdown(cancel_futures=True)
 
 
-def _put(batch: Batch, sharding: NamedSharding) -> dict[str, jax.Array]:
+def _put(batch: Batch, sharding: NamedSharding) -> Batch:
     """Splits the first axis [b] over the local devices: [D, b / D]."""
     count = sharding.mesh.size
-    split = {name: a.reshape(count, -1, *a.shape[1:]) for name, a in batch.items()}
+    split = jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), batch)
     return jax.device_put(split, sharding)
 
 

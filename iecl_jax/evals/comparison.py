@@ -1,13 +1,78 @@
 """Is a representation better than no learning? One table for several of them on the same images."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
-from iecl_jax.evals import few_labels, knn
+from iecl_jax.config.rules import COUNT, COUNT_OR_NONE
+from iecl_jax.config.section import Section, key
+from iecl_jax.evals import knn as knn_evaluation
+from iecl_jax.evals.measures import few_labels, knn
+from iecl_jax.evals.parts.schedule import AtEnd
+from iecl_jax.evals.parts.subject import Subject
+from iecl_jax.run import markdown
 
 Array = jax.Array | np.ndarray
+RESULTS: dict[str, str] = {}  # a table, which it prints itself
+
+
+class Settings(AtEnd):
+    """During training."""
+
+    labels_per_class = key(0, COUNT_OR_NONE, "labels of the linear classifier; 0 = no table")
+
+
+class Job(Section):
+    """Of a checkpoint."""
+
+    labels_per_class = key(10, COUNT, "labels of the linear classifier")
+
+
+def check(subject: Subject, settings: Any) -> None:
+    """Raises ValueError where a class has fewer labelled training images."""
+    if not settings.labels_per_class:
+        return
+    labels = subject.labels("train")
+    subject.labels("test")
+    smallest = np.bincount(labels[labels >= 0], minlength=subject.num_classes).min()
+    if settings.labels_per_class > smallest:
+        raise ValueError(
+            f"comparison.labels_per_class={settings.labels_per_class} is more than the smallest "
+            f"class of {subject.config.data.name}, {smallest}: lower it."
+        )
+    knn_evaluation.check(subject, subject.settings("knn", knn_evaluation.Settings))
+
+
+def measure(subject: Subject, settings: Any) -> dict[str, Any]:
+    """{"comparison": {representation: scores}} of raw pixels, the untrained encoder and the trained
+    one, printed as a table; {} when off. See `compare`."""
+    if not settings.labels_per_class:
+        return {}
+    features: dict[str, Callable[[str], tuple[np.ndarray, np.ndarray]]] = {
+        "raw pixels": functools.partial(subject.encode, raw_pixels),
+        "untrained encoder": subject.untrained().features,
+        "trained encoder": subject.features,
+    }
+    nearest = subject.settings("knn", knn_evaluation.Settings)
+    scores = compare(
+        {name: (of("train")[0], of("test")[0]) for name, of in features.items()},
+        subject.features("train")[1],
+        subject.features("test")[1],
+        labels_per_class=settings.labels_per_class,
+        seed=subject.seed,
+        knn_k=nearest.k,
+        knn_temperature=nearest.temperature,
+        num_classes=subject.num_classes,
+    )
+    title = (
+        f"{subject.config.data.name}, seed {subject.seed}: test accuracy with "
+        f"{settings.labels_per_class} labels a class (mean ± deviation over draws of them)"
+    )
+    print(f"\n{format_table(scores, title)}", flush=True)
+    return {"comparison": scores}
 
 
 def raw_pixels(images: np.ndarray) -> np.ndarray:
@@ -66,19 +131,12 @@ def compare(
 
 
 def format_table(result: Mapping[str, Mapping[str, float]], title: str) -> str:
-    """The result of `compare` as an aligned Markdown table under a title line, in percent."""
-    rows = [("representation", "few labels, linear (%)", "all labels, kNN (%)")]
+    """The result of `compare` as a Markdown table under a title line, in percent."""
+    rows = []
     for name, score in result.items():
         mean, std, top1 = (
             100 * score[key] for key in ("linear_few_mean", "linear_few_std", "knn_top1")
         )
-        rows.append((name, f"{mean:.1f} ± {std:.1f}", f"{top1:.1f}"))
-    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-    lines = [
-        f"| {row[0]:<{first}} | "
-        + " | ".join(f"{cell:>{width}}" for cell, width in zip(row[1:], others, strict=True))
-        + " |"
-        for row in rows
-    ]
-    rule = "|" + "|".join(["-" * (first + 2), *("-" * (width + 1) + ":" for width in others)]) + "|"
-    return "\n".join([title, "", lines[0], rule, *lines[1:]])
+        rows.append([name, f"{mean:.1f} ± {std:.1f}", f"{top1:.1f}"])
+    titles = ["representation", "few labels, linear (%)", "all labels, kNN (%)"]
+    return f"{title}\n\n{markdown.table(titles, rows)}"

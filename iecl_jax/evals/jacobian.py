@@ -1,116 +1,162 @@
-"""Singular values of SAIB's Jacobian: all of them, or their distribution by Lanczos quadrature.
+"""SAIB's Jacobian on groups of images, and the norms of the encoder's convolutions."""
 
-SAIB with fixed BN statistics maps each group of g images to itself, so the Jacobian of a batch is
-block-diagonal and a group's block is square, n x n with n = g * H * W * C. log|det J| is the
-increment of differential entropy (Eq. 12).
-"""
-
-import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import functools
+from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
+import ml_collections
 import numpy as np
-from matfree import decomp
 
-Map = Callable[[jax.Array], jax.Array]
+from iecl_jax import methods
+from iecl_jax.config.rules import COUNT, COUNT_OR_NONE
+from iecl_jax.config.section import Section, key
+from iecl_jax.evals.measures import jacobian
+from iecl_jax.evals.parts.diagnostics import conv_layers, fixed_views
+from iecl_jax.evals.parts.schedule import AtEnd
+from iecl_jax.evals.parts.subject import Subject
+from iecl_jax.evals.pictures import gallery, spectrum
+from iecl_jax.run import markdown
+
+RESULTS: dict[str, str] = {}  # two tables, which it prints itself
 
 
-class Spectrum(NamedTuple):
-    """A weighted sample of singular values, the mean over probes of a distribution.
+class Job(Section):
+    """Of a checkpoint."""
 
-    Attributes:
-      values: singular values, float32 [probes, k], descending; arrays of JAX or NumPy.
-      weights: of each, float32 [probes, k]; a probe's sum to 1.
+    num_groups = key(4, COUNT, "groups of query views, each with a Jacobian of its own")
+    # running: BN divides by its running statistics, constants, as in the diagnostics;
+    # batch: by those of the group, as SAIB does in training where a batch is one group
+    statistics = key("running", ("running", "batch"), "of SAIB's BN; batch: as in training")
+    exact_up_to = key(1536, COUNT_OR_NONE, "dimensions of a group that get all singular values")
+    depth = key(64, COUNT, "Lanczos steps above that")
+    num_probes = key(8, COUNT, "random vectors a group, above that")
+
+
+class Settings(AtEnd, Job):
+    """During training."""
+
+
+def check(subject: Subject, settings: Any) -> None:
+    """Raises ValueError where there is no SAIB, or the settings ask for more than there is."""
+    config = subject.config
+    if not config.saib.enabled:
+        raise ValueError("the network was made with saib.enabled=False: it has no SAIB to measure.")
+    group, images = config.saib.group_size, len(subject.split("pretrain"))
+    if settings.num_groups * group > images:
+        raise ValueError(
+            f"jacobian.num_groups={settings.num_groups} of {group} images are more than the "
+            f"{images} of {config.data.name}: lower it."
+        )
+    dimensions = 3 * group * config.data.image_size**2
+    if settings.exact_up_to < dimensions < settings.depth:
+        raise ValueError(
+            f"jacobian.depth={settings.depth} is more than the {dimensions} dimensions of a "
+            "group: lower it."
+        )
+
+
+def measure(subject: Subject, settings: Any) -> dict[str, Any]:
+    """Prints two tables and leaves RUN_DIR/jacobian.png.
+
+    Returns what `over_groups` says, "groups" (a row of `measure_groups` each) and "layers"
+    (`diagnostics.conv_layers`).
     """
-
-    values: Any
-    weights: Any
-
-
-def lanczos(
-    fn: Map, x: jax.Array, key: jax.Array, *, depth: int, num_probes: int
-) -> tuple[Spectrum, Spectrum]:
-    """Stochastic Lanczos quadrature of the Jacobian J of fn at x, from products with J and J'.
-
-    Golub-Kahan bidiagonalisation of J from a random sign vector v, which is Lanczos on J'J without
-    squaring the condition number. Its singular values and the squared first entries of the right
-    singular vectors are the nodes and weights of a Gauss rule: sum w f(sigma^2) estimates
-    v'f(J'J)v / n, whose expectation is tr f(J'J) / n. The largest value is a lower bound of
-    sigma_max(J), the smallest an upper bound of sigma_min(J). A Gauss rule never underestimates
-    log: what is still missing at `depth` steps makes log|det J| too large, most where singular
-    values are near 0.
-
-    Args:
-      fn: x -> an array of x's shape.
-      x: float32, any shape with n >= `depth` entries.
-      key: typed PRNG key of the probes.
-      depth: products with each of J and J' a probe takes; memory is 2 * depth * n floats.
-      num_probes: random vectors, taken one after another.
-
-    Returns:
-      The spectrum after `depth` steps, and that after half of them: how far log|det J| falls
-      between the two says how far it has converged.
-
-    Raises:
-      ValueError: `depth` is more than n.
-
-    Reference: Ubaru, Chen & Saad 2017; Golub & Kahan 1965.
-    """
-    if depth > x.size:
-        raise ValueError(f"Lanczos depth {depth} is more than the {x.size} dimensions of a group.")
-    bidiagonalise = decomp.bidiag(depth, reortho="full")
-
-    def spectrum(small: jax.Array) -> Spectrum:
-        # Where Krylov space ends early (J = c I), what follows is 0 / 0 and gets the weight 0.
-        filler = small[0, 0] * jnp.eye(len(small))
-        _, values, right = jnp.linalg.svd(jnp.where(jnp.isnan(small), filler, small))
-        return Spectrum(values, jnp.square(right[:, 0]))
-
-    def probe(key: jax.Array) -> tuple[Spectrum, Spectrum]:
-        start = jax.random.rademacher(key, x.shape, jnp.float32)
-        small = bidiagonalise(lambda v: jax.jvp(fn, (x,), (v,))[1], start).J_small
-        half = max(1, depth // 2)
-        return spectrum(small), spectrum(small[:half, :half])
-
-    with jax.default_matmul_precision("highest"):  # float32 on GPUs too, not TF32
-        return jax.lax.map(probe, jax.random.split(key, num_probes))
-
-
-def exact(fn: Map) -> Callable[[jax.Array], Spectrum]:
-    """x -> all n singular values of the Jacobian of fn at x, one "probe" of equal weights.
-
-    n forward-mode products and an SVD: for n up to a few thousand.
-    """
-    jacobian = jax.jit(jax.jacfwd(fn))
-
-    def spectrum(x: jax.Array) -> Spectrum:
-        with jax.default_matmul_precision("highest"):
-            matrix = np.asarray(jacobian(x), np.float64).reshape(x.size, x.size)
-        values = np.linalg.svd(matrix, compute_uv=False)
-        weights = np.full_like(values, 1 / len(values))
-        return Spectrum(values[None].astype(np.float32), weights[None].astype(np.float32))
-
-    return spectrum
-
-
-def log_det(spectrum: Spectrum) -> tuple[float, float]:
-    """(log|det J| / n, its standard error over probes), nats per dimension.
-
-    The error is that of the random vectors alone, not of the depth of `lanczos`, which only adds; a
-    single probe, such as an exact spectrum's, has none (nan). A singular value of 0 gives -inf.
-    """
-    values, weights = (np.asarray(part, np.float64) for part in spectrum)
-    with np.errstate(divide="ignore"):
-        per_probe = [float(w @ np.log(v)) for v, w in zip(values, weights, strict=True)]
-    error = (
-        np.std(per_probe, ddof=1) / math.sqrt(len(per_probe)) if len(per_probe) > 1 else math.nan
+    config = ml_collections.ConfigDict(subject.config.to_dict())
+    config.train.precision = "float32"  # whatever the run computed in
+    saib, size = config.saib, config.data.image_size
+    count = settings.num_groups * saib.group_size
+    views = fixed_views(config, subject.split("pretrain"), count)
+    groups = views[1].reshape(settings.num_groups, saib.group_size, size, size, 3)
+    weights = jax.device_get((subject.params, subject.method_state))
+    transform = functools.partial(methods.make(config, total_steps=1).transform, *weights)
+    spectra, rows = measure_groups(
+        functools.partial(transform, train=settings.statistics == "batch"),
+        groups,
+        settings,
+        subject.seed,
     )
-    return float(np.mean(per_probe)), float(error)
+    subject.work.images = count
+    title = (
+        f"SAIB ({saib.variant}, {saib.num_blocks} block(s), group {saib.group_size}), "
+        f"{settings.statistics} statistics, {groups[0].size} dimensions a group"
+    )
+    print(f"\n{format_groups(rows, title)}", flush=True)
+    if jax.process_index() == 0:
+        stacked = jacobian.Spectrum(*(np.concatenate(parts) for parts in zip(*spectra)))
+        gallery.save(spectrum.draw(stacked, title), Path(subject.run_dir) / "jacobian.png")
+    layers = jax.device_get(jax.jit(functools.partial(conv_layers, config))(*weights))
+    if layers:
+        print(format_layers(layers), flush=True)
+    return over_groups(rows) | {"groups": rows, "layers": layers}
 
 
-def share_below_one(spectrum: Spectrum) -> float:
-    """Share of the singular values below 1, in which the map contracts."""
-    values, weights = (np.asarray(part, np.float64) for part in spectrum)
-    return float(weights[values < 1].sum() / weights.sum())
+def measure_groups(
+    saib: jacobian.Map, groups: Any, settings: Any, seed: int
+) -> tuple[list[jacobian.Spectrum], list[dict[str, float]]]:
+    """(spectrum, row of the table) for each group of query views [n, g, S, S, 3].
+
+    A row has log_det and log_det_stderr (nats per dimension; 0 where all singular values are
+    computed), log_det_half_depth (with half as many Lanczos steps: how far the quadrature has
+    converged), sigma_min, sigma_max and share_below_1 of the singular values.
+    """
+
+    @jax.jit
+    def lanczos(images, key):
+        options = {"depth": settings.depth, "num_probes": settings.num_probes}
+        return jacobian.lanczos(saib, images, key, **options)
+
+    exact = jacobian.exact(saib)
+    spectra, rows = [], []
+    keys = jax.random.split(jax.random.key(seed), len(groups))
+    for images, probe_key in zip(groups, keys):
+        if images.size <= settings.exact_up_to:
+            found = half = exact(images)
+        else:
+            found, half = jax.device_get(lanczos(images, probe_key))
+        value, error = jacobian.log_det(found)
+        rows.append(
+            {
+                "log_det": value,
+                "log_det_stderr": 0.0 if len(found.values) == 1 else error,
+                "log_det_half_depth": jacobian.log_det(half)[0],
+                "sigma_min": float(found.values.min()),
+                "sigma_max": float(found.values.max()),
+                "share_below_1": jacobian.share_below_one(found),
+            }
+        )
+        spectra.append(found)
+    return spectra, rows
+
+
+def over_groups(rows: list[dict[str, float]]) -> dict[str, float]:
+    """One row for all groups: means, the error of the mean, and the extreme singular values."""
+    mean = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    errors = [row["log_det_stderr"] for row in rows]
+    return mean | {
+        "log_det_stderr": float(np.linalg.norm(errors)) / len(rows),
+        "sigma_min": min(row["sigma_min"] for row in rows),
+        "sigma_max": max(row["sigma_max"] for row in rows),
+    }
+
+
+def format_groups(rows: list[dict[str, float]], title: str) -> str:
+    """The table of the Jacobians in Markdown.
+
+    "error" is the standard error over probes; the last three columns are of the singular values.
+    """
+    formats = ("{:+.4f}", "{:.4f}", "{:+.4f}", "{:.4f}", "{:.3f}", "{:.1%}")
+    named = [*((str(i), row) for i, row in enumerate(rows)), ("all", over_groups(rows))]
+    cells = [
+        [name, *(text.format(value) for text, value in zip(formats, row.values(), strict=True))]
+        for name, row in named
+    ]
+    titles = ["log|det J| / n", "error", "at half depth", "smallest", "largest", "below 1"]
+    return f"{title}\n\n{markdown.table(['group', *titles], cells)}"
+
+
+def format_layers(layers: dict[str, dict[str, float]]) -> str:
+    """The table of the convolutions' norms in Markdown; spectral normalisation bounds the first."""
+    matrix, operator = layers["conv_matrix_norm"], layers["conv_operator_norm"]
+    rows = [[path, f"{matrix[path]:.3f}", f"{operator[path]:.3f}"] for path in matrix]
+    return markdown.table(["convolution", "norm as a matrix", "as an operator"], rows)

@@ -1,178 +1,182 @@
-"""A linear probe on frozen features: its parameters, one step of its training, its accuracy.
+"""Linear evaluation of a frozen encoder, section 4.1 of the paper.
 
-The paper's protocol (§4.1) augments and encodes the images anew in every epoch: the caller does
-that and takes `probe_step`s. `probe_grid` trains many probes on features computed once.
+Streams freshly augmented images through the encoder and trains a classifier on them. With `cached`
+it trains a grid of learning rates on features computed once, as `linear` does.
 """
 
 import functools
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
-import optax
 
-Array = jax.Array | np.ndarray
-Params = dict[str, jax.Array]
+from iecl_jax import data
+from iecl_jax.config.pretrain import View
+from iecl_jax.config.rules import (
+    BELOW_ONE,
+    COUNT,
+    INSIDE_SHARE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    RATES,
+    multiple,
+)
+from iecl_jax.config.section import Section, key, with_defaults
+from iecl_jax.data import augment
+from iecl_jax.evals import linear
+from iecl_jax.evals.measures import linear_probe
+from iecl_jax.evals.parts.encoder import replicate
+from iecl_jax.evals.parts.schedule import AtEnd
+from iecl_jax.evals.parts.subject import Subject
+from iecl_jax.models import collectives
+from iecl_jax.run.checkpoint import Checkpointer
+from iecl_jax.run.seal import digest
+from iecl_jax.train.actions import Log, Save
+from iecl_jax.train.loop import Run, train
+from iecl_jax.train.step import AXIS
+
+RESULTS = linear.RESULTS
 
 
-class ProbeState(NamedTuple):
-    """A probe in training.
+class CropAndFlip(View):
+    """The views of the classifier's training: random resized crop and horizontal flip alone."""
 
-    Attributes:
-      step: int32 [], steps taken.
-      params: {"kernel": float32 [F, C], "bias": float32 [C]}.
-      opt_state: of `probe_optimizer`.
+    @staticmethod
+    def inside(own, given):
+        """The settings of each operator's file, with these defaults."""
+        changed: dict[str, dict[str, Any]] = {
+            "crop": {"scale": (0.08, 1.0)},
+            "jitter": {"prob": 0.0},
+            "gray": {"prob": 0.0},
+            "blur": {"prob": 0.0},
+        }
+        found = View.inside(own, given)
+        return {name: with_defaults(each, changed.get(name, {})) for name, each in found.items()}
+
+
+class Job(Section):
+    """Of a checkpoint."""
+
+    batch_size = key(512, COUNT, "images of a step, over all devices")
+    num_epochs = key(200, COUNT, "passes over the training images")
+    learning_rate = key(0.03, POSITIVE, "at this batch size, not scaled; cosine to 0")
+    momentum = key(0.9, BELOW_ONE, "of SGD")
+    weight_decay = key(1e-5, NOT_NEGATIVE, "of the kernel")
+    feature_norm = key("layer_norm", ("layer_norm", "none"), "of the features, no parameters")
+    cached = key(False, None, "a grid of learning rates on features computed once")
+    learning_rates = key((0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0), RATES, "that grid")
+    holdout = key(0.1, INSIDE_SHARE, "share of the training images that chooses from the grid")
+    augment = CropAndFlip
+
+
+class Settings(AtEnd, Job):
+    """During training."""
+
+
+def check(subject: Subject, settings: Any) -> None:
+    """Raises ValueError where a batch does not fit the devices or the data set."""
+    for split in ("train", "test"):
+        subject.labels(split)
+    batch, devices = settings.batch_size, jax.local_device_count()
+    multiple("linear_probe.batch_size", batch, devices, "devices")
+    if settings.cached:
+        linear.check_holdout(subject, "linear_probe.cached=True")
+
+
+def measure(subject: Subject, settings: Any) -> dict[str, Any]:
+    """{"linear_top1"} in [0, 1], and "linear_top5" of more than five classes.
+
+    With `cached` also "best_learning_rate" and "holdout_accuracy".
     """
-
-    step: jax.Array
-    params: Params
-    opt_state: optax.OptState
-
-
-def normalize_features(x: Array, how: str) -> jax.Array:
-    """What the probe sees of the features.
-
-    Args:
-      x: float [..., F].
-      how: "layer_norm": (x - mean) / sqrt(variance + 1e-5) over the last axis, without parameters
-        (the paper's "layer normalization", §4.1); "none": x.
-
-    Returns:
-      float32 [..., F].
-
-    Raises:
-      ValueError: another `how`.
-    """
-    x = jnp.asarray(x, jnp.float32)
-    if how == "none":
-        return x
-    if how == "layer_norm":
-        return jax.nn.standardize(x, axis=-1, epsilon=1e-5)
-    raise ValueError(f"feature normalisation {how!r} is unknown: use 'layer_norm' or 'none'.")
+    if settings.cached:
+        return linear.grid(subject, settings, feature_norm=settings.feature_norm)
+    weights = (
+        {"online": subject.params["online"]},
+        {"online": subject.method_state.get("online", {})},
+    )
+    streamed = ml_collections.ConfigDict({"seed": subject.seed, "probe": settings.to_dict()})
+    final, steps = _stream_probe(
+        streamed, subject.config, subject.method, weights, subject.encoder, subject.run_dir
+    )
+    features, labels = subject.features("test")
+    subject.work.steps, subject.work.params = steps, final
+    subject.work.images = steps * settings.batch_size
+    accuracy = functools.partial(
+        linear_probe.grid_accuracy,
+        jax.tree.map(lambda leaf: leaf[None], final),
+        np.asarray(linear_probe.normalize_features(features, settings.feature_norm)),
+        labels,
+    )
+    metrics = {"linear_top1": float(accuracy()[0])}
+    if subject.num_classes > 5:
+        metrics["linear_top5"] = float(accuracy(k=5)[0])
+    return metrics
 
 
-def probe_optimizer(
-    learning_rate: float | jax.Array, *, momentum: float, weight_decay: float, total_steps: int
-) -> optax.GradientTransformation:
-    """SGD with momentum, the rate falling to 0 on a cosine.
-
-    With g the gradient plus weight_decay * kernel (none on the bias), as in torch.optim.SGD:
-    v <- momentum * v + g;  params <- params - rate_t * v;
-    rate_t = learning_rate * (1 + cos(pi * t / total_steps)) / 2 at step t = 0, 1, ...
-
-    The paper (§4.1): learning_rate 0.03 at batch 512, momentum 0.9, weight_decay 1e-5, 200 epochs.
-    `learning_rate` may be traced. Raises ValueError if total_steps < 1.
-    """
-    if total_steps < 1:
-        raise ValueError(f"the probe's total_steps is {total_steps}: train for at least 1 step.")
-
-    def rate(step):
-        progress = jnp.minimum(jnp.asarray(step, jnp.float32) / total_steps, 1.0)
-        return learning_rate * (1 + jnp.cos(jnp.pi * progress)) / 2
-
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay, mask={"kernel": True, "bias": False}),
-        optax.sgd(rate, momentum),
+def _stream_probe(config, pretrain, method, weights, encoder, run_dir):
+    """Trains the paper's probe; returns (its parameters, steps). Resumes like pretraining does."""
+    stream = ml_collections.ConfigDict(pretrain.to_dict())
+    stream.seed, stream.train.batch_size = config.seed, config.probe.batch_size
+    stream.augment.update({"views": ("anchor",), "anchor": config.probe.augment})
+    num_images = len(encoder.labelled("train"))
+    steps_per_epoch = num_images // config.probe.batch_size
+    if not steps_per_epoch:
+        raise ValueError(
+            f"probe.batch_size={config.probe.batch_size} is larger than the {num_images} training "
+            f"images of {pretrain.data.name}: lower it."
+        )
+    total_steps = config.probe.num_epochs * steps_per_epoch
+    tx = linear_probe.probe_optimizer(
+        config.probe.learning_rate,
+        momentum=config.probe.momentum,
+        weight_decay=config.probe.weight_decay,
+        total_steps=total_steps,
+    )
+    make_views = augment.make_augment(
+        stream.augment, stream.data.image_size, *data.statistics(stream.data)
     )
 
+    def step(probe, weights, batch):
+        places = collectives.places(len(batch["label"]), AXIS)
+        key = jax.random.key(config.seed)
+        [view] = make_views(augment.image_keys(key, probe.step, places), batch["image"])
+        features = method.encode(*weights, view)["pooled"]
+        features = linear_probe.normalize_features(features, config.probe.feature_norm)
+        probe, loss = linear_probe.probe_step(
+            probe, features, batch["label"], tx=tx, axis_name=AXIS
+        )
+        return probe, {"loss": loss[None]}
 
-def init_probe(
-    key: jax.Array, feature_dim: int, num_classes: int, tx: optax.GradientTransformation
-) -> ProbeState:
-    """A new probe: kernel from N(0, 0.01^2), bias 0, as MoCo's `main_lincls.py`."""
-    kernel = 0.01 * jax.random.normal(key, (feature_dim, num_classes), jnp.float32)
-    params = {"kernel": kernel, "bias": jnp.zeros(num_classes, jnp.float32)}
-    return ProbeState(jnp.zeros((), jnp.int32), params, tx.init(params))
-
-
-def probe_logits(params: Params, features: jax.Array) -> jax.Array:
-    """features [B, F] @ kernel [F, C] + bias, in full float32: [B, C]."""
-    logits = jnp.matmul(features, params["kernel"], precision=jax.lax.Precision.HIGHEST)
-    return logits + params["bias"][None]
-
-
-def probe_step(
-    state: ProbeState,
-    features: jax.Array,
-    labels: jax.Array,
-    *,
-    tx: optax.GradientTransformation,
-    axis_name: str | None = None,
-) -> tuple[ProbeState, jax.Array]:
-    """One SGD step on the mean cross-entropy of the labelled examples; pure, for jit or pmap.
-
-    Args:
-      state: of `init_probe(..., tx)`.
-      features: float32 [B, F], normalised.
-      labels: int32 [B]; examples labelled -1 are not counted.
-      tx: of `probe_optimizer`.
-      axis_name: inside `jax.pmap`, its axis: the batch is then the examples of all devices.
-
-    Returns:
-      (state after the step, loss float32 [] before it).
-    """
-
-    def total_loss(params):
-        logits = probe_logits(params, features)
-        each = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
-        return jnp.sum(jnp.where(labels >= 0, each, 0.0))
-
-    loss, grads = jax.value_and_grad(total_loss)(state.params)
-    count = jnp.sum(labels >= 0, dtype=jnp.float32)
-    if axis_name is not None:
-        loss, grads, count = jax.lax.psum((loss, grads, count), axis_name)
-    count = jnp.maximum(count, 1.0)
-    grads = jax.tree.map(lambda g: g / count, grads)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return ProbeState(state.step + 1, params, opt_state), loss / count
-
-
-def count_correct(params: Params, features: jax.Array, labels: jax.Array, *, k: int) -> jax.Array:
-    """How many labels are among the k largest logits, int32 []; pure, to be jitted.
-
-    A label of -1 never is, nor is any label where a diverged probe's logits are not finite.
-    features float32 [B, F], normalised as in training; labels int32 [B]; k at most C.
-    """
-    logits = probe_logits(params, features)
-    _, best = jax.lax.top_k(logits, k)
-    hit = jnp.any(best == labels[:, None], axis=1) & jnp.all(jnp.isfinite(logits), axis=1)
-    return jnp.sum(hit, dtype=jnp.int32)
-
-
-def grid_accuracy(
-    params: Params, features: Array, labels: Array, *, k: int = 1, batch_size: int = 4096
-) -> np.ndarray:
-    """Top-k accuracy of each of several probes.
-
-    Args:
-      params: {"kernel": float32 [G, F, C], "bias": float32 [G, C]} of G probes.
-      features: float [N, F], normalised as in training.
-      labels: int [N]; examples labelled -1 are not counted.
-      k: the label must be among the k largest logits; at most C.
-      batch_size: examples at once.
-
-    Returns:
-      float64 [G], in [0, 1].
-
-    Raises:
-      ValueError: no example is labelled.
-    """
-    labels = np.asarray(labels, np.int32)
-    num_labelled = int((labels >= 0).sum())
-    if num_labelled == 0:
-        raise ValueError("no example is labelled, so there is no accuracy: use a labelled split.")
-    correct = np.zeros(len(params["bias"]), np.int64)
-    for start in range(0, len(labels), batch_size):
-        part = slice(start, start + batch_size)
-        rows = jnp.asarray(features[part], jnp.float32)
-        correct += np.asarray(_count_correct_of_grid(params, rows, labels[part], k=k))
-    return correct / num_labelled
-
-
-@functools.partial(jax.jit, static_argnames="k")
-def _count_correct_of_grid(params, features, labels, *, k):
-    """`count_correct` of each probe of a grid, int32 [G]."""
-    count = functools.partial(count_correct, k=k)
-    return jax.vmap(count, in_axes=(0, None, None))(params, features, labels)
+    mapped = jax.pmap(
+        step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0
+    )
+    feature_dim = jax.eval_shape(
+        method.encode, *weights, jnp.zeros((1, stream.data.image_size, stream.data.image_size, 3))
+    )["pooled"].shape[-1]
+    probe = linear_probe.init_probe(
+        jax.random.key(config.seed), feature_dim, encoder.labelled("train").num_classes, tx
+    )
+    # A probe belongs to one encoder: that of another checkpoint starts anew beside it.
+    probe_dir = Path(run_dir) / f"probe-{digest(weights)[:12]}"
+    weights = replicate(weights)
+    run = Run(
+        run_dir=run_dir,
+        checkpointer=Checkpointer(probe_dir, keep=1, keep_best=0, config=config),
+        state=replicate(probe),  # Where the step leaves it; `pmap` may then reuse its memory.
+        steps=lambda probe, batches: mapped(probe, weights, *batches),
+        open_batches=functools.partial(data.TrainBatches, stream, encoder.labelled("train")),
+        total=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        batch_size=config.probe.batch_size,
+        group="probe",
+    )
+    try:
+        train(run, [Log(run, steps_per_epoch), Save(run, steps_per_epoch)])
+    except FloatingPointError as error:
+        raise FloatingPointError(
+            f"{error} Lower probe.learning_rate={config.probe.learning_rate}."
+        ) from error
+    return jax.device_get(run.state.params), total_steps

@@ -51,8 +51,9 @@ def make(
         return params, state
 
     def forward(params, state, views):
-        outputs, state = q.forward(params, state, views if encode_query else views[:1])
-        keys, state = k.forward(state, views[::-1] if symmetric else views[1:])
+        anchor, query = views[:2]
+        outputs, state = q.forward(params, state, [anchor, query] if encode_query else [anchor])
+        keys, state = k.forward(state, [query, anchor] if symmetric else [query])
         names = ("query_key", "anchor_key")
         outputs |= dict(zip(names, keys, strict=False))
         if queue_size:

@@ -1,28 +1,18 @@
 """Networks from a config: what every method is made of."""
 
 import ml_collections
+from flax import linen as nn
 
+from iecl_jax.config import kinds
 from iecl_jax.models import precision
-from iecl_jax.models.encoders.resnet import ResNet
 from iecl_jax.models.mlp import MLP
 from iecl_jax.models.saib import SAIB
 
 
-def encoder(config: ml_collections.ConfigDict, axis_name: str | None = None) -> ResNet:
-    """The ResNet of `config.encoder`; BN statistics are over the devices of `axis_name`."""
-    settings = config.encoder
-    return ResNet(
-        architecture=settings.name,
-        stem=settings.stem,
-        width=settings.width,
-        feature_dim=settings.feature_dim,
-        spectral_norm=settings.spectral_norm,
-        zero_init_residual=settings.zero_init_residual,
-        bn_group=settings.bn_group,
-        remat=settings.remat,
-        axis_name=axis_name,
-        dtype=precision.compute_dtype(config),
-    )
+def encoder(config: ml_collections.ConfigDict, axis_name: str | None = None) -> nn.Module:
+    """The encoder of `config.encoder.name` (see `models.encoders`); BN statistics, if it has any,
+    are over the devices of `axis_name`."""
+    return kinds.load("encoder", config.encoder.name).make(config, axis_name=axis_name)
 
 
 def projector(config: ml_collections.ConfigDict, axis_name: str | None = None) -> MLP:

@@ -2,38 +2,27 @@
 
     python -m iecl_jax.tools.prepare --name=cifar10 --dir=~/tensorflow_datasets
 
-ImageNet cannot be downloaded: first put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into
-DIR/downloads/manual.
+Any data set of TFDS is prepared by its name. ImageNet cannot be downloaded: first put
+ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into DIR/downloads/manual.
 """
 
 import argparse
-from pathlib import Path
 
-from iecl_jax.data import records
+import ml_collections
 
-IMAGENET_FILES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
+from iecl_jax.config import kinds
 
 
-def prepare(name: str, directory: Path) -> None:
-    """Prepares one of TFDS's data sets, or `digits`, in `directory`.
+def prepare(name: str, directory: str) -> None:
+    """Prepares a data source in `directory`, or if that is "" where TFDS has its own.
 
-    ValueError says which files of ImageNet are missing, and where they belong.
+    Raises:
+      ValueError: there is no such data set, or files of it are missing.
     """
-    if name == "digits":
-        from iecl_jax.data import digits
-
-        digits.prepare(directory)
-        return
-    manual = directory / "downloads" / "manual"
-    missing = [file for file in IMAGENET_FILES if not (manual / file).exists()]
-    if name == "imagenet2012" and missing:
-        raise ValueError(
-            f"ImageNet must be downloaded by hand from https://image-net.org/download-images: put "
-            f"{' and '.join(missing)} into {manual}."
-        )
-    import tensorflow_datasets as tfds
-
-    tfds.builder(name, data_dir=directory, file_format="array_record").download_and_prepare()
+    source = kinds.load("data", name, key="--name")
+    if not hasattr(source, "prepare"):
+        raise ValueError(f"--name={name} needs no preparation.")
+    source.prepare(ml_collections.ConfigDict({"name": name, "dir": directory}))
 
 
 def main() -> None:
@@ -41,14 +30,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ("cifar10", "cifar100", "digits", "imagenet2012", "stl10")
-    parser.add_argument("--name", required=True, choices=names)
+    parser.add_argument("--name", required=True)
     parser.add_argument(
         "--dir", default="", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets"
     )
     args = parser.parse_args()
     try:
-        prepare(args.name, records.data_dir(args.dir))
+        prepare(args.name, args.dir)
     except ValueError as error:
         parser.error(str(error))
 

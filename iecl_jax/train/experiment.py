@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from iecl_jax import methods
+from iecl_jax import data, methods
 from iecl_jax.data import augment
 from iecl_jax.methods import Method
 from iecl_jax.methods.parts import objective
@@ -21,7 +21,7 @@ from iecl_jax.train import state as train_state
 from iecl_jax.train.state import TrainState
 from iecl_jax.train.step import AXIS, train_step
 
-Batch = Mapping[str, jax.Array]
+Batch = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
 
 
@@ -44,7 +44,7 @@ class Experiment:
     objective: objective.Objective
     tx: optax.GradientTransformation
     schedules: Mapping[str, Callable[[jax.Array], jax.Array]]
-    make_views: Callable[[jax.Array, jax.Array], jax.Array]
+    make_views: Callable[[jax.Array, Any], list[jax.Array]]
     num_classes: int
 
     def pure_step(
@@ -129,15 +129,15 @@ class Experiment:
         return self._on_all_devices(state, padded, count, seed)
 
     @functools.cached_property
-    def _views(self) -> Callable[..., jax.Array]:
+    def _views(self) -> Callable[..., list[jax.Array]]:
         def views(seed, step, batch):
             keys = augment.image_keys(augment.run_key(seed), step, jnp.arange(len(batch["label"])))
             return self.make_views(keys, batch["image"])
 
         return jax.jit(views)
 
-    def views(self, step: int, batch: Any) -> jax.Array:
-        """Views [2, b, S, S, 3] of a batch of one device, as `step` makes them."""
+    def views(self, step: int, batch: Batch) -> list[jax.Array]:
+        """Views [b, S_i, S_i, 3] of a batch of one device, as `step` makes them."""
         return self._views(np.uint32(self.config.seed), step, batch)
 
     def create_state(self) -> TrainState:
@@ -169,6 +169,8 @@ def build(
         objective=objective.make(config, method.loss, axis_name=AXIS),
         tx=optim.make(config, rate),
         schedules={"learning_rate": rate, **method.schedules},
-        make_views=augment.make_augment(config.augment, config.data.image_size),
+        make_views=augment.make_augment(
+            config.augment, config.data.image_size, *data.statistics(config.data)
+        ),
         num_classes=num_classes,
     )

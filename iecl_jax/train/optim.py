@@ -1,5 +1,6 @@
 """Optimizers, learning-rate schedule and weight-decay masks."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,9 @@ import optax
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
 PREDICTOR_SCHEDULES = ("cosine", "constant")
+# Words in the name of a leaf that is no kernel, however many axes it has; flax's attention has
+# biases [heads, d], and nn.Embed, a table of positions or tokens, a leaf "embedding".
+NO_KERNEL = re.compile(r"(^|_)(bias|scale|norm|pos|position|token|embedding)(s|al)?(_|$)")
 
 
 def peak_learning_rate(config: ml_collections.ConfigDict) -> float:
@@ -30,20 +34,37 @@ def learning_rate(
     return lambda step: schedule(jnp.asarray(step, jnp.float32))
 
 
-def decayed(params):
-    """True for the kernels that `optimizer.weight_decay` acts on: those of the online network.
+def is_kernel(path: jax.tree_util.KeyPath, leaf: jax.Array) -> bool:
+    """Whether a parameter is a kernel: it has two axes or more, and its name no word of NO_KERNEL.
 
-    BN scales, biases, and SAIB (whose decay is the gamma term of the objective) are False.
+    So biases, scales of norms, positions (`pos_embedding`) and tokens (`cls_token`) are none.
     """
+    name = jax.tree_util.keystr(path[-1:], simple=True)
+    return leaf.ndim > 1 and NO_KERNEL.search(name) is None
+
+
+def decayed(params):
+    """True for what `optimizer.weight_decay` acts on: every kernel (`is_kernel`) of the online
+    network, in encoder, projector and predictor.
+
+    All else is False: what is no kernel there, and SAIB, whose decay is the gamma term of the
+    objective.
+    """
+    masks = jax.tree_util.tree_map_with_path(is_kernel, params)
     return {
-        name: jax.tree.map(lambda leaf, on=name == "online": on and leaf.ndim > 1, tree)
-        for name, tree in params.items()
+        name: mask if name == "online" else jax.tree.map(lambda _: False, mask)
+        for name, mask in masks.items()
     }
 
 
 def kernels(params):
-    """True for every leaf of two or more axes, the leaves that LARS scales."""
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    """True for the leaves that LARS scales: every kernel (`is_kernel`), and SAIB's positions."""
+
+    def scaled(path, leaf):
+        # SAIB's positions always were scaled: otherwise, runs with LARS would come out differently.
+        return is_kernel(path, leaf) or (path[0].key == "saib" and leaf.ndim > 1)
+
+    return jax.tree_util.tree_map_with_path(scaled, params)
 
 
 def clip_by_trust_ratio(

@@ -50,7 +50,7 @@ def create(
 
     @jax.jit
     def init(key):
-        params, method_state = method.init(key, jnp.zeros((2, *view_shape)))
+        params, method_state = method.init(key, [jnp.zeros(view_shape)] * 2)
         if num_classes:
             pooled = jax.eval_shape(method.encode, params, method_state, jnp.zeros(view_shape))[
                 "pooled"

@@ -19,11 +19,11 @@ AXIS = "devices"
 
 def train_step(
     state: TrainState,
-    batch: Mapping[str, jax.Array],
+    batch: Mapping[str, Any],
     *,
     method: Method,
     objective: Objective,
-    augment: Callable[[jax.Array, jax.Array], jax.Array],
+    augment: Callable[[jax.Array, Any], list[jax.Array]],
     image_keys: Callable[[jax.Array, jax.Array], jax.Array],
     tx: optax.GradientTransformation,
     schedules: Mapping[str, Callable[[jax.Array], jax.Array]],
@@ -33,9 +33,9 @@ def train_step(
 
     Args:
       state: equal on all devices.
-      batch: "image" uint8 [b, H, W, 3], or [b, 2, S, S, 3] already cropped; "label" int32 [b], -1
-        where unknown: the images of this device.
-      augment: (keys [b], images) -> views float32 [2, b, S, S, 3], normalised.
+      batch: the images of this device: "image" uint8 [b, H, W, 3], or a list of the views' crops,
+        uint8 [b, S_i, S_i, 3]; "label" int32 [b], -1 where unknown.
+      augment: (keys [b], "image") -> a list of views float32 [b, S_i, S_i, 3], normalised.
       image_keys: (step, places [b]) -> keys [b]; a place is the image's in the global batch, so
         that the number of devices changes nothing.
       schedules: name -> function of the step; logged.

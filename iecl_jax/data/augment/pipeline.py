@@ -1,15 +1,16 @@
-"""From uint8 images to the two normalised views of `config.augment`, on the device."""
+"""From uint8 images to the normalised views of `config.augment`, on the device."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import groupby
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from iecl_jax.data.augment import color, crop, filters, geometry
-from iecl_jax.data.augment.checks import check
+from iecl_jax.config import kinds
+from iecl_jax.data.augment.resizing import resize
 
 
 def run_key(seed: jax.Array | int) -> jax.Array:
@@ -39,149 +40,142 @@ def _channels(values: Sequence[float], ndim: int) -> np.ndarray:
     return np.asarray(values, np.float32).reshape((1,) * (ndim - 1) + (3,))
 
 
-def normalize(images: jax.Array, augment: ml_collections.ConfigDict) -> jax.Array:
+def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     """(images - mean) / std per channel, of float32 [..., 3] in [0, 1]."""
-    mean, std = (_channels(values, images.ndim) for values in (augment.mean, augment.std))
-    return (images - mean) / std
+    return (images - _channels(mean, images.ndim)) / _channels(std, images.ndim)
 
 
-def denormalize(images: jax.Array, augment: ml_collections.ConfigDict) -> jax.Array:
+def denormalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     """The inverse of `normalize`, clipped: float32 [..., 3] to pictures, [..., 3] in [0, 1]."""
-    mean, std = (_channels(values, images.ndim) for values in (augment.mean, augment.std))
-    return jnp.clip(images * std + mean, 0, 1)
+    return jnp.clip(images * _channels(std, images.ndim) + _channels(mean, images.ndim), 0, 1)
 
 
-def _random_crop(
-    key: jax.Array, image: jax.Array, ops: ml_collections.ConfigDict, size: int
-) -> jax.Array:
-    scale, ratio = tuple(ops.crop_scale), tuple(ops.crop_ratio)
-    if scale == ratio == (1, 1) and image.shape[:2] == (size, size):
+def view_sizes(augment: ml_collections.ConfigDict, image_size: int) -> list[int]:
+    """The side of each view in pixels."""
+    return [augment[name].size or image_size for name in augment.views]
+
+
+def _make_view(
+    view: ml_collections.ConfigDict, size: int, *, cut: bool
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """(key, uint8 [H, W, 3]) -> one view float32 [size, size, 3] in [0, 1]; `cut` images have that
+    size and are cropped already."""
+    names = [kinds.stem(name) for name in view.operators]
+    modules = [kinds.load("operator", name, key="operators") for name in view.operators]
+    left_out = [view[name].get("prob", 1) == 0 or (cut and name == "crop") for name in names]
+
+    def random_view(key: jax.Array, image: jax.Array) -> jax.Array:
+        keys = jax.random.split(key, len(names))
+        image = _to_float(image)
+        if "crop" not in view.operators:
+            image = resize(image, size=size)
+        for key, name, module, skip in zip(keys, names, modules, left_out, strict=True):
+            if not skip:
+                image = module.apply(key, image, view[name], size)
+                _check_shape(name, image, size)
         return image
-    return crop.random_resized_crop(
-        key, image, size=size, scale=scale, ratio=ratio, interpolation=ops.crop_interpolation
-    )
+
+    return random_view
 
 
-def _random_view(
-    key: jax.Array, image: jax.Array, *, ops: ml_collections.ConfigDict, size: int, cropped: bool
-) -> jax.Array:
-    """One view, float32 [S, S, 3] in [0, 1], of a uint8 image; `cropped` ones are not cropped."""
-    keys = jax.random.split(key, 8)
-    image = _to_float(image)
-    if not cropped:
-        image = _random_crop(keys[0], image, ops, size)
-    if ops.flip_prob:
-        image = geometry.random_flip(keys[1], image, prob=ops.flip_prob)
-    if ops.rotate_prob:
-        image = geometry.random_rotate(
-            keys[2], image, prob=ops.rotate_prob, degrees=ops.rotate_degrees
-        )
-    if ops.jitter_prob:
-        image = color.random_color_jitter(
-            keys[3],
-            image,
-            prob=ops.jitter_prob,
-            brightness=ops.brightness,
-            contrast=ops.contrast,
-            saturation=ops.saturation,
-            hue=ops.hue,
-        )
-    if ops.gray_prob:
-        image = color.random_grayscale(keys[4], image, prob=ops.gray_prob)
-    if ops.blur_prob:
-        image = filters.random_gaussian_blur(
-            keys[5], image, prob=ops.blur_prob, sigma=tuple(ops.blur_sigma)
-        )
-    if ops.solarize_prob:
-        image = color.random_solarize(keys[6], image, prob=ops.solarize_prob)
-    if ops.noise_prob:
-        image = filters.random_add_noise(keys[7], image, prob=ops.noise_prob, std=ops.noise_std)
-    return image
+def _groups(views: Sequence[ml_collections.ConfigDict]) -> list[list[int]]:
+    """The places of the views, neighbours of equal settings together.
 
-
-def _random_views(
-    place: jax.Array | int,
-    keys: jax.Array,
-    images: jax.Array,
-    *,
-    ops: ml_collections.ConfigDict,
-    size: int,
-    cropped: bool,
-) -> jax.Array:
-    """The view at `place` (0: anchor, 1: query) of each image of a batch, float32 [B, S, S, 3]."""
-    keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, place)
-    return jax.vmap(partial(_random_view, ops=ops, size=size, cropped=cropped))(keys, images)
+    The first two stand apart from the rest, whose number so changes nothing in their program.
+    """
+    return [list(group) for _, group in groupby(range(len(views)), lambda i: (i < 2, views[i]))]
 
 
 def make_augment(
-    augment: ml_collections.ConfigDict, image_size: int
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    augment: ml_collections.ConfigDict,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Callable[[jax.Array, jax.Array | list[jax.Array]], list[jax.Array]]:
     """Builds the training augmentation.
 
     Args:
-      augment: `config.augment`: mean, std and the operators of the `anchor` and the `query` view.
-      image_size: side S of the views.
+      augment: `config.augment`: the names of the `views` and the operators of each.
+      image_size: side S of a view whose own `size` is 0.
+      mean, std: three numbers each, of values in [0, 1]; see `data.statistics`.
 
     Returns:
       A pure function (keys, images) -> views. keys: typed keys [B], one per image. images: uint8
-      [B, H, W, 3], cropped here, or uint8 [B, 2, S, S, 3], each image's anchor and query crop.
-      views: float32 [2, B, S, S, 3], normalised, the anchor views first. A view depends on its
-      image and its image's key alone. An operator of probability 0 is not in the program. The
-      function raises ValueError for images of another shape or dtype.
+      [B, H, W, 3], cropped here, or the host's crops, uint8 [B, S_i, S_i, 3] for each view.
+      views: a list of float32 [B, S_i, S_i, 3], normalised. A view depends on its place in the
+      list, its image and its image's key alone. The function raises ValueError for images of
+      another shape or dtype, and for an operator that changes the size of an image.
 
     Raises:
-      ValueError: if a setting is out of range.
+      ValueError: there is no such operator.
     """
-    check(augment)
+    views = [augment[name] for name in augment.views]
+    sizes, groups = view_sizes(augment, image_size), _groups(views)
 
-    def augmented(keys: jax.Array, images: jax.Array) -> jax.Array:
-        cropped = images.ndim == 5
-        _check_images(images, image_size if cropped else None)
-        of_batch = partial(_random_views, size=image_size, cropped=cropped)
-        if augment.anchor == augment.query:  # one program for both
-            places, axes = jnp.arange(2), (0, None, 1 if cropped else None)
-            views = jax.vmap(partial(of_batch, ops=augment.anchor), axes)(places, keys, images)
-        else:
-            anchors, queries = (images[:, 0], images[:, 1]) if cropped else (images, images)
-            anchors = of_batch(0, keys, anchors, ops=augment.anchor)
-            queries = of_batch(1, keys, queries, ops=augment.query)
-            views = jnp.stack([anchors, queries])
-        return normalize(views, augment)
+    def augmented(keys: jax.Array, images: jax.Array | list[jax.Array]) -> list[jax.Array]:
+        cut = isinstance(images, list)
+        _check_images(images, sizes if cut else None)
+
+        def of_batch(random_view, place, images):
+            view_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, place)
+            return jax.vmap(random_view)(view_keys, images)
+
+        made: list[jax.Array] = []
+        for places in groups:
+            first = places[0]
+            random_view = _make_view(views[first], sizes[first], cut=cut)
+            if len(places) == 1:
+                made.append(of_batch(random_view, first, images[first] if cut else images))
+                continue
+            # One program for all: compiling takes as long as for one.
+            crops = jnp.stack([images[place] for place in places]) if cut else images
+            of_places = jax.vmap(partial(of_batch, random_view), (0, 0 if cut else None))
+            made += jnp.unstack(of_places(jnp.array(places), crops))
+        return [normalize(view, mean, std) for view in made]
 
     return augmented
 
 
 def make_eval_transform(
-    augment: ml_collections.ConfigDict, image_size: int
+    image_size: int, mean: Sequence[float], std: Sequence[float]
 ) -> Callable[[jax.Array], jax.Array]:
     """Builds the transformation of images to be evaluated: resized to S by S and normalised.
 
     Args:
-      augment: `config.augment`, of which mean and std are used.
       image_size: side S of the result.
+      mean, std: three numbers each, of values in [0, 1]; see `data.statistics`.
 
     Returns:
       A pure function from uint8 [B, H, W, 3] to float32 [B, S, S, 3]; the whole image is resized,
       bilinearly with antialiasing. It raises ValueError for images of another shape or dtype.
-
-    Raises:
-      ValueError: if a setting is out of range.
     """
-    check(augment)
 
     def transform(images: jax.Array) -> jax.Array:
         _check_images(images, None)
-        resized = jax.vmap(lambda image: crop.resize(_to_float(image), size=image_size))(images)
-        return normalize(resized, augment)
+        resized = jax.vmap(lambda image: resize(_to_float(image), size=image_size))(images)
+        return normalize(resized, mean, std)
 
     return transform
 
 
-def _check_images(images: jax.Array, size: int | None) -> None:
-    """Images must be uint8 [B, H, W, 3], or [B, 2, size, size, 3] if a size is given."""
-    wanted = "[B, H, W, 3]" if size is None else f"[B, 2, {size}, {size}, 3]"
-    right = images.ndim == 4 and images.shape[3] == 3
-    if size is not None:
-        right = images.shape[1:] == (2, size, size, 3)
-    if images.dtype != jnp.uint8 or not right:
-        raise ValueError(f"images must be uint8 {wanted}, not {images.dtype} {list(images.shape)}.")
+def _check_images(images: jax.Array | list[jax.Array], sizes: Sequence[int] | None) -> None:
+    """Images must be uint8 [B, H, W, 3], or such of each of the sizes."""
+    given = images if isinstance(images, list) else [images]
+    shapes = [each.shape[1:] for each in given]
+    if sizes is None:
+        wanted = "[B, H, W, 3]"
+        right = len(shapes[0]) == 3 and shapes[0][-1] == 3
+    else:
+        wanted = " and ".join(f"[B, {size}, {size}, 3]" for size in sizes)
+        right = shapes == [(size, size, 3) for size in sizes]
+    if not right or any(each.dtype != jnp.uint8 for each in given):
+        found = " and ".join(f"{each.dtype} {list(each.shape)}" for each in given)
+        raise ValueError(f"images must be uint8 {wanted}, not {found}.")
+
+
+def _check_shape(name: str, image: jax.Array, size: int) -> None:
+    if image.shape != (size, size, 3):
+        raise ValueError(
+            f"the operator {name!r} made {list(image.shape)} of an image, which must be "
+            f"{[size, size, 3]}."
+        )

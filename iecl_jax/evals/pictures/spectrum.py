@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from iecl_jax.evals import jacobian
-from iecl_jax.evals.jacobian import Spectrum
+from iecl_jax.evals.measures import jacobian
+from iecl_jax.evals.measures.jacobian import Spectrum
 from iecl_jax.evals.pictures import style
 
 SMALLEST = 1e-12  # a singular value below this counts as this one

@@ -9,6 +9,7 @@ import ml_collections
 
 from iecl_jax.config.rules import SHARE
 from iecl_jax.config.section import Section, key
+from iecl_jax.methods.parts.method import Views
 from iecl_jax.methods.parts.online import Network, Online, apply_views
 from iecl_jax.models import build
 
@@ -29,15 +30,15 @@ class Momentum(NamedTuple):
 
     Attributes:
       init: (params, state) -> state with a copy of the online encoder and projector.
-      forward: (state, views [V, b, S, S, 3]) -> (projections [V, b, d], state): training mode,
-        each view with BN statistics of its own, which all move the running ones. Without gradient,
+      forward: (state, V views of one size) -> (projections [V, b, d], state): training mode, each
+        view with BN statistics of its own, which all move the running ones. Without gradient,
         neither to the network nor through its views.
       post_update: (params, state, step) -> state: m * momentum + (1 - m) * online, parameters only.
       schedule: step -> m.
     """
 
     init: Callable[[Any, Any], Any]
-    forward: Callable[[Any, jax.Array], tuple[jax.Array, Any]]
+    forward: Callable[[Any, Views], tuple[jax.Array, Any]]
     post_update: Callable[[Any, Any, jax.Array], Any]
     schedule: Callable[[jax.Array], jax.Array]
 
@@ -85,7 +86,7 @@ def of_both_views(
 
     def forward(params, state, views):
         outputs, state = online.forward(params, state, views)
-        (anchor_key, query_key), state = momentum.forward(state, views)
+        (anchor_key, query_key), state = momentum.forward(state, views[:2])
         return outputs | {"anchor_key": anchor_key, "query_key": query_key}, state
 
     return init, forward

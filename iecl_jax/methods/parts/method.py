@@ -1,11 +1,12 @@
 """The type of a method."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 Tree = Any
+Views = Sequence[jax.Array]
 Outputs = Mapping[str, jax.Array]
 Terms = dict[str, jax.Array]
 
@@ -15,13 +16,15 @@ def _unchanged(params: Tree, method_state: Tree, images: jax.Array, *, train: bo
 
 
 class Method(NamedTuple):
-    """What a training step needs of a method. Views are float32 [2, b, S, S, 3], the images of one
-    device; view 0 is the anchor, view 1 the query. What passes through SAIB has done so before a
-    method's `forward` sees it (`parts.saib`).
+    """What a training step needs of a method. Views are a list: the anchor, the query, then any
+    further ones, none larger than the one before; each float32 [b, S_i, S_i, 3], the images of one
+    device. Every method here uses the first two, which have one size, S. What passes through SAIB
+    has done so before a method's `forward` sees it (`parts.saib`).
 
     `params` is what the optimizer moves; `method_state` everything else that lasts: BN statistics,
     spectral-norm vectors, momentum encoder, queue. Both are nested dicts, and both hold the trained
-    network under "online", with "encoder", "projector" and perhaps "predictor" in it.
+    network under "online", with "encoder", "projector" and perhaps "predictor" in it. Networks
+    without statistics have nothing in `method_state`, and a checkpoint drops what is empty.
 
     Attributes:
       init: (key, views) -> (params, method_state); runs outside the pmapped step.
@@ -40,9 +43,9 @@ class Method(NamedTuple):
         over devices is the loss of the global batch, and what else of it to log, unweighted.
       post_update: (params, method_state, step) -> method_state after the optimizer's update of
         `step` (0-based): the momentum encoder.
-      encode: (params, method_state, images [B, S, S, 3]) -> {"stage1", ..., "stage4", "pooled"};
-        evaluation mode, the online encoder.
-      embed: (params, method_state, views [V, b, S, S, 3]) -> {"pooled" [V, b, F], "projection"
+      encode: (params, method_state, images [B, S, S, 3]) -> {"pooled" [B, F], and any "stage1",
+        "stage2", ...}; evaluation mode, the online encoder.
+      embed: (params, method_state, V views of size S) -> {"pooled" [V, b, F], "projection"
         [V, b, d]} of the online network in training mode, each view with BN statistics of its
         own, as `forward` has them; for measures, so nothing moves.
       schedules: name -> function of the step, logged (the EMA coefficient).
@@ -51,12 +54,12 @@ class Method(NamedTuple):
         images; the images themselves where SAIB is off.
     """
 
-    init: Callable[[jax.Array, jax.Array], tuple[Tree, Tree]]
-    forward: Callable[[Tree, Tree, jax.Array], tuple[Outputs, Tree]]
+    init: Callable[[jax.Array, Views], tuple[Tree, Tree]]
+    forward: Callable[[Tree, Tree, Views], tuple[Outputs, Tree]]
     loss: Callable[[Outputs], tuple[jax.Array, Terms]]
     post_update: Callable[[Tree, Tree, jax.Array], Tree]
     encode: Callable[[Tree, Tree, jax.Array], dict[str, jax.Array]]
-    embed: Callable[[Tree, Tree, jax.Array], dict[str, jax.Array]]
+    embed: Callable[[Tree, Tree, Views], dict[str, jax.Array]]
     schedules: Mapping[str, Callable[[jax.Array], jax.Array]]
     transform: Callable[..., jax.Array] = _unchanged
 

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 from flax import linen as nn
 
 from iecl_jax.config.rules import COUNT
 from iecl_jax.config.section import Section, key
+from iecl_jax.methods.parts.method import Views
 from iecl_jax.models import build
 
 
@@ -39,6 +41,7 @@ class Network(nn.Module):
 
     def __call__(self, images: jax.Array, **mode: Any) -> dict[str, jax.Array]:
         outputs = self.encoder(images, **mode)
+        _check_pooled(outputs, len(images))
         projection = self.projector(outputs["pooled"], **mode)
         outputs = outputs | {"projection": projection}
         if self.predictor is not None:
@@ -52,14 +55,15 @@ class Online(NamedTuple):
     Attributes:
       init: (key, views) -> ({"online": parameters}, {"online": statistics}).
       forward: (params, state, views) -> (outputs, state): training mode, the anchor and, if it is
-        there, the query as one batch, each with BN statistics of its own. Outputs "features" [b, F]
-        of the anchor, or of the query where SAIB transforms the anchor alone; "anchor_projection"
-        and "query_projection" [b, d]; with a predictor "anchor_prediction", "query_prediction" too.
+        there, the query as one batch, each with BN statistics of its own; further views are not
+        used. Outputs "features" [b, F] of the anchor, or of the query where SAIB transforms the
+        anchor alone; "anchor_projection" and "query_projection" [b, d]; with a predictor
+        "anchor_prediction", "query_prediction" too.
       encode, embed: see `methods.Method`.
     """
 
-    init: Callable[[jax.Array, jax.Array], tuple[Any, Any]]
-    forward: Callable[[Any, Any, jax.Array], tuple[dict[str, jax.Array], Any]]
+    init: Callable[[jax.Array, Views], tuple[Any, Any]]
+    forward: Callable[[Any, Any, Views], tuple[dict[str, jax.Array], Any]]
     encode: Callable[..., dict[str, jax.Array]]
     embed: Callable[..., dict[str, jax.Array]]
 
@@ -81,22 +85,24 @@ def make(
 
     def init(key, views):
         variables = network.init(key, views[0], train=True)
-        return {"online": variables["params"]}, {"online": variables["batch_stats"]}
+        return {"online": variables["params"]}, {"online": variables.get("batch_stats", {})}
 
     def apply(params, state, views):
         return apply_views(
             network,
             params["online"],
-            state["online"],
+            state.get("online", {}),
             views,
             running_views=len(views) if every_view_moves else 1,
         )
 
     def forward(params, state, views):
-        clean = 1 if saib_on_anchor and len(views) == 2 else 0
-        of_views, stats = apply(params, state, views[::-1] if clean else views)
+        views = views[:2]
+        query_leads = saib_on_anchor and len(views) == 2
+        of_views, stats = apply(params, state, views[::-1] if query_leads else views)
         outputs = {"features": of_views.pop("pooled")[0]}
-        of_views = {name: values[::-1] for name, values in of_views.items()} if clean else of_views
+        if query_leads:
+            of_views = {name: values[::-1] for name, values in of_views.items()}
         for name, values in of_views.items():
             outputs |= dict(zip((f"anchor_{name}", f"query_{name}"), values, strict=False))
         return outputs, state | {"online": stats}
@@ -104,7 +110,7 @@ def make(
     def encode(params, state, images):
         variables = {
             "params": params["online"]["encoder"],
-            "batch_stats": state["online"]["encoder"],
+            "batch_stats": state.get("online", {}).get("encoder", {}),
         }
         return network.encoder.apply(variables, images, train=False)
 
@@ -116,20 +122,31 @@ def make(
 
 
 def apply_views(
-    network: nn.Module, params: Any, batch_stats: Any, views: jax.Array, *, running_views: int
+    network: nn.Module, params: Any, batch_stats: Any, views: Views, *, running_views: int
 ) -> tuple[dict[str, jax.Array], Any]:
-    """One training-mode pass over views [V, b, ...]: outputs with a leading V, new statistics."""
+    """One training-mode pass over V views of one size: outputs [V, b, ...], new statistics."""
     outputs, updated = network.apply(
         {"params": params, "batch_stats": batch_stats},
-        views.reshape(-1, *views.shape[2:]),
+        jnp.concatenate(views),
         train=True,
         num_views=len(views),
         running_views=running_views,
         mutable=["batch_stats"],
     )
     split = {
-        name: outputs[name].reshape(*views.shape[:2], -1)
+        name: outputs[name].reshape(len(views), len(views[0]), -1)
         for name in ("pooled", "projection", "prediction")
         if name in outputs
     }
-    return split, updated["batch_stats"]
+    return split, updated.get("batch_stats", {})
+
+
+def _check_pooled(outputs: Any, images: int) -> None:
+    """Raises ValueError if what an encoder returns has not the features that all else needs."""
+    pooled = outputs.get("pooled")
+    if pooled is None or pooled.dtype != jnp.float32 or pooled.ndim != 2 or len(pooled) != images:
+        found = "nothing" if pooled is None else f"{pooled.dtype} {list(pooled.shape)}"
+        raise ValueError(
+            f"the encoder returns {found} as 'pooled': let it return float32 [{images}, F], a "
+            "vector for each image."
+        )

@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 
 from iecl_jax.methods.parts.method import Method
@@ -46,7 +45,7 @@ def attach(
         views = list(views)
         for side in sides:
             views[side], state = apply(params, state, views[side], train=True)
-        return method.forward(params, state, jnp.stack(views))
+        return method.forward(params, state, views)
 
     def transform(params, state, images, *, train=False):
         return apply(params, state, images, train=train)[0]

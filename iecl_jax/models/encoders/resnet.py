@@ -5,12 +5,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 from flax import linen as nn
 
-from iecl_jax.models import initializers
+from iecl_jax.config.rules import COUNT, COUNT_OR_NONE
+from iecl_jax.config.section import Section, key
+from iecl_jax.models import initializers, precision
 from iecl_jax.models.batch_norm import BatchNorm
 from iecl_jax.models.conv import Conv
 
+# Name -> (blocks of each stage, whether they are bottlenecks).
 ARCHITECTURES = {
     "resnet10": ((1, 1, 1, 1), False),
     "resnet18": ((2, 2, 2, 2), False),
@@ -18,7 +22,47 @@ ARCHITECTURES = {
     "resnet50": ((3, 4, 6, 3), True),
     "resnet101": ((3, 4, 23, 3), True),
 }
-STEMS = ("imagenet", "cifar")
+NAMES = tuple(ARCHITECTURES)
+
+
+class Settings(Section):
+    """Of a ResNet."""
+
+    stem = key("imagenet", ("imagenet", "cifar"), "7x7 stride 2 and max-pool, or 3x3 stride 1")
+    width = key(64, COUNT, "channels of the first stage")
+    feature_dim = key(0, COUNT_OR_NONE, "outputs of a linear layer after pooling; 0 = no layer")
+    spectral_norm = key(True, None, "divide every convolution by its largest singular value")
+    remat = key(False, None, "less memory, a third more work: blocks are computed twice")
+    zero_init_residual = key(False, None, "start each residual branch's last BN scale at 0")
+
+
+def make(config: ml_collections.ConfigDict, *, axis_name: str | None = None) -> "ResNet":
+    """The ResNet of `config.encoder`; BN statistics are over the devices of `axis_name`."""
+    return of_blocks(config, *ARCHITECTURES[config.encoder.name], axis_name=axis_name)
+
+
+def of_blocks(
+    config: ml_collections.ConfigDict,
+    stages: tuple[int, ...],
+    bottleneck: bool,
+    *,
+    axis_name: str | None,
+) -> "ResNet":
+    """A ResNet of any depth with the settings of `config.encoder`; see `ARCHITECTURES`."""
+    settings = config.encoder
+    return ResNet(
+        stages,
+        bottleneck,
+        stem=settings.stem,
+        width=settings.width,
+        feature_dim=settings.feature_dim,
+        spectral_norm=settings.spectral_norm,
+        zero_init_residual=settings.zero_init_residual,
+        bn_group=settings.bn_group,
+        remat=settings.remat,
+        axis_name=axis_name,
+        dtype=precision.compute_dtype(config),
+    )
 
 
 class Block(nn.Module):
@@ -51,13 +95,16 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """x [V * b, H, W, 3] -> {"stage1" ... "stage4": [V * b, h, w, D], "pooled": f32 [V * b, F]}.
+    """x [V * b, H, W, 3] -> {"stage1", ...: [V * b, h, w, D], "pooled": float32 [V * b, F]}.
 
-    See `BatchNorm` for views and groups. `feature_dim` > 0 puts a linear layer after pooling.
-    `remat` keeps each block's input alone for the backward pass, which computes the rest again.
+    There is a stage for each of `stages`, its number of blocks; the first stage is `width` wide,
+    and each one doubles the one before. See `BatchNorm` for views and groups. `feature_dim` > 0
+    puts a linear layer after pooling. `remat` keeps each block's input alone for the backward pass,
+    which computes the rest again.
     """
 
-    architecture: str
+    stages: tuple[int, ...]
+    bottleneck: bool
     stem: str = "imagenet"
     width: int = 64
     feature_dim: int = 0
@@ -84,7 +131,6 @@ class ResNet(nn.Module):
             axis_name=self.axis_name,
             dtype=self.dtype,
         )
-        stages, bottleneck = ARCHITECTURES[self.architecture]
         x = x.astype(self.dtype)
         if self.stem == "imagenet":
             x = nn.relu(norm(name="bn1")(conv(self.width, 7, stride=2, name="conv1")(x)))
@@ -93,12 +139,12 @@ class ResNet(nn.Module):
             x = nn.relu(norm(name="bn1")(conv(self.width, 3, name="conv1")(x)))
         block = nn.remat(Block) if self.remat else Block
         outputs = {}
-        for i, depth in enumerate(stages, 1):
+        for i, depth in enumerate(self.stages, 1):
             for j in range(depth):
                 x = block(
                     width=self.width * 2 ** (i - 1),
                     stride=2 if i > 1 and j == 0 else 1,
-                    bottleneck=bottleneck,
+                    bottleneck=self.bottleneck,
                     zero_init=self.zero_init_residual,
                     conv=conv,
                     norm=norm,

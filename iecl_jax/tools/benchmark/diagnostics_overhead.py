@@ -14,7 +14,7 @@ import jax
 
 from iecl_jax import config as config_lib
 from iecl_jax import data
-from iecl_jax.evals.diagnostics import Diagnostics
+from iecl_jax.evals.parts.diagnostics import Diagnostics
 from iecl_jax.tools.benchmark import parts, timing
 
 

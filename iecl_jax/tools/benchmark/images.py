@@ -7,9 +7,8 @@ import numpy as np
 from PIL import Image
 
 from iecl_jax import data
-from iecl_jax.data import generated
+from iecl_jax.data.sources import generated
 from iecl_jax.data.split import Record
-from iecl_jax.tools.benchmark import program
 
 NUM_FILES = 64  # different ones among those that stand in
 FULL_SIZE = 8 / 7  # side of a file to that of the view: 256 to 224 pixels
@@ -44,7 +43,7 @@ def stand_in(config: ml_collections.ConfigDict) -> data.Split:
     that decoding is timed; else arrays of the view's size.
     """
     size = config.data.image_size
-    files = program.cropped_on_host(config)
+    files = data.cropped_on_host(config.data)
     side = round(FULL_SIZE * size) if files else size
     images = [generated.draw(index, side) for index in range(NUM_FILES)]
     sources = [_jpeg(image) for image in images] if files else images

@@ -26,14 +26,14 @@ PEER = pathlib.Path(__file__).with_name("torch_input.py")
 def peer_command(python: str, name: str, case: speed.Case) -> list[str]:
     """The peer's command line for a case of `speed.open_cases`."""
     config = case.config
-    ops = config.augment.anchor
+    crop = config.augment.anchor.crop
     command = [*shlex.split(python), str(PEER), f"--batch={config.train.batch_size}"]
     command += [f"--batches={case.batches}", f"--size={config.data.image_size}"]
     if name == "cached":
         return [*command, f"--cached={speed.NUM_CACHED}"]
     command += [f"--images={config.data.dir}", f"--workers={config.data.num_threads}"]
     for limit in ("scale", "ratio"):
-        command += [f"--{limit}", *map(str, ops[f"crop_{limit}"])]
+        command += [f"--{limit}", *map(str, crop[limit])]
     return command
 
 

@@ -22,12 +22,12 @@ from iecl_jax.tools.benchmark import program, timing
 from iecl_jax.train.step import AXIS
 
 
-def random_batch(config: ml_collections.ConfigDict) -> dict[str, jax.Array]:
+def random_batch(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """A batch of random pixels and labels as `program.batch_shapes` says, on the devices."""
     rng = np.random.default_rng(0)
     shapes = program.batch_shapes(config, jax.device_count())
     batch = {
-        "image": rng.integers(0, 256, shapes["image"].shape, np.uint8),
+        "image": jax.tree.map(lambda x: rng.integers(0, 256, x.shape, np.uint8), shapes["image"]),
         "label": rng.integers(0, program.NUM_CLASSES, shapes["label"].shape, np.int32),
     }
     mesh = Mesh(np.array(jax.devices()), ("device",))
@@ -73,7 +73,9 @@ class TimedAugmentation:
 
     def __init__(self, config: ml_collections.ConfigDict):
         """Compiles; ValueError if `config.augment` is wrong."""
-        make_views = augment.make_augment(config.augment, config.data.image_size)
+        make_views = augment.make_augment(
+            config.augment, config.data.image_size, *data.statistics(config.data)
+        )
         seed = np.uint32(config.seed)
 
         def of_device(step, batch, seed):
@@ -87,7 +89,7 @@ class TimedAugmentation:
         jax.block_until_ready(self._augment())
 
     def durations(self, count: int) -> list[float]:
-        """Milliseconds of both views of each of `count` batches."""
+        """Milliseconds of the views of each of `count` batches."""
         return timing.durations(self._augment, jax.block_until_ready, count)
 
 

@@ -9,13 +9,13 @@ import numpy as np
 from jax.extend.core import Jaxpr
 
 from iecl_jax import config as config_lib
-from iecl_jax.data.split import MAX_NATIVE_SIZE
+from iecl_jax import data
+from iecl_jax.data.augment import view_sizes
 from iecl_jax.tools.benchmark import hlo
 from iecl_jax.tools.benchmark.flops import product_flops
 from iecl_jax.train.experiment import Experiment, build
 
 NUM_CLASSES = 10  # of the online probe where no data set is opened
-CROPPED_ON_HOST = ("imagenet2012", "imagenet100", "image_folder")
 
 
 class Prepared(NamedTuple):
@@ -43,24 +43,21 @@ def prepare(
     return Prepared(config, experiment)
 
 
-def cropped_on_host(config: ml_collections.ConfigDict) -> bool:
-    """Whether the data set's images are large or of varying sizes, so that the host crops them."""
-    return config.data.name in CROPPED_ON_HOST or config.data.image_size > MAX_NATIVE_SIZE
-
-
-def batch_shapes(
-    config: ml_collections.ConfigDict, num_devices: int
-) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(config: ml_collections.ConfigDict, num_devices: int) -> dict[str, Any]:
     """A batch as `data.TrainBatches` yields it.
 
-    {"image": uint8 [D, b, S, S, 3] for a data set of small images, [D, b, 2, S, S, 3] for crops
-    made on the host; "label": int32 [D, b]}.
+    {"image": uint8 [D, b, S, S, 3] for a data set of small images, a list of uint8
+    [D, b, S_i, S_i, 3] for crops made on the host; "label": int32 [D, b]}.
     """
     per_device = (num_devices, config.train.batch_size // num_devices)
+
+    def images(size: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((*per_device, size, size, 3), np.uint8)
+
     size = config.data.image_size
-    views = (2,) if cropped_on_host(config) else ()
+    crops = [images(each) for each in view_sizes(config.augment, size)]
     return {
-        "image": jax.ShapeDtypeStruct((*per_device, *views, size, size, 3), np.uint8),
+        "image": crops if data.cropped_on_host(config.data) else images(size),
         "label": jax.ShapeDtypeStruct(per_device, np.int32),
     }
 

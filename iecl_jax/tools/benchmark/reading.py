@@ -33,8 +33,8 @@ import PIL
 from PIL import Image
 
 from iecl_jax import config as config_lib
-from iecl_jax.data import image_folder, images
-from iecl_jax.data.datasets import open_split
+from iecl_jax.data import images, open_split
+from iecl_jax.data.sources import image_folder
 from iecl_jax.data.split import Indices, Record, Split
 from iecl_jax.data.train_batches import TrainBatches
 from iecl_jax.run import markdown, workdir

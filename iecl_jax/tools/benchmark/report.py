@@ -85,17 +85,16 @@ def utilisation(record: Mapping[str, Any]) -> Record:
     """step_gflops, the rate of the step's products over all devices, and its shares.
 
     Args:
-      record: has images_per_second, product_flops_per_image, matmul_gflops and conv_gflops.
+      record: has images_per_second, product_flops_per_image and what `roofline.measure` reached.
 
     Returns:
-      step_gflops; mfu_matmul and mfu_conv: it as a share of what `roofline.measure` reached.
+      step_gflops; mfu_matmul and, where the record has conv_gflops, mfu_conv: it as a share of
+      what was reached.
     """
     rate = record["images_per_second"] * record["product_flops_per_image"] / 1e9
-    return {
-        "step_gflops": rate,
-        "mfu_matmul": rate / record["matmul_gflops"],
-        "mfu_conv": rate / record["conv_gflops"],
-    }
+    reached = {name: f"{name}_gflops" for name in ("matmul", "conv") if f"{name}_gflops" in record}
+    shares = {f"mfu_{name}": rate / record[gflops] for name, gflops in reached.items()}
+    return {"step_gflops": rate} | shares
 
 
 def write_json(path: Path, records: Sequence[Record]) -> None:

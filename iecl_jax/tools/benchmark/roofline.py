@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from iecl_jax.models import precision
+from iecl_jax.models import build, precision
+from iecl_jax.models.encoders.resnet import ResNet
 from iecl_jax.tools.benchmark import timing
 
 CALLS = 10
@@ -24,25 +25,30 @@ def measure(config: ml_collections.ConfigDict) -> dict[str, float]:
 
     Every device does the same work at the same time, in the dtype of `train.precision` and at JAX's
     default precision of products (on NVIDIA's float32: TF32). The convolution is the harmonic mean
-    over `conv_shapes` of a 3x3 one with both its gradients.
+    over `conv_shapes` of a 3x3 one with both its gradients; an encoder without them has none.
     """
     dtype = precision.compute_dtype(config)
     side = MATRIX_SIDE.get(jax.default_backend(), LARGE_MATRIX_SIDE)
+    found = {"matmul_gflops": matmul_gflops(side, dtype)}
     shapes = conv_shapes(config, jax.device_count())
-    return {
-        "matmul_gflops": matmul_gflops(side, dtype),
-        "conv_gflops": statistics.harmonic_mean([conv_gflops(s, dtype) for s in shapes]),
-    }
+    if shapes:
+        speeds = [conv_gflops(shape, dtype) for shape in shapes]
+        found["conv_gflops"] = statistics.harmonic_mean(speeds)
+    return found
 
 
 def conv_shapes(
     config: ml_collections.ConfigDict, num_devices: int
 ) -> list[tuple[int, int, int, int]]:
-    """[b, S, S, C] of the 3x3 convolutions of each of the ResNet's four stages, on one device."""
+    """[b, S, S, C] of the 3x3 convolutions of each of a ResNet's stages, on one device; [] of an
+    encoder that is no ResNet."""
+    encoder = build.encoder(config)
+    if not isinstance(encoder, ResNet):
+        return []
     images = config.train.batch_size // num_devices
-    size = config.data.image_size // (1 if config.encoder.stem == "cifar" else 4)
-    sizes = [max(1, size // 2**i) for i in range(4)]
-    return [(images, side, side, config.encoder.width * 2**i) for i, side in enumerate(sizes)]
+    size = config.data.image_size // (1 if encoder.stem == "cifar" else 4)
+    sizes = [max(1, size // 2**i) for i in range(len(encoder.stages))]
+    return [(images, side, side, encoder.width * 2**i) for i, side in enumerate(sizes)]
 
 
 def matmul_gflops(side: int, dtype: jnp.dtype) -> float:

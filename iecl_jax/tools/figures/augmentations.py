@@ -10,6 +10,7 @@ import argparse
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,53 +18,57 @@ import ml_collections
 import numpy as np
 
 from iecl_jax import data, methods
+from iecl_jax.config import kinds, section
 from iecl_jax.data import augment
 from iecl_jax.evals.pictures import gallery
 from iecl_jax.run import checkpoint
 
 _COLUMNS = 8
-_SIMCLR_CROP = (0.08, 1.0)
-_SIMCLR_JITTER = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
+_SIMCLR: dict[str, dict[str, Any]] = {
+    "crop": {"scale": (0.08, 1.0)},
+    "jitter": {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2},
+}
+_TITLES = {
+    "crop": "crop",
+    "jitter": "colour",
+    "noise": "noise",
+    "rotate": "rotation",
+    "blur": "blur",
+}
 
 Operator = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def operators(ops: ml_collections.ConfigDict, size: int) -> dict[str, Operator]:
+def operators(view: ml_collections.ConfigDict, size: int) -> dict[str, Operator]:
     """The operators of Fig. 2, each as (key, image [S, S, 3] in [0, 1]) -> the same.
 
     Args:
-      ops: `config.augment.query`. The strengths of noise, rotation and blur are in it even if their
-        probability is 0; a missing crop or jitter is replaced by SimCLR's, with a word in its name.
+      view: `config.augment.query`. What it has off is drawn with its strength there, what it lacks
+        with that by default, crop and jitter in both cases with SimCLR's; a word says so.
       size: S.
     """
-    crop_off = tuple(ops.crop_scale) == (1.0, 1.0)
-    jitter = {name: ops[name] for name in _SIMCLR_JITTER}
-    jitter_off = not ops.jitter_prob or not any(jitter.values())
+    found: dict[str, Operator] = {}
+    for name, title in _TITLES.items():
+        file = kinds.load("operator", name)
+        settings = section.defaults(file.Settings)
+        settings.update(view.get(name, {}))
+        if off := _is_off(view, name):
+            settings.update(_SIMCLR.get(name, {}))
+        if "prob" in settings:
+            settings.prob = 1.0
+        found[f"{title}\n(not in this run)" if off else title] = functools.partial(
+            file.apply, settings=settings, size=size
+        )
+    return found
 
-    def named(name: str, off: bool) -> str:
-        return f"{name}\n(not in this run)" if off else name
 
-    return {
-        named("crop", crop_off): functools.partial(
-            augment.random_resized_crop,
-            size=size,
-            scale=_SIMCLR_CROP if crop_off else tuple(ops.crop_scale),
-            ratio=tuple(ops.crop_ratio),
-            interpolation=ops.crop_interpolation,
-        ),
-        named("colour", jitter_off): functools.partial(
-            augment.random_color_jitter, prob=1.0, **(_SIMCLR_JITTER if jitter_off else jitter)
-        ),
-        named("noise", not ops.noise_prob): functools.partial(
-            augment.random_add_noise, prob=1.0, std=ops.noise_std
-        ),
-        named("rotation", not ops.rotate_prob): functools.partial(
-            augment.random_rotate, prob=1.0, degrees=ops.rotate_degrees
-        ),
-        named("blur", not ops.blur_prob): functools.partial(
-            augment.random_gaussian_blur, prob=1.0, sigma=tuple(ops.blur_sigma)
-        ),
-    }
+def _is_off(view: ml_collections.ConfigDict, name: str) -> bool:
+    if name not in view.operators:
+        return True
+    if name == "crop":
+        return tuple(view.crop.scale) == (1.0, 1.0)
+    no_jitter = name == "jitter" and not any(view.jitter[each] for each in _SIMCLR["jitter"])
+    return no_jitter or not view[name].prob
 
 
 def kept_steps(workdir: pathlib.Path) -> list[int]:
@@ -95,9 +100,10 @@ def draw(workdir: pathlib.Path, steps: Sequence[int], data_dir: str = "") -> np.
     split = data.open_split(config.data, "pretrain")
     count = group * -(-_COLUMNS // group)
     batch = next(data.eval_batches(config.data, split, count, np.arange(count) % len(split)))
-    normalized = augment.make_eval_transform(config.augment, size)(jnp.asarray(batch["image"]))
+    statistics = data.statistics(config.data)
+    normalized = augment.make_eval_transform(size, *statistics)(jnp.asarray(batch["image"]))
     shown = slice(None, _COLUMNS)
-    images = augment.denormalize(normalized[shown], config.augment)
+    images = augment.denormalize(normalized[shown], *statistics)
     rows = [("source", np.asarray(images))]
     keys = jax.random.split(jax.random.key(config.seed), _COLUMNS)
     rows += [
@@ -114,7 +120,7 @@ def draw(workdir: pathlib.Path, steps: Sequence[int], data_dir: str = "") -> np.
         rescaled, added[step] = gallery.separate(
             np.asarray(normalized[shown]), np.asarray(transformed[shown])
         )
-        picture = augment.denormalize(jnp.asarray(rescaled), config.augment)
+        picture = augment.denormalize(jnp.asarray(rescaled), *statistics)
         rows.append((f"SAIB, step {step}", np.asarray(picture)))
     spread = 6 * max(values.std() for values in added.values()) + 1e-6
     rows += [(f"added, step {step}", 0.5 + values / spread) for step, values in added.items()]

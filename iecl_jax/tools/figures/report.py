@@ -107,7 +107,7 @@ def _header(name: str, config: Any, starts: Any, results: Any) -> str:
     facts = {
         "Method": _text(config, "{method.name}"),
         "SAIB": _saib(config),
-        "Encoder": _text(config, "{encoder.name}, {encoder.stem} stem, width {encoder.width}"),
+        "Encoder": _encoder(_at(config, "encoder")),
         "Data": _text(config, "{data.name}, {data.image_size} px"),
         "Training": _text(
             config, "batches of {train.batch_size}, {optimizer.name}, {train.precision}"
@@ -130,6 +130,14 @@ def _header(name: str, config: Any, starts: Any, results: Any) -> str:
         f"<h1>{html.escape(title)}</h1>{page.paragraph(name, 'lead')}"
         f"{unfinished}{page.facts(facts)}"
     )
+
+
+def _encoder(settings: Any) -> str | None:
+    """The encoder's name and those of its settings that are on, whatever they are."""
+    if not isinstance(settings, Mapping) or "name" not in settings:
+        return None
+    on = [f"{key}={value}" for key, value in settings.items() if key != "name" and value]
+    return ", ".join([str(settings["name"]), *on])
 
 
 def _saib(config: Any) -> str | None:

@@ -52,7 +52,7 @@ def _config_hash(config: Mapping[str, Any]) -> str:
 
 def _protocol(config: Mapping[str, Any], probes: Sequence[Mapping[str, Any]]) -> str:
     if probes:
-        probe = probes[0]["probe"]
+        probe = probes[0]["linear_probe"]
         linear = (
             "of section 4.1, a classifier on augmented images through the frozen encoder, "
             f"{probe['num_epochs']} epochs of SGD with rate {probe['learning_rate']} at batch "
@@ -61,10 +61,10 @@ def _protocol(config: Mapping[str, Any], probes: Sequence[Mapping[str, Any]]) ->
     else:
         linear = (
             "a classifier on the features of unaugmented images, "
-            f"{config['eval']['linear_epochs']} epochs, its learning rate chosen on a tenth of the "
-            "training images"
+            f"{config['eval']['linear']['num_epochs']} epochs, its learning rate chosen on a tenth "
+            "of the training images"
         )
-    neighbours = f"{config['eval']['knn_k']} weighted neighbours among all training images"
+    neighbours = f"{config['eval']['knn']['k']} weighted neighbours among all training images"
     return f"linear: {linear}; kNN: {neighbours}"
 
 

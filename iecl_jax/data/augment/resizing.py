@@ -4,15 +4,10 @@ Resizing is linear and separable, so a box becomes `rows @ image @ columns.T` wi
 [S, W] matrix of its own. Boxes differ from image to image, yet nothing is gathered or sliced.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 
-from iecl_jax.data.augment.draws import uniforms
-
 INTERPOLATIONS = ("bilinear", "bicubic")
-_TRIES = 10
 
 
 def _triangle(distance: jax.Array) -> jax.Array:
@@ -105,61 +100,4 @@ def resize(image: jax.Array, *, size: int, interpolation: str = "bilinear") -> j
     if height == width == size:
         return image
     box = jnp.array([0, 0, height, width])
-    return resized_crop(image, box, size=size, interpolation=interpolation)
-
-
-def sample_box(
-    key: jax.Array,
-    height: int,
-    width: int,
-    *,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-) -> jax.Array:
-    """A box as torchvision's `RandomResizedCrop.get_params` draws it.
-
-    Ten tries draw the share of the area uniformly from `scale` and log(width / height) uniformly
-    from the logs of `ratio`; the first that fits into the image is put at a uniform place. If none
-    fits: the largest centred box whose shape is within `ratio`.
-
-    Args:
-      key: typed key of this image.
-      height, width: pixels of the image.
-      scale: smallest and largest share of the image's area.
-      ratio: smallest and largest width / height.
-
-    Returns:
-      int32 [4], (top, left, height, width) in pixels.
-    """
-    areas, aspects, places = jnp.split(uniforms(key, 2 * _TRIES + 2), [_TRIES, 2 * _TRIES])
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * areas)
-    log_ratio = math.log(ratio[0]), math.log(ratio[1])
-    aspect = jnp.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * aspects)
-    widths = jnp.round(jnp.sqrt(area * aspect))
-    heights = jnp.round(jnp.sqrt(area / aspect))
-    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-
-    first = jnp.argmax(fits)
-    fallback_height = min(height, round(width / ratio[0]))
-    fallback_width = min(width, round(height * ratio[1]))
-    box_height = jnp.where(fits.any(), heights[first], fallback_height)
-    box_width = jnp.where(fits.any(), widths[first], fallback_width)
-    spare = jnp.stack([height - box_height, width - box_width])
-    place = jnp.floor(places * (spare + 1))
-    place = jnp.where(fits.any(), jnp.minimum(place, spare), jnp.floor(spare / 2))
-    return jnp.concatenate([place, jnp.stack([box_height, box_width])]).astype(jnp.int32)
-
-
-def random_resized_crop(
-    key: jax.Array,
-    image: jax.Array,
-    *,
-    size: int,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    interpolation: str = "bilinear",
-) -> jax.Array:
-    """`resized_crop` of a box drawn by `sample_box`: [H, W, 3] in [0, 1] to [size, size, 3]."""
-    height, width, _ = image.shape
-    box = sample_box(key, height, width, scale=scale, ratio=ratio)
     return resized_crop(image, box, size=size, interpolation=interpolation)

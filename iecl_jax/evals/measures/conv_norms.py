@@ -5,7 +5,7 @@ so that is the norm it bounds, by 1. How much a convolution can stretch an image
 norm, which this bounds only by sqrt(kh * kw): 3 for a 3x3 kernel, 7 for a 7x7 one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from iecl_jax.losses.product import product
 from iecl_jax.models.conv import Conv, power_iteration
 
 ITERATIONS = 20
@@ -71,13 +72,12 @@ def operator_norm(
     def gram(v: jax.Array) -> jax.Array:
         """A^H A v at every frequency; v [2, frequencies, in], real and imaginary parts."""
         patches = _rotate(v[:, :, None], cos, sin)
-        through = patches.reshape(-1, kh * kw * channels) @ matrix @ matrix.T
-        return _rotate(through.reshape(patches.shape), cos, -sin).sum(2)
+        through = product(patches.reshape(-1, kh * kw * channels), matrix)
+        return _rotate(product(through, matrix.T).reshape(patches.shape), cos, -sin).sum(2)
 
     draw = np.random.default_rng(0).standard_normal((2, 1, channels), np.float32)
     start = jnp.broadcast_to(draw, (2, len(angle), channels))
-    with jax.default_matmul_precision("highest"):
-        return jnp.sqrt(_largest_eigenvalue(gram, start, min(iterations, channels)))
+    return jnp.sqrt(_largest_eigenvalue(gram, start, min(iterations, channels)))
 
 
 def _angles(size: int, taps: int) -> jax.Array:
@@ -140,7 +140,7 @@ def _bisect(diagonal: jax.Array, beside: jax.Array) -> jax.Array:
 
 
 def encoder_norms(
-    encoder: nn.Module,
+    encode: Callable[[jax.Array], Any],
     params: Mapping[str, Any],
     batch_stats: Mapping[str, Any],
     *,
@@ -153,18 +153,18 @@ def encoder_norms(
     Convolutions of the same shape and grid share a program, which runs once for each.
 
     Args:
-      encoder: module called as encoder(images, train=False), with `Conv`s inside.
-      params: its parameters.
+      encode: images [1, S, S, 3] -> anything: an evaluation call of the encoder.
+      params: the encoder's parameters.
       batch_stats: its batch statistics, with the u of spectral normalisation where that is on.
-      image_size: pixels, side of its images.
+      image_size: S, pixels.
       iterations: see `operator_norm`.
 
     Returns:
       {"layer1_0/conv1": (matrix norm, operator norm), ...}: float32 scalars by the path of the
-      module, in the order of the calls.
+      module, in the order of the calls; {} of an encoder without convolutions.
     """
     groups: dict[tuple, dict[str, jax.Array]] = {}
-    grids = input_grids(encoder, params, batch_stats, image_size)
+    grids = input_grids(encode, image_size)
     for path, grid in grids.items():
         kernel, stats = params, batch_stats
         for name in path.split("/"):
@@ -188,11 +188,9 @@ def encoder_norms(
     return {path: norms[path] for path in grids}
 
 
-def input_grids(
-    encoder: nn.Module, params: Any, batch_stats: Any, image_size: int
-) -> dict[str, tuple[int, int]]:
-    """{path of a `Conv`: (height, width) of its input}; see `encoder_norms`. Computes shapes alone,
-    so params and batch_stats may be `jax.ShapeDtypeStruct`s."""
+def input_grids(encode: Callable[[jax.Array], Any], image_size: int) -> dict[str, tuple[int, int]]:
+    """{path of a `Conv`: (height, width) of its input}; see `encoder_norms`. Computes shapes
+    alone."""
     grids = {}
 
     def record(call, args, kwargs, context):
@@ -200,10 +198,7 @@ def input_grids(
             grids["/".join(context.module.path)] = args[0].shape[1:3]
         return call(*args, **kwargs)
 
-    def forward(variables, images):
-        return encoder.apply(variables, images, train=False)
-
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     with nn.intercept_methods(record):
-        jax.eval_shape(forward, {"params": params, "batch_stats": batch_stats}, images)
+        jax.eval_shape(encode, images)
     return grids

@@ -5,17 +5,28 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import ml_collections
 import numpy as np
 from absl import logging
 from PIL import Image
 
+from iecl_jax.data.sources.tfds import MEAN, STD, Settings
 from iecl_jax.data.split import DECODE_ERRORS, MAX_NATIVE_SIZE, BrokenFiles, Indices, Record, Split
+
+CROPPED_ON_HOST = True
+__all__ = ["CROPPED_ON_HOST", "MEAN", "STD", "Settings", "check", "list_images", "open_split"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
-def open_folder(directory: str, split: str, num_threads: int) -> Split:
-    """Opens split "train" or "test" of a folder.
+def check(data: ml_collections.ConfigDict) -> None:
+    """Raises ValueError if `data` names no folder."""
+    if not data.dir:
+        raise ValueError("data.name='image_folder' needs data.dir, the folder of the images.")
+
+
+def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
+    """Opens a split of the folder `data.dir`.
 
     DIR/train and DIR/val (or DIR/test) are the splits if they are there; else DIR is "train". In a
     split's folder each subfolder is a class, with all images below it; images that lie in the
@@ -24,11 +35,11 @@ def open_folder(directory: str, split: str, num_threads: int) -> Split:
     good one. ValueError if there is no such split, no image, a class unknown to DIR/train, or if
     more than 1 % of the files are broken.
     """
-    top = Path(directory).expanduser()
+    top = Path(data.dir).expanduser()
     if not top.is_dir():
-        raise ValueError(f"data.dir={directory!r} is not a folder.")
+        raise ValueError(f"data.dir={data.dir!r} is not a folder.")
     train = top / "train" if (top / "train").is_dir() else top
-    root = train if split == "train" else _test_folder(top)
+    root = train if split != "test" else _test_folder(top)
     paths = list_images(root)
     if not paths:
         raise ValueError(f"{root} holds no image ({', '.join(SUFFIXES)}).")
@@ -41,7 +52,7 @@ def open_folder(directory: str, split: str, num_threads: int) -> Split:
 
     broken = BrokenFiles(len(paths), str(root))
     logging.info("Reading the headers of %d images in %s.", len(paths), root)
-    with ThreadPoolExecutor(num_threads) as pool:
+    with ThreadPoolExecutor(data.num_threads) as pool:
         sizes = list(pool.map(lambda path: _size(path, broken), paths))
     slots = _next_good([size is not None for size in sizes])
     records = [Record(paths[slot], labels[slot]) for slot in slots]
@@ -59,6 +70,7 @@ def open_folder(directory: str, split: str, num_threads: int) -> Split:
         read=read,
         read_labels=lambda: np.array([record.label for record in records]),
         broken=broken,
+        is_train=split != "test",
     )
 
 

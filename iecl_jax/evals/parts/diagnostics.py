@@ -15,11 +15,10 @@ import numpy as np
 
 from iecl_jax import data, methods
 from iecl_jax.data import augment
-from iecl_jax.evals import conv_norms, jacobian, preservation
+from iecl_jax.evals.measures import conv_norms, jacobian, preservation
 from iecl_jax.evals.pictures import spectrum as drawn_spectrum
 from iecl_jax.losses import entropy
 from iecl_jax.losses.contrastive import l2_normalize
-from iecl_jax.models import build
 from iecl_jax.train.state import TrainState
 
 ALARMS = {"rank_me": "min_rank", "feature_std": "min_feature_std"}
@@ -58,11 +57,14 @@ class Diagnostics:
       entropy_gain: entropy_query_saib - entropy_query, what of SAIB's increment the encoder keeps
       log_det, log_det_stderr: log|det J| of SAIB with running BN statistics on the first group of
         query views, nats per dimension, and its standard error over probes; log_det_half_depth
-        with half as many Lanczos steps, to see how far it has converged (`evals.jacobian`)
+        with half as many Lanczos steps, to see how far it has converged (`measures.jacobian`)
       sigma_min, sigma_max: its extreme singular values as far as Lanczos has found them
-      rank_me, feature_std: of the anchors' pooled features (`evals.preservation`)
+      rank_me, feature_std: of the anchors' pooled features (`measures.preservation`)
       alignment, uniformity: of anchor and query, and of anchor embeddings
       conv_matrix_norm, conv_operator_norm: the largest over the encoder's convolutions
+
+    What a network does not have is not measured: without SAIB there is no entropy_query_saib,
+    entropy_gain, log_det and sigma, without convolutions no norm of one.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, split: data.Split):
@@ -110,42 +112,44 @@ class Diagnostics:
 
 
 def fixed_views(config: ml_collections.ConfigDict, split: data.Split, count: int) -> np.ndarray:
-    """The first `count` images of a split in their two views, float32 [2, count, S, S, 3].
+    """The first `count` images of a split as anchor and query, float32 [2, count, S, S, 3].
 
     They are augmented on the device with the keys of step 0; images that vary in size or are large
     are cropped out of what evaluation sees of them.
     """
     batch = next(data.eval_batches(config.data, split, count, np.arange(count)))
-    make_views = augment.make_augment(config.augment, config.data.image_size)
+    make_views = augment.make_augment(
+        config.augment, config.data.image_size, *data.statistics(config.data)
+    )
 
     @jax.jit
     def views(seed, images):
         keys = augment.image_keys(augment.run_key(seed), 0, jnp.arange(count))
-        return make_views(keys, images)
+        return make_views(keys, images)[:2]
 
-    return np.asarray(views(np.uint32(config.seed), batch["image"]))
+    return np.stack(views(np.uint32(config.seed), batch["image"]))
 
 
 def _count(config: ml_collections.ConfigDict, split: data.Split) -> int:
     group = config.saib.group_size if config.saib.enabled else 1
-    unit = math.lcm(group, config.encoder.bn_group or 1)
+    unit = math.lcm(group, config.encoder.get("bn_group", 0) or 1)
     return max(1, min(config.diagnostics.num_images, len(split)) // unit) * unit
 
 
 def conv_layers(
     config: ml_collections.ConfigDict, params: Any, method_state: Any
 ) -> dict[str, dict[str, jax.Array]]:
-    """{"conv_matrix_norm", "conv_operator_norm"} -> {path of an encoder's convolution: norm}."""
+    """{"conv_matrix_norm", "conv_operator_norm"} -> {path of an encoder's convolution: norm}; {} of
+    an encoder without convolutions."""
+    encode = methods.make(config, total_steps=1).encode
     norms = conv_norms.encoder_norms(
-        build.encoder(config),
+        functools.partial(encode, params, method_state),
         params["online"]["encoder"],
-        method_state["online"]["encoder"],
+        method_state.get("online", {}).get("encoder", {}),
         image_size=config.data.image_size,
     )
-    return {
-        name: {path: pair[i] for path, pair in norms.items()}
-        for i, name in enumerate(("conv_matrix_norm", "conv_operator_norm"))
-    }
+    names = ("conv_matrix_norm", "conv_operator_norm") if norms else ()
+    return {name: {path: pair[i] for path, pair in norms.items()} for i, name in enumerate(names)}
 
 
 def embedding_measures(
@@ -158,7 +162,7 @@ def embedding_measures(
     inputs = [anchor, query]
     if config.saib.enabled:
         inputs.append(method.transform(params, method_state, query, train=True))
-    embedded = method.embed(params, method_state, jnp.stack(inputs))
+    embedded = method.embed(params, method_state, inputs)
     z, pooled = l2_normalize(embedded["projection"]), embedded["pooled"][0]
     values = {
         "entropy_anchor": rate(z[0]),

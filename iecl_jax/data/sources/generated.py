@@ -3,9 +3,13 @@
 import colorsys
 import math
 
+import ml_collections
 import numpy as np
 
+from iecl_jax.data.sources.tfds import MEAN, STD, Settings
 from iecl_jax.data.split import MAX_NATIVE_SIZE, Indices, Record, Split
+
+__all__ = ["MEAN", "STD", "Settings", "draw", "open_split"]
 
 NUM_CLASSES = 10
 NUM_TRAIN, NUM_TEST = 256, 64
@@ -28,19 +32,21 @@ def draw(index: int, size: int) -> np.ndarray:
     return np.clip(np.rint(255 * image), 0, 255).astype(np.uint8)
 
 
-def open_generated(image_size: int, split: str) -> Split:
-    """256 training or 64 other test images of side `image_size` in ten classes."""
+def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
+    """256 training or 64 other test images of side `data.image_size` in ten classes."""
+    size: int = data.image_size
     first, length = (NUM_TRAIN, NUM_TEST) if split == "test" else (0, NUM_TRAIN)
 
     def read(indices: Indices) -> list[Record]:
         places = [first + int(index) for index in indices]
-        return [Record(draw(place, image_size), place % NUM_CLASSES) for place in places]
+        return [Record(draw(place, size), place % NUM_CLASSES) for place in places]
 
     return Split(
         name="generated",
         class_names=tuple(f"stripes{label}" for label in range(NUM_CLASSES)),
-        image_shape=(image_size, image_size) if image_size <= MAX_NATIVE_SIZE else None,
+        image_shape=(size, size) if size <= MAX_NATIVE_SIZE else None,
         length=length,
         read=read,
         read_labels=lambda: np.arange(first, first + length) % NUM_CLASSES,
+        is_train=split != "test",
     )

@@ -1,10 +1,20 @@
-"""Blurring an image and adding noise to it."""
+"""Blurring an image with a Gaussian."""
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
+from iecl_jax.config.rules import RANGE, SHARE
+from iecl_jax.config.section import Section, key
 from iecl_jax.data.augment.draws import uniforms
+
+
+class Settings(Section):
+    """Of `blur`."""
+
+    prob = key(0.5, SHARE, "probability")
+    sigma = key((0.1, 2.0), RANGE, "pixels")
 
 
 def blur_radius(size: int) -> int:
@@ -71,22 +81,11 @@ def gaussian_blur(
     return jnp.clip(blurred, 0, 1)
 
 
-def random_gaussian_blur(
-    key: jax.Array, image: jax.Array, *, prob: float, sigma: tuple[float, float] = (0.1, 2.0)
+def apply(
+    key: jax.Array, image: jax.Array, settings: ml_collections.ConfigDict, size: int
 ) -> jax.Array:
-    """`gaussian_blur` with probability `prob` and sigma uniform in the given range of pixels."""
+    """`gaussian_blur` with probability `prob` and sigma uniform in its range."""
     chance, place = uniforms(key, 2)
-    blurred = gaussian_blur(image, sigma[0] + (sigma[1] - sigma[0]) * place)
-    return jnp.where(chance < prob, blurred, image)
-
-
-def add_noise(image: jax.Array, noise: jax.Array) -> jax.Array:
-    """clip(image + noise): float32 [H, W, 3] in [0, 1] and [H, W, 3] to [H, W, 3] in [0, 1]."""
-    return jnp.clip(image + noise, 0, 1)
-
-
-def random_add_noise(key: jax.Array, image: jax.Array, *, prob: float, std: float) -> jax.Array:
-    """`add_noise` with probability `prob`, of independent N(0, std^2) values."""
-    chance, values = jax.random.split(key)
-    noise = std * jax.random.normal(values, image.shape)
-    return jnp.where(uniforms(chance, 1)[0] < prob, add_noise(image, noise), image)
+    low, high = settings.sigma
+    blurred = gaussian_blur(image, low + (high - low) * place)
+    return jnp.where(chance < settings.prob, blurred, image)

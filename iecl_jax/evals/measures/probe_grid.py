@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iecl_jax.evals.linear_probe import (
+from iecl_jax.evals.measures.linear_probe import (
     Array,
     Params,
     ProbeState,

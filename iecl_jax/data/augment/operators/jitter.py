@@ -1,27 +1,25 @@
-"""Operators on the colours of an image, as torchvision defines them on float tensors."""
+"""Changing brightness, contrast, saturation and hue, as torchvision does on float tensors."""
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
+from iecl_jax.config.rules import NOT_NEGATIVE, SHARE, Rule
+from iecl_jax.config.section import Section, key
 from iecl_jax.data.augment.draws import uniforms
+from iecl_jax.data.augment.operators.gray import luminance
 
-GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
-def _gray(image: jax.Array) -> jax.Array:
-    red, green, blue = GRAY_WEIGHTS
-    return red * image[..., 0] + green * image[..., 1] + blue * image[..., 2]
+class Settings(Section):
+    """Of `jitter`."""
 
-
-def grayscale(image: jax.Array) -> jax.Array:
-    """.2989 R + .587 G + .114 B in each channel: float32 [H, W, 3] in [0, 1] to the same."""
-    return jnp.broadcast_to(_gray(image)[..., None], image.shape)
-
-
-def random_grayscale(key: jax.Array, image: jax.Array, *, prob: float) -> jax.Array:
-    """`grayscale` with probability `prob`."""
-    return jnp.where(uniforms(key, 1)[0] < prob, grayscale(image), image)
+    prob = key(0.8, SHARE, "probability")
+    brightness = key(0.4, NOT_NEGATIVE, "strength")
+    contrast = key(0.4, NOT_NEGATIVE, "strength")
+    saturation = key(0.4, NOT_NEGATIVE, "strength")
+    hue = key(0.1, Rule(lambda value: 0 <= value <= 0.5, "from 0 to 0.5"), "strength, turns")
 
 
 def _blend(image: jax.Array, blend: tuple[jax.typing.ArrayLike, ...]) -> tuple[jax.Array, None]:
@@ -30,7 +28,7 @@ def _blend(image: jax.Array, blend: tuple[jax.typing.ArrayLike, ...]) -> tuple[j
     The target is the image's mean gray (contrast), its gray (saturation) or 0 (brightness).
     """
     factor, to_mean, to_gray = blend
-    gray = _gray(image)
+    gray = luminance(image)
     target = jnp.where(to_mean, gray.mean(), jnp.where(to_gray, gray, 0.0))
     return jnp.clip(factor * image + ((1 - factor) * target)[..., None], 0, 1), None
 
@@ -136,7 +134,7 @@ def sample_color_jitter(
       The order, int32 [4], uniform over the 24 permutations; and the four adjustments by name,
       float32 scalars, None where the strength is 0.
     """
-    u = uniforms(key, 8)  # `random_color_jitter` takes the ninth
+    u = uniforms(key, 8)  # `apply` takes the ninth
     strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
     factors: dict[str, jax.Array | None] = {}
     for place, (name, strength) in enumerate(strengths.items()):
@@ -146,34 +144,14 @@ def sample_color_jitter(
     return jnp.argsort(u[4:]), factors
 
 
-def random_color_jitter(
-    key: jax.Array,
-    image: jax.Array,
-    *,
-    prob: float,
-    brightness: float,
-    contrast: float,
-    saturation: float,
-    hue: float,
+def apply(
+    key: jax.Array, image: jax.Array, settings: ml_collections.ConfigDict, size: int
 ) -> jax.Array:
     """`color_jitter` with probability `prob`, as drawn by `sample_color_jitter`.
 
-    float32 [H, W, 3] in [0, 1] to the same. A strength of 0 leaves its adjustment out.
+    A strength of 0 leaves its adjustment out of the program.
     """
-    order, factors = sample_color_jitter(
-        key, brightness=brightness, contrast=contrast, saturation=saturation, hue=hue
-    )
+    names = ("brightness", "contrast", "saturation", "hue")
+    order, factors = sample_color_jitter(key, **{name: settings[name] for name in names})
     jittered = color_jitter(image, order, **factors)
-    return jnp.where(uniforms(key, 9)[8] < prob, jittered, image)
-
-
-def solarize(image: jax.Array, *, threshold: float = 0.5) -> jax.Array:
-    """Inverts the values that are at least `threshold`: float32 [H, W, 3] in [0, 1] to the same."""
-    return jnp.where(image >= threshold, 1 - image, image)
-
-
-def random_solarize(
-    key: jax.Array, image: jax.Array, *, prob: float, threshold: float = 0.5
-) -> jax.Array:
-    """`solarize` with probability `prob`."""
-    return jnp.where(uniforms(key, 1)[0] < prob, solarize(image, threshold=threshold), image)
+    return jnp.where(uniforms(key, 9)[8] < settings.prob, jittered, image)

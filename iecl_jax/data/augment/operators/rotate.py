@@ -1,20 +1,20 @@
-"""Mirroring and rotating an image."""
+"""Rotating an image about its centre."""
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 from jax.scipy.ndimage import map_coordinates
 
+from iecl_jax.config.rules import NOT_NEGATIVE, SHARE
+from iecl_jax.config.section import Section, key
 from iecl_jax.data.augment.draws import uniforms
 
 
-def flip(image: jax.Array) -> jax.Array:
-    """The mirror image, left for right: [H, W, 3] of any dtype to the same."""
-    return image[:, ::-1]
+class Settings(Section):
+    """Of `rotate`."""
 
-
-def random_flip(key: jax.Array, image: jax.Array, *, prob: float = 0.5) -> jax.Array:
-    """`flip` with probability `prob`."""
-    return jnp.where(uniforms(key, 1)[0] < prob, flip(image), image)
+    prob = key(0.0, SHARE, "probability")
+    degrees = key(90.0, NOT_NEGATIVE, "largest angle either way")
 
 
 def rotate(image: jax.Array, degrees: jax.Array | float) -> jax.Array:
@@ -38,9 +38,10 @@ def rotate(image: jax.Array, degrees: jax.Array | float) -> jax.Array:
     return jnp.clip(rotated, 0, 1)
 
 
-def random_rotate(
-    key: jax.Array, image: jax.Array, *, prob: float, degrees: float = 90.0
+def apply(
+    key: jax.Array, image: jax.Array, settings: ml_collections.ConfigDict, size: int
 ) -> jax.Array:
     """`rotate` with probability `prob` by an angle uniform in [-degrees, degrees]."""
     chance, angle = uniforms(key, 2)
-    return jnp.where(chance < prob, rotate(image, degrees * (2 * angle - 1)), image)
+    turned = rotate(image, settings.degrees * (2 * angle - 1))
+    return jnp.where(chance < settings.prob, turned, image)

@@ -1,0 +1,28 @@
+"""Any evaluation on a checkpoint: a file of iecl_jax/evals by its name, or any other by its path.
+
+    python -m iecl_jax.main --config=configs/evaluate.py:NAME --config.checkpoint=WORKDIR
+
+`:NAME,smoke` measures an untrained tiny network.
+"""
+
+import ml_collections
+
+from configs import common, imagenet_r50
+from iecl_jax import config as config_lib
+
+SCALES = ("smoke",)
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    words, scale = common.split_scale(arg, SCALES)
+    if len(words) != 1:
+        raise common.unknown_variant(arg, "the name or path of an evaluation", SCALES)
+    return evaluation_config(words[0], scale)
+
+
+def evaluation_config(job: str, scale: str) -> ml_collections.ConfigDict:
+    """An evaluation as a job; at the scale of smoke of an untrained tiny network."""
+    config = config_lib.new(job)
+    if scale:
+        config.pretrain = imagenet_r50.get_config("100,smoke")
+    return config

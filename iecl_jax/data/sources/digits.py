@@ -1,0 +1,106 @@
+"""scikit-learn's 1,797 handwritten digits as a TFDS data set, prepared without a download.
+
+The images are 8 x 8, grey 0 to 16, stored as 0 to 255. The split is fixed: 1,437 images to train
+and 360 to test, a stratified permutation by `sklearn.model_selection.train_test_split` with seed 0.
+"""
+
+import functools
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from iecl_jax.data.sources import tfds
+from iecl_jax.data.sources.tfds import Settings
+from iecl_jax.data.split import Split
+
+MEAN, STD = (0.305,) * 3, (0.376,) * 3
+
+__all__ = ["MEAN", "STD", "Settings", "open_split", "prepare"]
+
+VERSION = "1.0.0"
+NUM_TEST = 360
+
+
+def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
+    """Opens a split, and prepares the data set in `data.dir` first if it is not there."""
+    if tfds.prepared_dir("digits", data.dir) is None:
+        prepare(data)
+    return tfds.open_split(data, split)
+
+
+def prepare(data: ml_collections.ConfigDict) -> None:
+    """Writes the data set into `data.dir` with TFDS (and TensorFlow), unless it is there.
+
+    It is written elsewhere and then moved into place at once, so that processes that do this at the
+    same time do not disturb each other.
+    """
+    directory = tfds.data_dir(data.dir)
+    target = directory / "digits" / VERSION
+    if target.exists():
+        return
+    builder_class = make_builder_class()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".digits-") as scratch:
+        builder = builder_class(data_dir=scratch, file_format="array_record")
+        builder.download_and_prepare()
+        try:
+            os.rename(builder.data_dir, target)
+        except OSError:
+            if not target.exists():
+                raise
+
+
+@functools.cache  # TFDS registers a name once.
+def make_builder_class() -> type[Any]:
+    """TFDS's builder of `digits`: image uint8 [8,8,1] (PNG) and label 0 to 9."""
+    import tensorflow_datasets as tf_datasets  # Training on what is prepared does without.
+
+    class Digits(tf_datasets.core.GeneratorBasedBuilder):
+        VERSION = tf_datasets.core.Version(VERSION)
+        pkg_dir_path = Path(__file__).parent
+
+        def _info(self) -> tf_datasets.core.DatasetInfo:
+            features = tf_datasets.features.FeaturesDict(
+                {
+                    "image": tf_datasets.features.Image(shape=(8, 8, 1), encoding_format="png"),
+                    "label": tf_datasets.features.ClassLabel(num_classes=10),
+                }
+            )
+            return tf_datasets.core.DatasetInfo(
+                builder=self, features=features, supervised_keys=("image", "label")
+            )
+
+        def _split_generators(self, dl_manager):
+            del dl_manager
+            train, test = split_indices()
+            return {"train": self._generate_examples(train), "test": self._generate_examples(test)}
+
+        def _generate_examples(self, indices):
+            images, labels = load_arrays()
+            for index in indices:
+                yield int(index), {"image": images[index], "label": int(labels[index])}
+
+    return Digits
+
+
+def load_arrays() -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [1797,8,8,1] in 0 to 255 and labels int64 [1797], in scikit-learn's order."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None], digits.target
+
+
+def split_indices() -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the 1,437 training and the 360 test images."""
+    from sklearn.model_selection import train_test_split
+
+    labels = load_arrays()[1]
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=NUM_TEST, random_state=0, stratify=labels
+    )
+    return train, test

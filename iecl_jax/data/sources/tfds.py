@@ -1,0 +1,171 @@
+"""Any data set that TFDS has prepared as ArrayRecord files, read by its name."""
+
+import os
+import shlex
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+from absl import logging
+
+from iecl_jax.config import kinds
+from iecl_jax.config.rules import near
+from iecl_jax.config.section import Section
+from iecl_jax.data.files import open_whole
+from iecl_jax.data.split import MAX_NATIVE_SIZE, Indices, Record, Split
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+
+_CHUNK = 1024
+
+
+class Settings(Section):
+    """Nothing beside the keys that all sources have."""
+
+
+def check(data: ml_collections.ConfigDict) -> None:
+    """Raises ValueError if `data.name` is not prepared."""
+    if prepared_dir(data.name, data.dir) is None:
+        names = kinds.names("data")
+        raise ValueError(
+            f"data.name={data.name!r} is unknown: {near(data.name, names)}use one of "
+            f"{', '.join(names)}, the path of a .py file, or a data set of TFDS once it is "
+            f"prepared, `{prepare_command(data.name, data.dir)}`."
+        )
+
+
+def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
+    """Opens a split; "test" is TFDS's "test", or where there is none its "validation"."""
+    splits = ("test", "validation") if split == "test" else ("train",)
+    return open_records(data.name, data.dir, *splits)
+
+
+def prepare(data: ml_collections.ConfigDict) -> None:
+    """Downloads `data.name` and writes it into `data.dir`, with TensorFlow.
+
+    Raises:
+      ValueError: TFDS has no such data set.
+    """
+    prepare_as(data.name, data.dir)
+
+
+def prepare_as(name: str, directory: str) -> None:
+    """`prepare`, under the name that TFDS has."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir(directory), file_format="array_record")
+    except tfds.core.DatasetNotFoundError:
+        raise ValueError(
+            f"TFDS has no data set {name!r}: {near(name, tfds.list_builders())}"
+            "https://www.tensorflow.org/datasets/catalog lists them."
+        ) from None
+    builder.download_and_prepare()
+
+
+def data_dir(directory: str) -> Path:
+    """`directory`, or if empty TFDS's own: $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    directory = directory or os.environ.get("TFDS_DATA_DIR", "") or "~/tensorflow_datasets"
+    return Path(directory).expanduser()
+
+
+def prepared_dir(name: str, directory: str) -> Path | None:
+    """The folder of the newest prepared version of data set `name`, or None."""
+    infos = (data_dir(directory) / name).glob("*.*.*/dataset_info.json")
+    versions = [info.parent for info in infos if info.parent.name.replace(".", "").isdigit()]
+    return max(versions, key=lambda path: [int(n) for n in path.name.split(".")], default=None)
+
+
+def prepare_command(name: str, directory: str) -> str:
+    """The shell command that prepares data set `name`."""
+    target = shlex.quote(str(data_dir(directory)))
+    return f"python -m iecl_jax.tools.prepare --name={name} --dir={target}"
+
+
+def open_records(name: str, directory: str, *splits: str) -> Split:
+    """Opens the first of `splits` that a prepared TFDS data set has.
+
+    Its images are the feature `image`, and its labels the feature `label` if that is a class.
+
+    Raises:
+      ValueError: it is not prepared, not as ArrayRecord, has no images or none of the splits.
+    """
+    path = prepared_dir(name, directory)
+    if path is None:
+        raise ValueError(
+            f"Data set {name} is not prepared in {data_dir(directory)}: run "
+            f"`{prepare_command(name, directory)}` or set data.dir."
+        )
+    if not any(path.glob("*.array_record*")):
+        raise ValueError(
+            f"{path} holds no ArrayRecord files: move it away and run "
+            f"`{prepare_command(name, directory)}`."
+        )
+    import tensorflow_datasets as tfds  # Takes half a second, and not every data set needs it.
+
+    builder = tfds.builder_from_directory(path)
+    features = dict(builder.info.features.items())
+    split = _first_of(splits, builder.info.splits, path)
+    if not isinstance(features.get("image"), tfds.features.Image):
+        raise ValueError(f"{path} has no image under the name 'image', only {', '.join(features)}.")
+    source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    label = features.get("label")
+    class_names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
+
+    def read(indices: Indices) -> list[Record]:
+        examples = source.__getitems__([int(index) for index in indices])
+        labels = [int(example["label"]) if class_names else -1 for example in examples]
+        return [Record(example["image"], at) for example, at in zip(examples, labels)]
+
+    def read_labels() -> np.ndarray:
+        if not class_names:
+            return np.full(len(source), -1, np.int32)
+        return _cached_labels(path / f"labels_{split}.npy", read, len(source))
+
+    return Split(
+        name=name,
+        class_names=class_names,
+        image_shape=_small(features["image"].shape[:2]),
+        length=len(source),
+        read=read,
+        read_labels=read_labels,
+        is_train=split == "train",
+    )
+
+
+def _first_of(splits: Sequence[str], there: Collection[str], path: Path) -> str:
+    for split in splits:
+        if split in there:
+            return split
+    wanted = " or ".join(map(repr, splits))
+    raise ValueError(f"{path} has no split {wanted}, only {', '.join(there)}.")
+
+
+def _small(shape: Sequence[int | None]) -> tuple[int, int] | None:
+    """(height, width) of the images, or None if they vary or are large."""
+    height, width = shape
+    if height and width and max(height, width) <= MAX_NATIVE_SIZE:
+        return height, width
+    return None
+
+
+def _cached_labels(path: Path, read, length: int) -> np.ndarray:
+    """The labels int32 [length] from `path`, or from the records (and then kept in `path`)."""
+    if path.exists():
+        labels = np.load(path)
+        if labels.shape == (length,):
+            return labels
+    labels = np.empty(length, np.int32)
+    for start in range(0, length, _CHUNK):
+        records = read(range(start, min(start + _CHUNK, length)))
+        labels[start : start + len(records)] = [record.label for record in records]
+        logging.log_every_n_seconds(
+            logging.INFO, "Reading labels for %s: %d %%", 10, path, 100 * start // length
+        )
+    try:
+        with open_whole(path) as file:
+            np.save(file, labels)
+    except OSError as error:
+        logging.info("The labels are not kept in %s: %s", path, error)
+    return labels

@@ -1,0 +1,75 @@
+"""An evaluation as a job of its own, on a checkpoint."""
+
+import sys
+import time
+from typing import Any
+
+import jax
+import ml_collections
+
+from iecl_jax import config as config_lib
+from iecl_jax import methods
+from iecl_jax.config import kinds
+from iecl_jax.evals.parts.encoder import SplitEncoder
+from iecl_jax.evals.parts.subject import Subject
+from iecl_jax.run import workdir
+from iecl_jax.run.checkpoint import load_for_evaluation
+from iecl_jax.run.seal import digest
+
+
+def run(
+    config: ml_collections.ConfigDict, run_dir: str, *, allow_config_change: bool = False
+) -> dict[str, Any]:
+    """Measures what `config.checkpoint` holds by the evaluation that `config.job` names.
+
+    Prints the scores and writes results.json, which it returns.
+
+    Raises:
+      ValueError: a setting is impossible or does not fit the network or its data set.
+    """
+    started = time.monotonic()
+    config_lib.check(config, jax.local_device_count())
+    evaluation = kinds.load("evaluation", config.job, key="job")
+    settings = config[kinds.stem(config.job)]
+    subject = load(config, run_dir)
+    if hasattr(evaluation, "check"):
+        evaluation.check(subject, settings)
+    workdir.prepare(run_dir, config, command=sys.argv, allow_change=allow_config_change)
+    metrics = evaluation.measure(subject, settings)
+    for name, words in evaluation.RESULTS.items():
+        if name in metrics:
+            print(f"{words} on {subject.config.data.name}: {100 * metrics[name]:.2f} %", flush=True)
+    seconds, work = time.monotonic() - started, subject.work
+    return workdir.write_results(
+        run_dir,
+        job=config.job,
+        metrics=metrics,
+        steps=work.steps,
+        seconds=seconds,
+        images_per_second=work.images / seconds,
+        seed=config.seed,
+        params_digest=digest(subject.params if work.params is None else work.params),
+    )
+
+
+def load(config: ml_collections.ConfigDict, run_dir: str) -> Subject:
+    """The network that a job's config asks for.
+
+    It comes from the checkpoint `config.checkpoint`, a workdir or one of its checkpoints; where
+    that is empty, `config.pretrain` is initialised and not trained. `config.data.dir`, if set, says
+    where the data lie on this machine.
+    """
+    weights: dict[str, Any] = {}
+    if config.checkpoint:
+        pretrain, weights = load_for_evaluation(config.checkpoint, best=config.best)
+    else:
+        pretrain = ml_collections.ConfigDict(config.pretrain.to_dict())
+    with pretrain.unlocked():
+        pretrain.data.dir = config.data.dir or pretrain.data.dir
+        pretrain.data.cache = config.data.cache
+    config_lib.check_pretrain(pretrain, num_devices=1)
+    method = methods.make(pretrain, total_steps=1)
+    subject = Subject(pretrain, method, SplitEncoder(pretrain, method), run_dir, config.seed)
+    if not weights:
+        return subject.untrained()
+    return subject.at(weights["params"], weights["method_state"])

@@ -1,0 +1,55 @@
+"""A run's gallery: its first images as the training and SAIB see them at a step."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from iecl_jax import data
+from iecl_jax.evals.pictures import gallery
+from iecl_jax.methods import Method
+from iecl_jax.train.state import TrainState
+
+_COLUMNS = 8
+
+
+class RunGallery:
+    """(step, state) -> {"gallery": uint8 [h, w, 3]}, see `gallery.draw`.
+
+    Process 0 also writes it to RUN_DIR/gallery/STEP.png.
+    """
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        method: Method,
+        split: data.Split,
+        run_dir: str,
+        views: Callable[[int, Any], Sequence[jax.Array]],
+    ):
+        """`split`: the images of the pretraining; `views`: as the step makes them of a batch."""
+        count = _COLUMNS
+        if config.saib.enabled:
+            count = config.saib.group_size * -(-count // config.saib.group_size)
+        self._config, self._split, self._indices = config, split, np.arange(count) % len(split)
+        self._folder, self._views = Path(run_dir) / "gallery", views
+        self._transform = jax.jit(method.transform)
+
+    def __call__(self, step: int, state: TrainState) -> dict[str, np.ndarray]:
+        indices = self._indices
+        batch = next(data.eval_batches(self._config.data, self._split, len(indices), indices))
+        seen = self._views(step, {"image": batch["image"], "label": batch["label"]})
+        params, method_state = jax.device_get((state.params, state.method_state))
+        transformed = self._transform(params, method_state, seen[1])
+        shown = slice(None, _COLUMNS)
+        picture = gallery.draw(
+            batch["image"][shown] / 255,
+            np.stack([view[shown] for view in seen[:2]]),
+            np.asarray(transformed[shown]),
+        )
+        if jax.process_index() == 0:
+            gallery.save(picture, self._folder / f"{step:08d}.png")
+        return {"gallery": picture}

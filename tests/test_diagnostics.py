@@ -9,8 +9,8 @@ import pytest
 import tiny_network
 
 from iecl_jax import data, methods
-from iecl_jax.evals.parts import diagnostics
 from iecl_jax.evals.measures import jacobian
+from iecl_jax.evals.parts import diagnostics
 from iecl_jax.train.experiment import build
 from iecl_jax.train.step import AXIS
 

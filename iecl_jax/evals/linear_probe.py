@@ -47,7 +47,7 @@ class CropAndFlip(View):
     @staticmethod
     def inside(own, given):
         """The settings of each operator's file, with these defaults."""
-        changed = {
+        changed: dict[str, dict[str, Any]] = {
             "crop": {"scale": (0.08, 1.0)},
             "jitter": {"prob": 0.0},
             "gray": {"prob": 0.0},

@@ -19,6 +19,13 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
+import jaxtyping
+
+# Shapes and types of these packages' annotations are checked at every call, before they are
+# imported. A run of the user's has none of this.
+jaxtyping.install_import_hook(
+    ["iecl_jax.losses", "iecl_jax.models", "iecl_jax.methods"], "beartype.beartype"
+)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -169,5 +169,4 @@ def test_the_compiled_step_is_the_same_with_and_without_diagnostics():
         return step.lower(state, batch, jax.ShapeDtypeStruct((), jnp.uint32)).as_text()
 
     off, on = lowered(0), lowered(1)
-    assert off.count(" = ") == on.count(" = ") > 1000
     assert off == on

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import runpy
+import shlex
 import signal
 import threading
 import time
@@ -102,6 +103,11 @@ def written(here, table, scale="small"):
     return path.with_suffix(".md").read_text(), json.loads(path.with_suffix(".json").read_text())
 
 
+def words(line):
+    """The words of each command of a line that a shell would run, one after the other."""
+    return [set(shlex.split(command)) for command in line.split(" && ")]
+
+
 def calls(here):
     path = here / "calls"
     return path.read_text().splitlines() if path.exists() else []
@@ -115,18 +121,22 @@ def test_the_rows_are_trained_and_stand_beside_the_published_numbers(here, capsy
     assert rows(page)[0][-2:] == ["published", "SAIB's change (95 % interval)"]
     assert "cannot be compared with what was measured at this scale" in page
     assert "Made by `python -m iecl_jax.tools.tables --table=5 --scale=small" in page
-    assert "- Data: stripes at 16 px, resnet10 of width 8, 7 steps of 32 images.\n" in page
-    assert "- Device: 1 x abacus.\n- Revision: 0123456.\n" in page
-    assert (
-        "- Protocol: linear: a classifier on the features of unaugmented images, 2 epochs" in page
-    )
-    assert "- Published: the paper.\n" in page
+    for fact in (
+        "stripes",
+        "16 px",
+        "resnet10",
+        "7 steps of 32",
+        "1 x abacus",
+        "0123456",
+        "the paper",
+    ):
+        assert fact in page
     assert "photos" not in page
     assert "Warning" not in page
-    assert calls(here)[0] == (
-        f"--config={here}/c.py:a,small --config.seed=0 --config.data.dir=photos "
-        f"--workdir={here}/runs/small/c-a/seed-0"
-    )
+    assert set(calls(here)[0].split()) == {
+        *(f"--config={here}/c.py:a,small", "--config.seed=0", "--config.data.dir=photos"),
+        f"--workdir={here}/runs/small/c-a/seed-0",
+    }
     row = document["rows"][1]
     assert (row["label"], row["config"]) == ("A + SAIB", f"{here}/c.py:b,small")
     assert (row["published"], row["compared_with"], row["seeds"]) == (67.54, "A", [0, 1])
@@ -259,21 +269,22 @@ def test_commands_are_printed_and_nothing_runs(here, capsys, monkeypatch):
         printed[scale] = capsys.readouterr().out.splitlines()
     for scale in ("smoke", "small"):
         assert len(printed[scale]) == 4
-        assert printed[scale][3] == (
-            f"python -m iecl_jax.main --config={here}/c.py:b,{scale} --config.seed=1 "
-            f"'--config.d=a b' '--workdir=my runs/{scale}/c-b/seed-1'"
-        )
+        assert words(printed[scale][3]) == [
+            {
+                *("python", "-m", "iecl_jax.main", f"--config={here}/c.py:b,{scale}"),
+                *("--config.seed=1", "--config.d=a b", f"--workdir=my runs/{scale}/c-b/seed-1"),
+            }
+        ]
     home = "my runs/paper/c-a/seed-0"
-    assert printed["paper"][0] == (
-        f"python -m iecl_jax.main --config={here}/c.py:a --config.seed=0 '--config.d=a b' "
-        f"'--workdir={home}' && python -m iecl_jax.main --config=configs/linear_probe.py "
-        f"'--config.checkpoint={home}' --config.seed=0 '--workdir={home}/linear_probe'"
-    )
+    pretrain, probe = words(printed["paper"][0])
+    assert pretrain >= {f"--config={here}/c.py:a", "--config.seed=0", "--config.d=a b"}
+    assert f"--workdir={home}" in pretrain
+    assert probe >= {"--config=configs/linear_probe.py", f"--config.checkpoint={home}"}
+    assert probe >= {"--config.seed=0", f"--workdir={home}/linear_probe"}
     command.main([*flags, "--table=fig8", "--scale=small"])
-    assert capsys.readouterr().out.startswith(
-        "mkdir -p 'my runs/small/times' && python -m iecl_jax.tools.benchmark "
-        f"--config={here}/c.py:a,small --config={here}/c.py:b,small "
-    )
+    folder, benchmark = words(capsys.readouterr().out.splitlines()[0])
+    assert "my runs/small/times" in folder
+    assert benchmark >= {f"--config={here}/c.py:{name},small" for name in "ab"}
     assert not calls(here)
     assert not (here / "my runs").exists()
 

@@ -13,6 +13,7 @@ from iecl_jax.evals import knn as knn_evaluation
 from iecl_jax.evals.measures import few_labels, knn
 from iecl_jax.evals.parts.schedule import AtEnd
 from iecl_jax.evals.parts.subject import Subject
+from iecl_jax.run import markdown
 
 Array = jax.Array | np.ndarray
 RESULTS: dict[str, str] = {}  # a table, which it prints itself
@@ -70,7 +71,7 @@ def measure(subject: Subject, settings: Any) -> dict[str, Any]:
         f"{subject.config.data.name}, seed {subject.seed}: test accuracy with "
         f"{settings.labels_per_class} labels a class (mean ± deviation over draws of them)"
     )
-    print(f"\n{format_table(scores, title)}\n", flush=True)
+    print(f"\n{format_table(scores, title)}", flush=True)
     return {"comparison": scores}
 
 
@@ -130,19 +131,12 @@ def compare(
 
 
 def format_table(result: Mapping[str, Mapping[str, float]], title: str) -> str:
-    """The result of `compare` as an aligned Markdown table under a title line, in percent."""
-    rows = [("representation", "few labels, linear (%)", "all labels, kNN (%)")]
+    """The result of `compare` as a Markdown table under a title line, in percent."""
+    rows = []
     for name, score in result.items():
         mean, std, top1 = (
             100 * score[key] for key in ("linear_few_mean", "linear_few_std", "knn_top1")
         )
-        rows.append((name, f"{mean:.1f} ± {std:.1f}", f"{top1:.1f}"))
-    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-    lines = [
-        f"| {row[0]:<{first}} | "
-        + " | ".join(f"{cell:>{width}}" for cell, width in zip(row[1:], others, strict=True))
-        + " |"
-        for row in rows
-    ]
-    rule = "|" + "|".join(["-" * (first + 2), *("-" * (width + 1) + ":" for width in others)]) + "|"
-    return "\n".join([title, "", lines[0], rule, *lines[1:]])
+        rows.append([name, f"{mean:.1f} ± {std:.1f}", f"{top1:.1f}"])
+    titles = ["representation", "few labels, linear (%)", "all labels, kNN (%)"]
+    return f"{title}\n\n{markdown.table(titles, rows)}"

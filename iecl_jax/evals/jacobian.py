@@ -16,6 +16,7 @@ from iecl_jax.evals.parts.diagnostics import conv_layers, fixed_views
 from iecl_jax.evals.parts.schedule import AtEnd
 from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.evals.pictures import gallery, spectrum
+from iecl_jax.run import markdown
 
 RESULTS: dict[str, str] = {}  # two tables, which it prints itself
 
@@ -80,13 +81,13 @@ def measure(subject: Subject, settings: Any) -> dict[str, Any]:
         f"SAIB ({saib.variant}, {saib.num_blocks} block(s), group {saib.group_size}), "
         f"{settings.statistics} statistics, {groups[0].size} dimensions a group"
     )
-    print(f"\n{format_groups(rows, title)}\n", flush=True)
+    print(f"\n{format_groups(rows, title)}", flush=True)
     if jax.process_index() == 0:
         stacked = jacobian.Spectrum(*(np.concatenate(parts) for parts in zip(*spectra)))
         gallery.save(spectrum.draw(stacked, title), Path(subject.run_dir) / "jacobian.png")
     layers = jax.device_get(jax.jit(functools.partial(conv_layers, config))(*weights))
     if layers:
-        print(f"{format_layers(layers)}\n", flush=True)
+        print(format_layers(layers), flush=True)
     return over_groups(rows) | {"groups": rows, "layers": layers}
 
 
@@ -144,22 +145,18 @@ def format_groups(rows: list[dict[str, float]], title: str) -> str:
 
     "error" is the standard error over probes; the last three columns are of the singular values.
     """
-    lines = [
-        title,
-        "",
-        "| group | log\\|det J\\| / n | error | at half depth | smallest | largest | below 1 |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
     formats = ("{:+.4f}", "{:.4f}", "{:+.4f}", "{:.4f}", "{:.3f}", "{:.1%}")
-    for name, row in [*((str(i), row) for i, row in enumerate(rows)), ("all", over_groups(rows))]:
-        cells = [text.format(value) for text, value in zip(formats, row.values(), strict=True)]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    named = [*((str(i), row) for i, row in enumerate(rows)), ("all", over_groups(rows))]
+    cells = [
+        [name, *(text.format(value) for text, value in zip(formats, row.values(), strict=True))]
+        for name, row in named
+    ]
+    titles = ["log|det J| / n", "error", "at half depth", "smallest", "largest", "below 1"]
+    return f"{title}\n\n{markdown.table(['group', *titles], cells)}"
 
 
 def format_layers(layers: dict[str, dict[str, float]]) -> str:
     """The table of the convolutions' norms in Markdown; spectral normalisation bounds the first."""
     matrix, operator = layers["conv_matrix_norm"], layers["conv_operator_norm"]
-    lines = ["| convolution | norm as a matrix | as an operator |", "|---|---:|---:|"]
-    lines += [f"| {path} | {matrix[path]:.3f} | {operator[path]:.3f} |" for path in matrix]
-    return "\n".join(lines)
+    rows = [[path, f"{matrix[path]:.3f}", f"{operator[path]:.3f}"] for path in matrix]
+    return markdown.table(["convolution", "norm as a matrix", "as an operator"], rows)

@@ -2,36 +2,37 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
 
 from iecl_jax.losses.product import product
 
 
-def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
+def l2_normalize(x: Float[Array, "*rows d"], epsilon: float = 1e-12) -> Float32[Array, "*rows d"]:
     """Scales the last axis to unit length, in float32; a zero vector stays 0 (finite gradient)."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), epsilon))
 
 
 def info_nce(
-    anchors: jax.Array,
-    keys: jax.Array,
-    positives: jax.Array,
+    anchors: Float[Array, "b d"],
+    keys: Float[Array, "B d"],
+    positives: Int[Array, "b"],
     *,
     temperature: float,
-    negatives: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
+    negatives: Float[Array, "K d"] | None = None,
+) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     """Mean over anchors of -log softmax(cosine / temperature) at the positive key (Eq. 1).
 
     Args:
-      anchors: [b, d] embeddings of any scale; cosine similarity is taken inside (Eq. 2).
-      keys: [B, d], the keys of all devices, in global order.
-      positives: int [b], each anchor's row in `keys`.
+      anchors: embeddings of any scale; cosine similarity is taken inside (Eq. 2).
+      keys: those of all devices, in global order.
+      positives: each anchor's row in `keys`.
       temperature: tau > 0.
-      negatives: [K, d] queue of earlier keys (MoCo). When given, an anchor is compared with its own
+      negatives: queue of earlier keys (MoCo). When given, an anchor is compared with its own
         key and the queue, not with the other keys of the batch.
 
     Returns:
-      (loss, top1): float32 scalars, the mean natural-log loss and the share of anchors whose
+      (loss, top1): the mean natural-log loss and the share of anchors whose
       positive is the most similar.
 
     Reference: van den Oord et al. 2018; He et al. 2020 for the queue.
@@ -49,8 +50,12 @@ def info_nce(
 
 
 def nt_xent(
-    views: jax.Array, all_views: jax.Array, places: jax.Array, *, temperature: float
-) -> tuple[jax.Array, jax.Array]:
+    views: Float[Array, "2 b d"],
+    all_views: Float[Array, "2 B d"],
+    places: Int[Array, "b"],
+    *,
+    temperature: float,
+) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     """Mean over the 2b anchors of -log softmax(cosine / temperature) at the other view (NT-Xent).
 
     An anchor is compared with the 2B - 1 other embeddings of both views, so not with itself: its
@@ -58,13 +63,13 @@ def nt_xent(
     over devices is the mean over all 2B anchors, that is over both directions.
 
     Args:
-      views: [2, b, d], this device's embeddings of both views, of any scale.
-      all_views: [2, B, d], those of all devices, in global order.
-      places: int [b], this device's rows among the B.
+      views: this device's embeddings of both views, of any scale.
+      all_views: those of all devices, in global order.
+      places: this device's rows among the B.
       temperature: tau > 0.
 
     Returns:
-      (loss, top1): float32 scalars, the mean natural-log loss and the share of anchors whose
+      (loss, top1): the mean natural-log loss and the share of anchors whose
       positive is the most similar of the others.
 
     Reference: Chen et al. 2020 (SimCLR), Eq. 1.

@@ -1,9 +1,9 @@
 """Entropy estimators H(Z') of Eq. 17 for a batch of embeddings, in nats per dimension.
 
-Each takes float [n, d] of any scale and returns a float32 scalar, computed in float32 whatever the
-input, that is differentiable and invariant to the order of rows. The coding rate and the Renyi
-entropy are at least 0, which they are at collapse; the other two estimate differential entropy or
-an upper bound of it and fall towards -inf as the embeddings collapse, held finite by a floor.
+Each takes embeddings of any scale, computes in float32 whatever their type, and is differentiable
+and invariant to the order of rows. The coding rate and the Renyi entropy are at least 0, which they
+are at collapse; the other two estimate differential entropy or an upper bound of it and fall
+towards -inf as the embeddings collapse, held finite by a floor.
 
 "Bias, standard deviation" in a docstring are of a batch of 256 rows, by 2000 draws of it; N(0, I/d)
 stands beside the unit sphere S^(d-1) because its rows have about unit length.
@@ -13,19 +13,20 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
 
 from iecl_jax.losses.product import product
 
 _FLOOR = 1e-10  # of variances and squared distances
 
 
-def _centred(z: jax.Array) -> jax.Array:
+def _centred(z: Float[Array, "n d"]) -> Float32[Array, "n d"]:
     """Rows minus their mean, float32: what follows rounds with the spread, not with the norm."""
     z = z.astype(jnp.float32)
     return z - z.mean(0, keepdims=True)
 
 
-def coding_rate(z: jax.Array, *, epsilon: float) -> jax.Array:
+def coding_rate(z: Float[Array, "n d"], *, epsilon: float) -> Float32[Array, ""]:
     """1/2 logdet(I + d/(n eps^2) Zc' Zc) / d, Zc centred, on the smaller of the Gram matrices.
 
     Nats needed per dimension to code the rows up to distortion `epsilon` > 0; 0 at collapse. As n
@@ -46,7 +47,7 @@ def coding_rate(z: jax.Array, *, epsilon: float) -> jax.Array:
     return jnp.log(jnp.diagonal(jnp.linalg.cholesky(scaled))).sum() / d
 
 
-def gaussian_diagonal(z: jax.Array) -> jax.Array:
+def gaussian_diagonal(z: Float[Array, "n d"]) -> Float32[Array, ""]:
     """Mean over dimensions of 1/2 log(2 pi e var), var with divisor n: the entropy if the
     dimensions were independent Gaussians, and of the population an upper bound of the true one.
 
@@ -62,14 +63,14 @@ def gaussian_diagonal(z: jax.Array) -> jax.Array:
     return 0.5 * jnp.log(2 * math.pi * math.e * (variance + _FLOOR)).mean()
 
 
-def _squared_distances(z: jax.Array) -> jax.Array:
-    """[n, n] squared Euclidean distances of centred rows with the diagonal at infinity."""
+def _squared_distances(z: Float32[Array, "n d"]) -> Float32[Array, "n n"]:
+    """Squared Euclidean distances of centred rows with the diagonal at infinity."""
     norms = (z * z).sum(1)
     distances = norms[:, None] + norms[None, :] - 2 * product(z, z.T)
     return jnp.where(jnp.eye(len(z), dtype=bool), jnp.inf, jnp.maximum(distances, 0))
 
 
-def kozachenko_leonenko(z: jax.Array, *, neighbors: int) -> jax.Array:
+def kozachenko_leonenko(z: Float[Array, "n d"], *, neighbors: int) -> Float32[Array, ""]:
     """k-nearest-neighbour estimate (psi(n) - psi(k) + log V_d)/d + mean log r_k, k = `neighbors`.
 
     r_k is the distance of a row to its k-th neighbour (at least 1e-5), V_d the volume of the unit
@@ -100,7 +101,7 @@ def kozachenko_leonenko(z: jax.Array, *, neighbors: int) -> jax.Array:
     return (digammas + log_ball) / d + 0.5 * jnp.log(squared + _FLOOR).mean()
 
 
-def renyi2(z: jax.Array, *, kernel_scale: float) -> jax.Array:
+def renyi2(z: Float[Array, "n d"], *, kernel_scale: float) -> Float32[Array, ""]:
     """-log mean_{i != j} exp(-t |z_i - z_j|^2) / d with t = `kernel_scale` > 0; 0 at collapse.
 
     Up to a constant the quadratic Renyi entropy of a Gaussian kernel estimate; with t = 2 on the

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float32
 
 
-def product(a: jax.Array, b: jax.Array) -> jax.Array:
+def product(a: Float32[Array, "..."], b: Float32[Array, "..."]) -> Float32[Array, "..."]:
     """a @ b without rounding the factors first, in the value and in its gradients.
 
     A plain `@` leaves the precision to the accelerator and to `jax.default_matmul_precision`: TF32
@@ -12,10 +13,10 @@ def product(a: jax.Array, b: jax.Array) -> jax.Array:
     covariances near 0 do not survive that.
 
     Args:
-      a: float32 [..., n, k], or a vector [k].
-      b: float32 [..., k, m], or a vector [k].
+      a: [..., n, k], or a vector [k].
+      b: [..., k, m], or a vector [k].
 
     Returns:
-      float32, of the shape of `a @ b`.
+      What has the shape of `a @ b`.
     """
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

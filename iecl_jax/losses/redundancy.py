@@ -1,24 +1,25 @@
 """Losses that keep dimensions apart: Barlow Twins and VICReg.
 
-Each takes the embeddings of both views, float [n, d] and [n, d] of all devices with rows paired,
-and returns float32 scalars computed in float32, unweighted: the method weighs them. Exchanging the
-views or reordering the images changes nothing.
+Each takes the embeddings of both views, of all devices and with rows paired, computes in float32
+whatever their type, and returns terms unweighted: the method weighs them. Exchanging the views or
+reordering the images changes nothing.
 """
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
 
 from iecl_jax.losses.product import product
 
 
-def _off_diagonal(matrix: jax.Array) -> jax.Array:
+def _off_diagonal(matrix: Float32[Array, "d d"]) -> Float32[Array, ""]:
     """Sum of squares of the entries of a square matrix that are not on its diagonal."""
     return jnp.where(jnp.eye(len(matrix), dtype=bool), 0, jnp.square(matrix)).sum()
 
 
 def barlow_twins(
-    first: jax.Array, second: jax.Array, *, epsilon: float = 1e-5
-) -> tuple[jax.Array, jax.Array]:
+    first: Float[Array, "n d"], second: Float[Array, "n d"], *, epsilon: float = 1e-5
+) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     """sum_i (1 - C_ii)^2 and sum_{i != j} C_ij^2 of the views' cross-correlation C [d, d].
 
     C = z1^T z2 / n, where z is an embedding standardised per dimension over the batch, with the
@@ -47,8 +48,8 @@ def barlow_twins(
 
 
 def vicreg(
-    first: jax.Array, second: jax.Array, *, epsilon: float = 1e-4
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    first: Float[Array, "n d"], second: Float[Array, "n d"], *, epsilon: float = 1e-4
+) -> tuple[Float32[Array, ""], Float32[Array, ""], Float32[Array, ""]]:
     """Invariance, variance and covariance of two views, at least 2 rows each.
 
     invariance: mean over rows and dimensions of the squared difference. Eq. 5 sums over dimensions,

@@ -1,16 +1,17 @@
 """The similarity of paired embeddings, for methods without negatives."""
 
-import jax
+from jaxtyping import Array, Float, Float32
 
 from iecl_jax.losses.contrastive import l2_normalize
 
 
-def negative_cosine(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+def negative_cosine(
+    predictions: Float[Array, "n d"], targets: Float[Array, "n d"]
+) -> Float32[Array, ""]:
     """Minus the mean cosine of row i of one with row i of the other, in -1 ... 1.
 
-    Takes float [n, d] and [n, d] of any scale and returns a float32 scalar, computed in float32; a
-    zero row has cosine 0. Gradients flow into both: where a method treats its targets as constants,
-    the caller stops them.
+    They may have any scale, and all is computed in float32; a zero row has cosine 0. Gradients flow
+    into both: where a method treats its targets as constants, the caller stops them.
 
     It is D of SimSiam (Chen & He 2021, Eq. 1), whose loss is the mean of both directions. BYOL
     (Grill et al. 2020, Eq. 2) has the squared distance of unit vectors, 2 + 2 D, and adds both

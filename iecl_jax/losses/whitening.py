@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
 
 from iecl_jax.losses.product import product
 
 
-def whiten(z: jax.Array, *, size: int, epsilon: float = 0.0) -> jax.Array:
+def whiten(z: Float[Array, "n d"], *, size: int, epsilon: float = 0.0) -> Float32[Array, "n d"]:
     """Centres and decorrelates each slice of `size` consecutive rows.
 
     With S = (1 - epsilon) Cov + epsilon I of a slice, Cov its unbiased covariance (divisor
@@ -16,13 +17,13 @@ def whiten(z: jax.Array, *, size: int, epsilon: float = 0.0) -> jax.Array:
     views alike.
 
     Args:
-      z: float [n, d] of all devices, any scale; computed in float32 whatever the type.
+      z: of all devices, of any scale; computed in float32 whatever the type.
       size: rows of a slice, more than d, since `size` centred rows span size - 1 dimensions.
       epsilon: in 0 ... 1. With 0, a slice in which a dimension is a linear function of the others
         (equal rows, say) has no factor: it comes out as NaN or as amplified rounding errors.
 
     Returns:
-      float32 [n, d], differentiable.
+      The whitened rows, differentiable.
 
     Raises:
       ValueError: n is not a multiple of `size`, or `size` is not more than d.

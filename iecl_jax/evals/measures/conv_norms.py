@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from iecl_jax.losses.product import product
 from iecl_jax.models.conv import Conv, power_iteration
 
 ITERATIONS = 20
@@ -71,13 +72,12 @@ def operator_norm(
     def gram(v: jax.Array) -> jax.Array:
         """A^H A v at every frequency; v [2, frequencies, in], real and imaginary parts."""
         patches = _rotate(v[:, :, None], cos, sin)
-        through = patches.reshape(-1, kh * kw * channels) @ matrix @ matrix.T
-        return _rotate(through.reshape(patches.shape), cos, -sin).sum(2)
+        through = product(patches.reshape(-1, kh * kw * channels), matrix)
+        return _rotate(product(through, matrix.T).reshape(patches.shape), cos, -sin).sum(2)
 
     draw = np.random.default_rng(0).standard_normal((2, 1, channels), np.float32)
     start = jnp.broadcast_to(draw, (2, len(angle), channels))
-    with jax.default_matmul_precision("highest"):
-        return jnp.sqrt(_largest_eigenvalue(gram, start, min(iterations, channels)))
+    return jnp.sqrt(_largest_eigenvalue(gram, start, min(iterations, channels)))
 
 
 def _angles(size: int, taps: int) -> jax.Array:

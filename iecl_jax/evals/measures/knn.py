@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from iecl_jax.losses.product import product
+
 Array = jax.Array | np.ndarray
 
 
@@ -130,7 +132,7 @@ def _nearer(
 
     def merge(chunk):
         best, best_class, query = chunk
-        cosine = jnp.matmul(query, bank.T, precision=jax.lax.Precision.HIGHEST)
+        cosine = product(query, bank.T)
         cosine = jnp.where(bank_labels[None] >= 0, cosine, -jnp.inf)
         new, place = jax.lax.top_k(cosine, min(k, len(bank)))
         best, keep = jax.lax.top_k(jnp.concatenate([best, new], axis=1), k)

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from iecl_jax.losses.product import product
+
 Array = jax.Array | np.ndarray
 Params = dict[str, jax.Array]
 
@@ -88,8 +90,7 @@ def init_probe(
 
 def probe_logits(params: Params, features: jax.Array) -> jax.Array:
     """features [B, F] @ kernel [F, C] + bias, in full float32: [B, C]."""
-    logits = jnp.matmul(features, params["kernel"], precision=jax.lax.Precision.HIGHEST)
-    return logits + params["bias"][None]
+    return product(features, params["kernel"]) + params["bias"][None]
 
 
 def probe_step(

@@ -37,7 +37,7 @@ VARIANTS = {
     "knn": ("checkpoint",),
     "linear_probe": ("checkpoint",),
     "jacobian": ("checkpoint",),
-    "evaluate": kinds.names("evaluation"),
+    "evaluate": ("knn", *(name for name in kinds.names("evaluation") if name != "knn")),
     "study": tuple(SETTINGS),
 }
 AT_SMALL_SCALE = ("imagenet_r50", "resnet18", "ablation", "saib_cascade", "plug_and_play")

@@ -9,15 +9,19 @@ import ml_collections
 
 from configs import common, imagenet_r50
 from iecl_jax import config as config_lib
+from iecl_jax.config import kinds
 
 SCALES = ("smoke",)
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     words, scale = common.split_scale(arg, SCALES)
-    if len(words) != 1:
-        raise common.unknown_variant(arg, "the name or path of an evaluation", SCALES)
-    return evaluation_config(words[0], scale)
+    name, *others = words or ["knn"]
+    known = kinds.names("evaluation")
+    if others or not (name in known or name.endswith(".py")):
+        wanted = f"one of {', '.join(known)} or the path of a .py file like them"
+        raise common.unknown_variant(arg, wanted, SCALES)
+    return evaluation_config(name, scale)
 
 
 def evaluation_config(job: str, scale: str) -> ml_collections.ConfigDict:

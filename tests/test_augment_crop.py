@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from iecl_jax.data import augment
+from iecl_jax.config import section
+from iecl_jax.data.augment import resizing
+from iecl_jax.data.augment.operators import crop
 
 RESAMPLE = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -42,9 +44,9 @@ def test_resized_crop_is_pillows(size, interpolation):
     rng = np.random.default_rng(0)
     image = rng.uniform(0, 1, (HEIGHT, WIDTH, 3)).astype(np.float32)
     image[rng.uniform(size=image.shape) < 0.3] = 1.0  # so that the cubic kernel overshoots
-    crop = partial(augment.resized_crop, size=size, interpolation=interpolation)
-    crop = jax.jit(jax.vmap(crop, in_axes=(None, 0)))
-    for box, result in zip(BOXES, crop(image, BOXES), strict=True):
+    cut = partial(resizing.resized_crop, size=size, interpolation=interpolation)
+    cut = jax.jit(jax.vmap(cut, in_axes=(None, 0)))
+    for box, result in zip(BOXES, cut(image, BOXES), strict=True):
         expected = pillow_resized_crop(image, box, size, interpolation)
         np.testing.assert_allclose(result, expected, atol=3e-6, err_msg=str(box))
 
@@ -53,21 +55,21 @@ def test_a_box_of_the_results_size_is_copied():
     image = np.random.default_rng(1).uniform(0, 1, (9, 12, 3)).astype(np.float32)
     for interpolation in RESAMPLE:
         box = np.array([2, 3, 6, 6], np.int32)
-        crop = partial(augment.resized_crop, size=6, interpolation=interpolation)
-        result = jax.jit(crop)(image, box)
+        cut = partial(resizing.resized_crop, size=6, interpolation=interpolation)
+        result = jax.jit(cut)(image, box)
         np.testing.assert_array_equal(result, image[2:8, 3:9])
 
 
 def test_resize_takes_the_whole_image():
     image = np.random.default_rng(2).uniform(0, 1, (20, 12, 3)).astype(np.float32)
     expected = pillow_resized_crop(image, (0, 0, 20, 12), 8, "bilinear")
-    result = jax.jit(partial(augment.resize, size=8))(image)
+    result = jax.jit(partial(resizing.resize, size=8))(image)
     np.testing.assert_allclose(result, expected, atol=3e-6)
 
 
 def test_unknown_interpolation_names_the_known_ones():
     with pytest.raises(ValueError, match="'nearest' is unknown: use one of bilinear, bicubic"):
-        augment.resize(jnp.zeros((4, 4, 3)), size=2, interpolation="nearest")
+        resizing.resize(jnp.zeros((4, 4, 3)), size=2, interpolation="nearest")
 
 
 def torchvision_box(rng, height, width, scale, ratio):
@@ -98,7 +100,7 @@ def torchvision_box(rng, height, width, scale, ratio):
 def test_boxes_are_distributed_as_torchvisions(height, width, scale, ratio):
     count = 4000
     keys = jax.random.split(jax.random.key(3), count)
-    sample = jax.vmap(lambda key: augment.sample_box(key, height, width, scale=scale, ratio=ratio))
+    sample = jax.vmap(lambda key: crop.sample_box(key, height, width, scale=scale, ratio=ratio))
     boxes = np.asarray(jax.jit(sample)(keys))
     rng = np.random.default_rng(4)
     expected = np.array([torchvision_box(rng, height, width, scale, ratio) for _ in range(count)])
@@ -121,19 +123,20 @@ def test_boxes_are_distributed_as_torchvisions(height, width, scale, ratio):
 def test_fallback_is_the_largest_centred_box(height, width):
     """Boxes as large as this image never fit, unless it is square, where only the whole fits."""
     limits = {"scale": (1.0, 1.0), "ratio": (0.999, 1.001)}
-    box = jax.jit(lambda key: augment.sample_box(key, height, width, **limits))(jax.random.key(0))
+    box = jax.jit(lambda key: crop.sample_box(key, height, width, **limits))(jax.random.key(0))
     expected = torchvision_box(np.random.default_rng(0), height, width, *limits.values())
     np.testing.assert_array_equal(box, expected)
 
 
-def test_random_resized_crop_is_the_crop_of_the_sampled_box():
+def test_the_operator_cuts_the_sampled_box():
     image = np.random.default_rng(5).uniform(0, 1, (12, 15, 3)).astype(np.float32)
     limits = {"scale": (0.2, 0.9), "ratio": (0.5, 2.0)}
+    settings = section.defaults(crop.Settings)
+    settings.update(limits | {"interpolation": "bicubic"})
 
     @jax.jit
     def both(key):
-        crop = partial(augment.random_resized_crop, size=7, interpolation="bicubic", **limits)
-        return crop(key, image), augment.sample_box(key, 12, 15, **limits)
+        return crop.apply(key, image, settings, 7), crop.sample_box(key, 12, 15, **limits)
 
     result, box = both(jax.random.key(6))
     np.testing.assert_allclose(result, pillow_resized_crop(image, box, 7, "bicubic"), atol=3e-6)

@@ -1,10 +1,8 @@
 """Colour, geometry and filter operators against colorsys, Pillow, SciPy and float64 NumPy."""
 
 import colorsys
-import inspect
 import itertools
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +11,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage, stats
 
-from iecl_jax.data import augment
+from iecl_jax.config import kinds, section
+from iecl_jax.data.augment.operators import blur, flip, gray, jitter, noise, rotate, solarize
 
 GRAY = np.array([0.2989, 0.587, 0.114])
 KEYS = jax.random.split(jax.random.key(0), 4000)
@@ -47,7 +46,7 @@ def reference_adjustment(name, image, value):
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
 def test_adjustments(name):
     image = some_image(1)
-    adjust = getattr(augment, f"adjust_{name}")
+    adjust = getattr(jitter, f"adjust_{name}")
     for value in (-0.5, -0.23, 0.0, 0.11, 0.5) if name == "hue" else (0.0, 0.4, 1.0, 1.9):
         expected = reference_adjustment(name, image.astype(np.float64), value)
         np.testing.assert_allclose(adjust(image, value), expected, atol=2e-6)
@@ -58,14 +57,14 @@ def test_color_jitter_in_all_24_orders():
     names = ("brightness", "contrast", "saturation", "hue")
     values = {"brightness": 1.6, "contrast": 1.7, "saturation": 1.8, "hue": 0.3}
     orders = np.array(list(itertools.permutations(range(4))), np.int32)
-    jitter = jax.jit(
+    in_order = jax.jit(
         jax.vmap(
-            lambda order: augment.color_jitter(
+            lambda order: jitter.color_jitter(
                 image, order, **{name: jnp.float32(value) for name, value in values.items()}
             )
         )
     )
-    results = jitter(orders)
+    results = in_order(orders)
     for order, result in zip(orders, results, strict=True):
         expected = image.astype(np.float64)
         for kind in order:
@@ -77,16 +76,16 @@ def test_color_jitter_in_all_24_orders():
 def test_color_jitter_leaves_out_what_is_none():
     image, order = some_image(3), np.array([3, 1, 2, 0], np.int32)
     none = {"brightness": None, "contrast": None, "saturation": None, "hue": None}
-    np.testing.assert_array_equal(augment.color_jitter(image, order, **none), image)
-    only = augment.color_jitter(image, order, **(none | {"contrast": jnp.float32(0.3)}))
-    np.testing.assert_allclose(only, augment.adjust_contrast(image, 0.3), atol=1e-6)
-    only = augment.color_jitter(image, order, **(none | {"hue": jnp.float32(0.3)}))
-    np.testing.assert_allclose(only, augment.adjust_hue(image, 0.3), atol=1e-6)
+    np.testing.assert_array_equal(jitter.color_jitter(image, order, **none), image)
+    only = jitter.color_jitter(image, order, **(none | {"contrast": jnp.float32(0.3)}))
+    np.testing.assert_allclose(only, jitter.adjust_contrast(image, 0.3), atol=1e-6)
+    only = jitter.color_jitter(image, order, **(none | {"hue": jnp.float32(0.3)}))
+    np.testing.assert_allclose(only, jitter.adjust_hue(image, 0.3), atol=1e-6)
 
 
 def test_jitter_is_drawn_as_torchvisions():
     strengths = {"brightness": 0.4, "contrast": 0.8, "saturation": 1.5, "hue": 0.2}
-    sample = jax.vmap(lambda key: augment.sample_color_jitter(key, **strengths))
+    sample = jax.vmap(lambda key: jitter.sample_color_jitter(key, **strengths))
     orders, factors = jax.jit(sample)(KEYS)
     ranges = {"brightness": (0.6, 1.4), "contrast": (0.2, 1.8), "saturation": (0.0, 2.5)}
     for name, (low, high) in (ranges | {"hue": (-0.2, 0.2)}).items():
@@ -101,7 +100,7 @@ def test_jitter_is_drawn_as_torchvisions():
 
 
 def test_jitter_strength_0_draws_nothing():
-    _, factors = augment.sample_color_jitter(
+    _, factors = jitter.sample_color_jitter(
         KEYS[0], brightness=0.4, contrast=0.0, saturation=0.0, hue=0.0
     )
     assert factors["brightness"] is not None
@@ -111,13 +110,13 @@ def test_jitter_strength_0_draws_nothing():
 def test_grayscale():
     image = some_image(4)
     expected = np.repeat((image.astype(np.float64) @ GRAY)[..., None], 3, axis=-1)
-    np.testing.assert_allclose(augment.grayscale(image), expected, atol=1e-6)
+    np.testing.assert_allclose(gray.grayscale(image), expected, atol=1e-6)
 
 
 def test_solarize():
     image = np.array([0.0, 0.3, 0.5, 0.6, 0.9, 1.0], np.float32).reshape(1, 2, 3)
     expected = np.array([0.0, 0.3, 0.5, 0.4, 0.1, 0.0]).reshape(1, 2, 3)
-    np.testing.assert_allclose(augment.solarize(image), expected, atol=1e-6)
+    np.testing.assert_allclose(solarize.solarize(image), expected, atol=1e-6)
 
 
 def test_flip_mirrors_left_for_right():
@@ -125,7 +124,7 @@ def test_flip_mirrors_left_for_right():
     mirrored = Image.fromarray((image * 255).astype(np.uint8)).transpose(
         Image.Transpose.FLIP_LEFT_RIGHT
     )
-    np.testing.assert_array_equal(augment.flip((image * 255).astype(np.uint8)), mirrored)
+    np.testing.assert_array_equal(flip.flip((image * 255).astype(np.uint8)), mirrored)
 
 
 @pytest.mark.parametrize("degrees", [-90.0, -33.0, 0.0, 10.0, 45.0, 90.0, 180.0])
@@ -145,7 +144,7 @@ def test_rotate(degrees):
         for row, column in itertools.product((top, top + 1), (left, left + 1)):
             weight = (1 - abs(y - row)) * (1 - abs(x - column))
             expected[i, j] += weight * padded[row + 20, column + 20]
-    result = np.asarray(augment.rotate(image, degrees))
+    result = np.asarray(rotate.rotate(image, degrees))
     np.testing.assert_allclose(result, expected, atol=2e-5)
     for c in range(3):
         plane = Image.fromarray(np.ascontiguousarray(image[..., c]))
@@ -166,81 +165,65 @@ def test_gaussian_blur(height, width, radius, sigma):
     expected = image.astype(np.float64)
     for axis in (0, 1):
         expected = ndimage.convolve1d(expected, weights, axis=axis, mode="mirror")
-    result = augment.gaussian_blur(image, sigma, radius=radius)
+    result = blur.gaussian_blur(image, sigma, radius=radius)
     np.testing.assert_allclose(result, expected, atol=2e-6)
 
 
 def test_blur_radius_is_simclrs():
     sizes = {224: 11, 96: 4, 64: 3, 32: 1, 8: 1}  # kernels of 23, 9, 7, 3 and 3 pixels
-    assert {size: augment.blur_radius(size) for size in sizes} == sizes
+    assert {size: blur.blur_radius(size) for size in sizes} == sizes
 
 
 def test_blur_wider_than_the_image_is_refused():
     with pytest.raises(ValueError, match="radius 4 does not fit an image of 4 by 9"):
-        augment.gaussian_blur(jnp.zeros((4, 9, 3)), 1.0, radius=4)
+        blur.gaussian_blur(jnp.zeros((4, 9, 3)), 1.0, radius=4)
 
 
 def test_add_noise_clips():
     image = jnp.full((1, 1, 3), 0.5)
-    noise = jnp.array([-0.7, 0.2, 0.9]).reshape(1, 1, 3)
-    np.testing.assert_allclose(augment.add_noise(image, noise)[0, 0], [0.0, 0.7, 1.0], atol=1e-6)
+    values = jnp.array([-0.7, 0.2, 0.9]).reshape(1, 1, 3)
+    np.testing.assert_allclose(noise.add_noise(image, values)[0, 0], [0.0, 0.7, 1.0], atol=1e-6)
 
 
 def changed_by(name, image, **options):
-    """The results that differ of a random operator of probability .3, tested to be .3 of 4000."""
-    operator = partial(getattr(augment, name), prob=0.3, **options)
-    results = np.asarray(jax.jit(jax.vmap(operator, in_axes=(0, None)))(KEYS, image))
+    """The results that differ of an operator of probability .3, tested to be .3 of 4000."""
+    file = kinds.load("operator", name)
+    settings = section.defaults(file.Settings)
+    settings.update({"prob": 0.3} | options)
+
+    def operator(key):
+        return file.apply(key, image, settings, len(image))
+
+    results = np.asarray(jax.jit(jax.vmap(operator))(KEYS))
     changed = results[(results != image).any(axis=(1, 2, 3))]
     assert stats.binomtest(len(changed), len(KEYS), 0.3).pvalue > 1e-3
     return changed.astype(np.float64)
 
 
-JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
-
-
-@pytest.mark.parametrize(
-    "name, options",
-    [
-        ("random_flip", {}),
-        ("random_color_jitter", JITTER),
-        ("random_grayscale", {}),
-        ("random_solarize", {}),
-    ],
-)
-def test_random_operators_apply_with_their_probability(name, options):
+@pytest.mark.parametrize("name", ["flip", "jitter", "gray", "solarize"])
+def test_operators_apply_with_their_probability(name):
     image = np.random.default_rng(8).uniform(0.1, 0.9, (3, 3, 3)).astype(np.float32)
-    changed_by(name, image, **options)
+    changed_by(name, image)
 
 
-def test_random_gaussian_blur():
+def test_random_blur():
     """The blur of one point tells sigma, to be uniform: neighbour / centre = exp(-.5 / sigma^2)."""
     image = np.zeros((5, 5, 3), np.float32)
     image[2, 2] = 1
-    blurred = changed_by("random_gaussian_blur", image, sigma=(0.5, 2.0))
+    blurred = changed_by("blur", image, sigma=(0.5, 2.0))
     sigma = np.sqrt(-0.5 / np.log(blurred[:, 2, 1, 0] / blurred[:, 2, 2, 0]))
     assert stats.kstest(sigma, stats.uniform(0.5, 1.5).cdf).pvalue > 1e-3
 
 
-def test_random_rotate():
+def test_random_rotation():
     """In an image of its own coordinates, the pixel right of the centre tells the angle."""
     y, x = np.mgrid[:5, :5].astype(np.float32) / 4
-    turned = changed_by("random_rotate", np.stack([x, y, 0 * x], axis=-1), degrees=60.0)[:, 2, 3]
+    turned = changed_by("rotate", np.stack([x, y, 0 * x], axis=-1), degrees=60.0)[:, 2, 3]
     degrees = np.degrees(np.arctan2(turned[:, 1] - 0.5, turned[:, 0] - 0.5))
     assert stats.kstest(degrees, stats.uniform(-60, 120).cdf).pvalue > 1e-3
 
 
-def test_random_add_noise():
+def test_random_noise():
     image = np.full((2, 2, 3), 0.5, np.float32)
-    noise = changed_by("random_add_noise", image, std=0.05) - image
-    assert stats.kstest(noise.ravel(), stats.norm(0, 0.05).cdf).pvalue > 1e-3
-
-
-def test_every_random_operator_has_a_deterministic_twin():
-    random = [name for name in augment.__all__ if name.startswith("random_")]
-    assert len(random) == 8
-    for name in random:
-        twin = {"random_resized_crop": "resized_crop"}.get(name, name.removeprefix("random_"))
-        assert twin in augment.__all__, name
-        parameters = list(inspect.signature(getattr(augment, name)).parameters.values())
-        assert [p.name for p in parameters[:2]] == ["key", "image"], name
-        assert all(p.kind is p.KEYWORD_ONLY for p in parameters[2:]), name
+    added = changed_by("noise", image, std=0.05) - image
+    assert stats.kstest(added.ravel(), stats.norm(0, 0.05).cdf).pvalue > 1e-3

@@ -114,7 +114,7 @@ IMPOSSIBLE: list[tuple[tuple[str, str], int, dict[str, Any], list[str]]] = [
     (TINY, 1, {"optimizer.momentum": 1.0}, ["optimizer.momentum=1.0", "less than 1"]),
     (TINY, 1, {"optimizer.weight_decay": -1e-5}, ["optimizer.weight_decay=-1e-05", "at least 0"]),
     (TINY, 1, {"schedule.warmup_epochs": -1.0}, ["schedule.warmup_epochs=-1.0", "at least 0"]),
-    (TINY, 1, {"augment.query.flip_prob": 1.5}, ["augment.query.flip_prob=1.5", "from 0 to 1"]),
+    (TINY, 1, {"augment.query.flip.prob": 1.5}, ["augment.query.flip.prob=1.5", "from 0 to 1"]),
     (TINY, 1, {"saib.side": "querry"}, ["saib.side='querry'", "did you mean 'query'?"]),
     (
         ("plug_and_play", "w_mse,smoke"),
@@ -293,8 +293,8 @@ def test_choosing_a_method_brings_its_settings_and_takes_those_of_the_other():
     [
         ({"saib.residual_scale": float("nan")}, ["saib.residual_scale=nan", "finite"]),
         ({"optimizer.learning_rate": float("inf")}, ["learning_rate=inf", "finite"]),
-        ({"augment.anchor.blur_sigma": ("a", "b")}, ["blur_sigma=('a', 'b')", "number"]),
-        ({"augment.anchor.crop_scale": (0.5, 0.2)}, ["crop_scale=(0.5, 0.2)", "low <= high"]),
+        ({"augment.anchor.blur.sigma": ("a", "b")}, ["blur.sigma=('a', 'b')", "number"]),
+        ({"augment.anchor.crop.scale": (0.5, 0.2)}, ["crop.scale=(0.5, 0.2)", "low <= high"]),
         ({"train.batch_size": 10**20}, [f"train.batch_size={10**20}", "10**9"]),
         ({"data.image_size": 10**20}, [f"data.image_size={10**20}", "10**9"]),
     ],

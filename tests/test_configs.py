@@ -37,7 +37,7 @@ VARIANTS = {
     "knn": ("checkpoint",),
     "linear_probe": ("checkpoint",),
     "jacobian": ("checkpoint",),
-    "evaluate": kinds.names("evaluation"),
+    "evaluate": ("knn", *(name for name in kinds.names("evaluation") if name != "knn")),
     "study": tuple(SETTINGS),
 }
 AT_SMALL_SCALE = ("imagenet_r50", "resnet18", "ablation", "saib_cascade", "plug_and_play")
@@ -180,10 +180,10 @@ PROBE = {  # section 4.1, linear evaluation
     "linear_probe.weight_decay": 1e-5,
     "linear_probe.num_epochs": 200,
     "linear_probe.feature_norm": "layer_norm",
-    "linear_probe.augment.flip_prob": 0.5,
-    "linear_probe.augment.jitter_prob": 0.0,
-    "linear_probe.augment.gray_prob": 0.0,
-    "linear_probe.augment.blur_prob": 0.0,
+    "linear_probe.augment.flip.prob": 0.5,
+    "linear_probe.augment.jitter.prob": 0.0,
+    "linear_probe.augment.gray.prob": 0.0,
+    "linear_probe.augment.blur.prob": 0.0,
 }
 SCALE = {  # image size, patch size, stem, encoder and epochs of each data set
     ("imagenet_r50", "100"): (224, 16, "imagenet", "resnet50", 100),
@@ -217,10 +217,12 @@ def test_augmentations_are_moco_v2s_at_large_and_simclrs_at_small_images(source)
     config = load(*source)
     small = config.data.image_size == 32
     assert config.augment.anchor == config.augment.query
-    ops = config.augment.anchor
+    view = config.augment.anchor
     # SimCLR's strength on CIFAR is one half of its ImageNet recipe, which is MoCo-v2's.
-    assert (ops.brightness, ops.contrast, ops.saturation, ops.hue) == (0.4, 0.4, 0.4, 0.1)
-    assert ops.crop_scale == ((0.08, 1.0) if small else (0.2, 1.0))
-    assert ops.blur_prob == (0.0 if small else 0.5)
-    probabilities = (ops.flip_prob, ops.jitter_prob, ops.gray_prob, ops.solarize_prob)
+    jitter = view.jitter
+    strengths = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
+    assert strengths == (0.4, 0.4, 0.4, 0.1)
+    assert view.crop.scale == ((0.08, 1.0) if small else (0.2, 1.0))
+    assert view.blur.prob == (0.0 if small else 0.5)
+    probabilities = (view.flip.prob, jitter.prob, view.gray.prob, view.solarize.prob)
     assert probabilities == (0.5, 0.8, 0.2, 0.0)

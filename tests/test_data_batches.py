@@ -79,17 +79,27 @@ def test_process_count_does_not_move_the_host_crops():
     with ThreadPoolExecutor(2) as pool:
         whole = host_batches(config, split, pool)[13]
         half = host_batches(config, split, pool, process_index=1, process_count=2)[13]
-    assert whole["image"].shape == (24, 2, 100, 100, 3)
+    assert [view.shape for view in whole["image"]] == [(24, 100, 100, 3)] * 2
     assert_equal(half, jax.tree.map(lambda leaf: leaf[12:], whole))
 
 
-def test_one_view_is_the_anchor_crop_of_two():
+def test_views_added_do_not_change_the_host_s_first_crops():
     config = make_config("none", image_size=100)
     split = open_split(config.data, "train")
-    with TrainBatches(config, split) as both, TrainBatches(config, split, num_views=1) as single:
-        two, one = next(both)["image"], next(single)["image"]
-    assert one.shape == (2, 12, 1, 100, 100, 3)
-    np.testing.assert_array_equal(one[:, :, 0], two[:, :, 0])
+    fewer, more = (config.copy_and_resolve_references() for _ in range(2))
+    fewer.augment.views = ("anchor",)
+    more.augment.views = ("anchor", "query", "small")
+    more.augment.small = config.augment.query.copy_and_resolve_references()
+    more.augment.small.size = 48
+    one, two, three = (take_first(each, split) for each in (fewer, config, more))
+    assert [view.shape for view in three] == [(2, 12, size, size, 3) for size in (100, 100, 48)]
+    assert_equal(one, two[:1])
+    assert_equal(two, three[:2])
+
+
+def take_first(config, split) -> list[np.ndarray]:
+    with TrainBatches(config, split) as batches:
+        return jax.tree.map(np.asarray, next(batches)["image"])
 
 
 def test_cache_modes_give_the_same_batches():

@@ -38,20 +38,22 @@ def reference(source, box, size, resample) -> np.ndarray:
 def test_small_boxes_are_exactly_the_full_decode(form, name):
     source = encode(smooth_image(150, 201), form)
     boxes = [(3, 5, 64, 90), (11, 0, 190, 63)]  # below twice the size somewhere: never reduced
-    views = images.crop_views(images.open_image(source), boxes, 32, [name, name])
-    assert views.shape == (2, 32, 32, 3)
-    for view, box in zip(views, boxes):
-        expected = reference(source, box, 32, images.INTERPOLATIONS[name])
+    sizes = [32, 40]
+    views = images.crop_views(source, lambda *_: boxes, sizes, [name, name])
+    for view, box, size in zip(views, boxes, sizes, strict=True):
+        expected = reference(source, box, size, images.INTERPOLATIONS[name])
         np.testing.assert_array_equal(view, expected)
 
 
 @pytest.mark.parametrize("reduction, width", [(2, 150), (4, 300), (8, 513)])
 def test_reduced_jpeg_is_close_to_the_full_decode(reduction, width):
     source = encode(smooth_image(601, 803), "JPEG", quality=92)
-    image = images.open_image(source)
     boxes = [(101, 37, width, width + 31), (201, 11, width + 5, width)]
-    views = images.crop_views(image, boxes, 64, ["bilinear", "bilinear"])
+    assert images.reduction(boxes, [64, 64]) == reduction
+    image, reduced = images.decode_reduced(images.open_image(source), reduction)
+    assert reduced == reduction
     assert image.size == (math.ceil(803 / reduction), math.ceil(601 / reduction))
+    views = images.crop_views(source, lambda *_: boxes, [64, 64], ["bilinear", "bilinear"])
     for view, box in zip(views, boxes):
         expected = reference(source, box, 64, Image.Resampling.BILINEAR).astype(int)
         difference = np.abs(view.astype(int) - expected)
@@ -62,10 +64,30 @@ def test_reduced_jpeg_is_close_to_the_full_decode(reduction, width):
         assert np.abs(view - far).mean() > 3 * difference.mean()
 
 
-def test_reduction_follows_the_smaller_box():
-    image = images.open_image(encode(smooth_image(600, 800), "JPEG"))
-    images.crop_views(image, [(0, 0, 700, 590), (10, 10, 100, 300)], 64, ["bilinear"] * 2)
-    assert image.size == (800, 600)
+def test_reduction_follows_the_smaller_box_for_its_view():
+    boxes = [(0, 0, 700, 590), (10, 10, 100, 300)]
+    assert images.reduction(boxes, [64, 64]) == 1
+    assert images.reduction(boxes, [64, 24]) == 4
+
+
+def test_further_views_change_nothing_of_the_first_two_and_have_their_pixels(monkeypatch):
+    """A small box needs the image whole where the first two are cut from a quarter of it."""
+    source = encode(smooth_image(600, 800), "JPEG", quality=92)
+    boxes = [(0, 0, 600, 512), (64, 8, 512, 592), (0, 0, 600, 512), (301, 203, 40, 50)]
+    sizes, names = [128, 128, 64, 40], ["bilinear"] * 4
+    decoded = []
+    decode = images.decode_reduced
+    monkeypatch.setattr(
+        images, "decode_reduced", lambda image, most: decoded.append(most) or decode(image, most)
+    )
+    pair = images.crop_views(source, lambda *_: boxes[:2], sizes[:2], names[:2])
+    three = images.crop_views(source, lambda *_: boxes[:3], sizes[:3], names[:3])
+    four = images.crop_views(source, lambda *_: boxes, sizes, names)
+    assert decoded == [4, 4, 4, 1]  # once each, but for the last
+    for views in (three, four):
+        np.testing.assert_array_equal(views[:2], pair)
+    exact = reference(source, boxes[3], 40, Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(four[3], exact)
 
 
 def draw(width, height, scale, ratio, count=2000) -> np.ndarray:
@@ -116,16 +138,22 @@ def test_random_numbers_do_not_depend_on_those_drawn_before():
 def test_views_use_their_own_settings():
     config = imagenet_r50.get_config()
     config.data.image_size = 16
-    config.augment.anchor.update({"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0)})
-    config.augment.query.crop_interpolation = "bicubic"
-    pixels = smooth_image(80, 80)
-    anchor, query = crops.make_random_views(config)(pixels, 5, 9)
-    whole = (0, 0, 80, 80)
+    config.augment.views = ("anchor", "query", "small")
+    config.augment.small = config.augment.anchor.copy_and_resolve_references()
+    config.augment.anchor.operators = ("flip",)
+    config.augment.query.crop.interpolation = "bicubic"
+    config.augment.small.size = 8
+    pixels = smooth_image(80, 120)
+    anchor, query, small = crops.make_random_views(config)(pixels, 5, 9)
+    whole = (0, 0, 120, 80)  # without a crop
     np.testing.assert_array_equal(anchor, reference(pixels, whole, 16, Image.Resampling.BILINEAR))
-    ops = config.augment.query
-    generator = crops.view_generator(config.seed, 5, 9, 1)
-    box = crops.sample_box(generator, 80, 80, ops.crop_scale, ops.crop_ratio)
-    np.testing.assert_array_equal(query, reference(pixels, box, 16, Image.Resampling.BICUBIC))
+    for place, view, resample in ((1, query, "bicubic"), (2, small, "bilinear")):
+        crop = config.augment[config.augment.views[place]].crop
+        generator = crops.view_generator(config.seed, 5, 9, place)
+        box = crops.sample_box(generator, 120, 80, crop.scale, crop.ratio)
+        expected = reference(pixels, box, len(view), images.INTERPOLATIONS[resample])
+        np.testing.assert_array_equal(view, expected)
+    assert small.shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize("height, width", [(300, 451), (451, 300), (40, 33)])

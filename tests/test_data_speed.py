@@ -83,7 +83,7 @@ def test_the_peer_cuts_the_same_crops(tmp_path):
     with Image.open(peer.paths[0]) as image:
         picture = image.convert("RGB")
     boxes = [(11, 7, 300, 240), (90, 60, 120, 100)]  # one is made smaller, one larger
-    views = images.crop_views(images.open_image(peer.paths[0]), boxes, 224, ["bilinear"] * 2)
+    views = images.crop_views(peer.paths[0], lambda *_: boxes, [224] * 2, ["bilinear"] * 2)
     for view, (left, top, width, height) in zip(views, boxes):
         box = left, top, left + width, top + height
         np.testing.assert_array_equal(torch_input.crop(picture, box, 224), view)

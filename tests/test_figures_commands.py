@@ -191,20 +191,22 @@ def test_what_saib_added_is_what_is_no_multiple_of_its_input():
 
 
 def test_operators_have_the_strength_of_the_run_or_simclrs():
-    ops = tiny_config().augment.query
-    ops.update({"jitter_prob": 0.0, "noise_std": 0.2, "crop_scale": (1.0, 1.0)})
-    named = augmentations.operators(ops, 16)
+    view = tiny_config().augment.query
+    view.jitter.prob, view.noise.std, view.crop.scale = 0.0, 0.2, (1.0, 1.0)
+    view.operators = ("crop", "jitter", "noise", "blur")
+    named = augmentations.operators(view, 16)
     off = [name.split("\n")[0] for name in named if "not in this run" in name]
     assert off == ["crop", "colour", "noise", "rotation"]
-    assert named["crop\n(not in this run)"].keywords["scale"] == (0.08, 1.0)
-    assert named["colour\n(not in this run)"].keywords["hue"] == 0.2
+    assert named["crop\n(not in this run)"].keywords["settings"].scale == (0.08, 1.0)
+    assert named["colour\n(not in this run)"].keywords["settings"].hue == 0.2
     image = jnp.full((16, 16, 3), 0.5)
     noisy = named["noise\n(not in this run)"](jax.random.key(0), image)
     assert_allclose(float(noisy.std()), 0.2, rtol=0.1)
-    ops.update({"jitter_prob": 0.1, "hue": 0.05, "crop_scale": (0.5, 0.6)})
-    named = augmentations.operators(ops, 16)
-    assert named["colour"].keywords["hue"] == 0.05
-    assert named["crop"].keywords["scale"] == (0.5, 0.6)
+    view.jitter.update({"prob": 0.1, "hue": 0.05})
+    view.crop.scale = (0.5, 0.6)
+    named = augmentations.operators(view, 16)
+    assert named["colour"].keywords["settings"].hue == 0.05
+    assert named["crop"].keywords["settings"].scale == (0.5, 0.6)
 
 
 @pytest.fixture(scope="module")

@@ -280,9 +280,9 @@ def every(name: str, *parts: str) -> set[str]:
     return {f"{name}: {part}" for part in parts}
 
 
-def both(**ops: Any) -> dict[str, Any]:
+def both(settings: dict[str, Any]) -> dict[str, Any]:
     views = ("anchor", "query")
-    return {f"augment.{view}.{name}": value for name, value in ops.items() for view in views}
+    return {f"augment.{view}.{name}": value for name, value in settings.items() for view in views}
 
 
 INFO_NCE, KL, ENTROPY = ({n, f"gradient of {n}"} for n in ("info_nce", "kl", "entropy"))
@@ -296,7 +296,7 @@ EXPANSIVE = {"saib.variant": "expansive"}
 COSINE = {"method.ema.schedule": "cosine"}
 KEYS_OF_THE_ANCHOR = {"output anchor_key", "state: momentum"}  # K's statistics
 QUEUE = {"info_nce_top1", "output negatives", "state: queue"}
-FEW_OPS = both(blur_prob=0.0, jitter_prob=0.0, gray_prob=0.0)
+FEW_OPS = both({"blur.prob": 0.0, "jitter.prob": 0.0, "gray.prob": 0.0})
 ON_KERNELS = {"updates of kernels", "updates of SAIB"}
 UPDATES = {f"updates of {kind}" for kind in ("kernels", "BN and biases", "SAIB")}
 VIEWS = {"anchor views", "query views"}
@@ -346,8 +346,8 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], set[str]]] = [
     ("18", {"projector.output_bn": False}, {}, every("projector")),
     # In training the function stays, since BN follows every convolution.
     ("19", {"encoder.spectral_norm": False}, {}, every("encoder", "statistics", "evaluation")),
-    ("20", both(crop_scale=(0.08, 1.0), blur_prob=0.0), {}, VIEWS),  # SimCLR's for CIFAR
-    ("20", {"augment.query.flip_prob": 0.0}, FEW_OPS, {"query views"}),
+    ("20", both({"crop.scale": (0.08, 1.0), "blur.prob": 0.0}), {}, VIEWS),  # SimCLR's for CIFAR
+    ("20", {"augment.query.flip.prob": 0.0}, FEW_OPS, {"query views"}),
     ("21", {"linear_probe.feature_norm": "none"}, {}, {"probe's features"}),
     ("22", {"encoder.bn_group": 4}, {}, GROUPED),
     ("23", {"encoder.stem": "imagenet"}, {}, every("encoder")),

@@ -22,6 +22,7 @@ def shrink(config):
 def plain_views(config):
     """The config with noise as its only operator: a short program, which compiles soon."""
     for view in (config.augment.anchor, config.augment.query):
-        view.update({name: 0.0 for name in view if name.endswith("_prob")})
-        view.update({"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "noise_prob": 1.0})
+        view.crop.update({"scale": (1.0, 1.0), "ratio": (1.0, 1.0)})
+        for name in view.operators[1:]:
+            view[name].prob = 1.0 if name == "noise" else 0.0
     return config

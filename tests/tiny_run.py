@@ -30,7 +30,7 @@ def get_config():
     config.saib.enabled = False
     config.objective.kl.weight = config.objective.entropy.weight = 0.0
     for view in (config.augment.anchor, config.augment.query):
-        view.update({"jitter_prob": 0.0, "gray_prob": 0.0, "blur_prob": 0.0})
+        view.jitter.prob = view.gray.prob = view.blur.prob = 0.0
     config.eval.every_epochs = config.eval.linear.num_epochs = 0
     config.diagnostics.every_steps = 0
     return config
@@ -41,7 +41,7 @@ def make(config, *, total_steps, axis_name=None):
 
     def init(key, views):
         encoder, projector = jax.random.split(key)
-        pixels = views[0, 0].size
+        pixels = views[0][0].size
         kernels = {
             "encoder": {"kernel": jax.random.normal(encoder, (pixels, FEATURES)) / pixels**0.5},
             "projector": {"kernel": jax.random.normal(projector, (FEATURES, PROJECTED))},
@@ -57,7 +57,7 @@ def make(config, *, total_steps, axis_name=None):
         return pooled, pooled @ params["online"]["projector"]["kernel"]
 
     def forward(params, state, views):
-        pooled, (anchor, query) = project(params, views)
+        pooled, (anchor, query) = project(params, views[:2])
         outputs = {"features": pooled[0], "anchor_projection": anchor, "query_projection": query}
         return outputs, {"online": {"encoder": {"calls": state["online"]["encoder"]["calls"] + 1}}}
 

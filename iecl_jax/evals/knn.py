@@ -8,7 +8,7 @@ from iecl_jax.evals.measures import knn
 from iecl_jax.evals.parts.schedule import Every
 from iecl_jax.evals.parts.subject import Subject
 
-RESULTS = {"knn_top1": "kNN, top-1"}
+RESULTS = {"knn_top1": "kNN, top-1 (%)"}
 
 
 class Settings(Every):

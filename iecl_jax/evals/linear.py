@@ -18,8 +18,8 @@ from iecl_jax.evals.parts.schedule import AtEnd
 from iecl_jax.evals.parts.subject import Subject
 
 RESULTS = {
-    "linear_top1": "linear classifier, top-1",
-    "linear_top5": "linear classifier, top-5",
+    "linear_top1": "linear classifier, top-1 (%)",
+    "linear_top5": "linear classifier, top-5 (%)",
 }
 
 

@@ -9,7 +9,7 @@ from iecl_jax.evals.parts.encoder import Unlabelled
 from iecl_jax.evals.parts.schedule import Every
 from iecl_jax.evals.parts.subject import Subject
 
-RESULTS = {"online_probe_top1": "online probe, top-1"}
+RESULTS = {"online_probe_top1": "online probe, top-1 (%)"}
 
 
 class Settings(Every):

@@ -10,6 +10,7 @@ import ml_collections
 from iecl_jax import config as config_lib
 from iecl_jax import methods
 from iecl_jax.config import kinds
+from iecl_jax.evals.parts import results
 from iecl_jax.evals.parts.encoder import SplitEncoder
 from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.run import workdir
@@ -36,9 +37,10 @@ def run(
         evaluation.check(subject, settings)
     workdir.prepare(run_dir, config, command=sys.argv, allow_change=allow_config_change)
     metrics = evaluation.measure(subject, settings)
-    for name, words in evaluation.RESULTS.items():
+    for name, text in evaluation.RESULTS.items():
         if name in metrics:
-            print(f"{words} on {subject.config.data.name}: {100 * metrics[name]:.2f} %", flush=True)
+            words, value = results.shown(text, metrics[name])
+            print(f"{words} on {subject.config.data.name}: {value}", flush=True)
     seconds, work = time.monotonic() - started, subject.work
     return workdir.write_results(
         run_dir,

@@ -3,8 +3,10 @@
 An evaluation is a file of this folder, or any other file that `eval.names` or a job names. It has
 
     Settings                     a Section; with `when`, from `Every` or `AtEnd`
-    RESULTS                      {result: words for a reader}; shares from 0 to 1
-    measure(subject, settings)   -> {result: value}; others than RESULTS go to results.json alone
+    RESULTS                      {result: words for a reader}; "(%)" in them says that the value is
+                                 a share from 0 to 1, shown times 100
+    measure(subject, settings)   -> {result: value}; what is not in RESULTS goes to results.json
+                                 without words, and so do tables of values
 
 and perhaps
 

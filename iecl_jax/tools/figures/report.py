@@ -18,6 +18,7 @@ from typing import Any
 
 from absl import logging
 
+from iecl_jax.evals.parts import results as evaluation_results
 from iecl_jax.run import events
 from iecl_jax.run.workdir import write_atomically
 from iecl_jax.tools.figures import chart, page, sections
@@ -25,11 +26,6 @@ from iecl_jax.tools.figures.sections import Section
 
 NAME = "report.html"
 _ABSENT = "n/a"
-_SCORES = {
-    "linear_top1": "linear classifier, top-1",
-    "knn_top1": "kNN, top-1",
-    "online_probe_top1": "online probe, top-1",
-}
 _PICTURES = {
     "gallery": "Source images, the two views, SAIB's output for the query view on the scale of its "
     "input, and what SAIB added to it.",
@@ -64,7 +60,7 @@ def render(workdir: pathlib.Path) -> str:
     name = workdir.absolute().name
     parts: list[Callable[[], str]] = [
         lambda: _header(name, config, starts, results),
-        lambda: _results(results),
+        lambda: _results(results, _at(config, "eval.names")),
         *(lambda section=section: _section(section, run, config) for section in sections.SECTIONS),
         lambda: _gallery(run),
         lambda: _others(run),
@@ -174,12 +170,15 @@ def _code(git: Any) -> str | None:
     return f"{git.get('revision')}{', with changes' if git.get('dirty') else ''}"
 
 
-def _results(results: Any) -> str:
+def _results(results: Any, evaluations: Any) -> str:
     metrics = results.get("metrics") or {}
+    words = evaluation_results.words(evaluations or ())
     scores = [
-        [text, _percent(metrics, name, 2)] for name, text in _SCORES.items() if name in metrics
+        [*evaluation_results.shown(text, metrics[name])]
+        for name, text in words.items()
+        if name in metrics
     ]
-    body = page.table(["test accuracy at the end", "%"], scores) if scores else ""
+    body = page.table(["on the test split at the end", ""], scores) if scores else ""
     comparison = metrics.get("comparison")
     if comparison:
         rows = [

@@ -191,7 +191,8 @@ def _mapped_step(
         places = collectives.places(len(batch["label"]), AXIS)
         key = jax.random.key(subject.seed)
         [view] = make_views(augment.image_keys(key, probe.step, places), batch["image"])
-        features = subject.method.encode(*weights, view)["pooled"]
+        params, method_state = weights
+        features = subject.method.encode(params, method_state, view)["pooled"]
         features = linear_probe.normalize_features(features, settings.feature_norm)
         probe, loss = linear_probe.probe_step(
             probe, features, batch["label"], tx=tx, axis_name=AXIS

@@ -75,7 +75,7 @@ def mocov2_augment() -> ml_collections.ConfigDict:
 
 
 def simclr_small_augment() -> ml_collections.ConfigDict:
-    """Returns SimCLR's augmentation for CIFAR: crops of 0.08 to 1, jitter of strength 1/2, no blur."""
+    """Returns SimCLR's augmentation for CIFAR: crops of 0.08 to 1, jitter strength 1/2, no blur."""
     return same_for_both(view(blur_prob=0.0))
 
 

@@ -1,8 +1,8 @@
 """The recipes of the compared methods: the settings, heads, optimizer and views of each.
 
-Unless a comment says otherwise, a recipe is solo-learn's (ResNet-18, batch 256, 1000 epochs on CIFAR
-or 400 on ImageNet-100). `ie_cl` is the default config of configs/imagenet_r50.py: moco_v2 without a
-queue, with SAIB, its terms and spectral normalisation.
+Unless a comment says otherwise, a recipe is solo-learn's (ResNet-18, batch 256, 1000 epochs on
+CIFAR or 400 on ImageNet-100). `ie_cl` is the default config of configs/imagenet_r50.py: moco_v2
+without a queue, with SAIB, its terms and spectral normalisation.
 """
 
 import copy
@@ -38,8 +38,8 @@ RECIPES: dict[str, dict[str, Any]] = {
             "ema": {"schedule": "cosine", "start": 0.99, "end": 0.999},
         },
         "projector": _projector(2, 2048, 256, **NO_BN),
-        # The recipe has 0.3 and 1e-4 for the mean of both directions. The loss here is their sum, twice
-        # as large, so the rate is halved and the weight decay doubled.
+        # The recipe has 0.3 and 1e-4 for the mean of both directions. The loss here is their sum,
+        # twice as large, so the rate is halved and the weight decay doubled.
         "optimizer": {"name": "sgd", "learning_rate": 0.15, "weight_decay": 2e-4},
         "views": "weak",
     },
@@ -120,7 +120,7 @@ WANTED = f"ie_cl or METHOD[+saib|+terms][+sn] with METHOD one of {', '.join(RECI
 
 
 def parse(word: str) -> tuple[str, list[str]] | None:
-    """Splits `METHOD[+saib|+terms][+sn]` into (method, additions); returns None if it is not valid."""
+    """Splits `METHOD[+saib|+terms][+sn]` into (method, additions); returns None if invalid."""
     name, *additions = word.split("+")
     kinds: list[list[str]] = [[], ["saib"], ["terms"], ["sn"], ["saib", "sn"], ["terms", "sn"]]
     known = additions in (kinds if name in RECIPES else kinds[:1])
@@ -161,7 +161,7 @@ def use(config: ml_collections.ConfigDict, word: str) -> None:
 def _views(
     recipe: str, *, small_images: bool
 ) -> tuple[ml_collections.ConfigDict, ml_collections.ConfigDict]:
-    """Returns the settings of the anchor and query views of a recipe. Small images get no blur."""
+    """Returns the settings of a recipe's anchor and query views. Small images get no blur."""
     half, full, cool = (0.4, 0.4, 0.4, 0.1), (0.8, 0.8, 0.8, 0.2), (0.4, 0.4, 0.2, 0.1)
     from_fifth = (0.2, 1.0)
     kinds: dict[str, list[dict[str, Any]]] = {

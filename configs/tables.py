@@ -109,9 +109,9 @@ TABLE_5 = [
 ]
 
 # --- Figure 3 ---
-# The figure's text names SAIB both before and after the other columns. Here it is the last column.
-# Then "crop" is the strongest column, as in SimCLR's figure of the same experiment. The average of a
-# row is the same either way.
+# The figure's text names SAIB both before and after the other columns. Here it is the last column:
+# then "crop" is the strongest column, as in SimCLR's figure of the same experiment. The average of
+# a row is the same either way.
 GRID_COLUMNS = ("crop", "color", "noise", "rotate", "blur", "saib")
 GRID = {
     "saib": (51.1, 49.8, 42.9, 29.7, 33.7, 8.1),

@@ -41,7 +41,7 @@ def make(config, *, total_steps, axis_name=None):
 
     def init(key, views):
         encoder, projector = jax.random.split(key)
-        pixels = views[0, 0].size
+        pixels = views[0][0].size
         kernels = {
             "encoder": {"kernel": jax.random.normal(encoder, (pixels, FEATURES)) / pixels**0.5},
             "projector": {"kernel": jax.random.normal(projector, (FEATURES, PROJECTED))},

@@ -184,7 +184,8 @@ def test_no_gradient_reaches_the_momentum_network(case):
     state = case.initial
     assert "momentum" not in state.params
     momentum = state.method_state.get("momentum", {"params": {}})
-    views = np.random.default_rng(1).normal(size=(2, BATCH, SIDE, SIDE, 3)).astype(np.float32)
+    drawn = np.random.default_rng(1).normal(size=(2, BATCH, SIDE, SIDE, 3))
+    views = list(jnp.asarray(drawn, jnp.float32))
     method = methods.make(case.config, total_steps=10)
 
     @jax.jit

@@ -21,8 +21,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 import jax
 import jaxtyping
 
-# Shapes and types of these packages' annotations are checked at every call, before they are
-# imported. A run of the user's has none of this.
+# Before these packages are imported: the shapes and types that their annotations promise are then
+# checked at every call. A user's run has none of this.
 jaxtyping.install_import_hook(
     ["iecl_jax.losses", "iecl_jax.models", "iecl_jax.methods"], "beartype.beartype"
 )

@@ -100,9 +100,8 @@ def test_views_added_do_not_change_the_first_two_bit_for_bit(form):
     for recipe in (busy_recipe(), with_views(busy_recipe(), sizes)):
         crops = [some_images(6, size, size, 3) for size in (SIZE, SIZE, *sizes)]
         given = crops[: len(recipe.views)] if images is None else images
-        views.append(
-            jax.jit(augment.make_augment(recipe, SIZE, *UNCHANGED))(keys_of(range(6)), given)
-        )
+        augmented = jax.jit(augment.make_augment(recipe, SIZE, *UNCHANGED))
+        views.append(augmented(keys_of(range(6)), given))
     np.testing.assert_array_equal(views[1][:2], views[0])
     assert [view.shape for view in views[1][2:]] == [(6, size, size, 3) for size in sizes]
     assert np.abs(views[1][2] - views[1][1]).max() > 0.1  # of its own key
@@ -248,11 +247,8 @@ def test_eval_transform():
     ],
 )
 def test_wrong_images_are_refused(images):
-    augmented = augment.make_augment(quiet_recipe(), SIZE, *UNCHANGED)
-    for function in (
-        partial(augmented, keys_of(range(2))),
-        augment.make_eval_transform(SIZE, *UNCHANGED),
-    ):
+    augmented = partial(augment.make_augment(quiet_recipe(), SIZE, *UNCHANGED), keys_of(range(2)))
+    for function in (augmented, augment.make_eval_transform(SIZE, *UNCHANGED)):
         with pytest.raises(ValueError, match=r"images must be uint8 \[B, H, W, 3\], not "):
             function(images)
 

@@ -16,7 +16,7 @@ from iecl_jax.data.sources import tfds
 ROOT = Path(__file__).parent.parent
 TINY = str(ROOT / "tests" / "tiny_run.py")
 
-# A source in three classes of one colour each.
+# In three classes of one colour each. tests/test_own_kinds.py trains with such a file.
 OWN_SOURCE = """
 import numpy as np
 
@@ -58,21 +58,7 @@ def load(*overrides: str):
     return config_lib.load(TINY, [f"--config.{override}" for override in overrides])
 
 
-def test_a_source_in_a_file_trains(own_source, tmp_path):
-    command = [sys.executable, "-m", "iecl_jax.main", f"--config={TINY}"]
-    command += [f"--config.data.name={own_source}", "--config.data.per_class=20"]
-    done = subprocess.run(
-        [*command, f"--workdir={tmp_path / 'run'}"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["steps"] == 4
-    assert results["metrics"]["knn_top1"] == 1
-    kept = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert kept["data"]["per_class"] == 20
-
-
-def test_a_source_in_a_file_has_its_own_settings_checks_and_statistics(own_source, tmp_path):
+def test_a_source_in_a_file_has_its_own_settings_checks_and_statistics(own_source):
     config = load(f"data.name={own_source}")
     assert config.data.per_class == 30
     assert data.statistics(config.data) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))

@@ -55,7 +55,7 @@ def test_views_are_those_of_step_0():
 def test_entropies_are_those_of_the_training_pass():
     """By the projections that `forward` gives the objective, with and without SAIB."""
     made, split, state, result = measured()
-    views = diagnostics.fixed_views(made, split, 8)
+    views = list(diagnostics.fixed_views(made, split, 8))
     method = methods.make(made, total_steps=1)
     outputs, _ = jax.jit(method.forward)(state.params, state.method_state, views)
 

@@ -125,7 +125,7 @@ def test_pooled_features_of_the_wrong_type_are_one_sentence(tmp_path):
     )
     method = methods.make(config_of(str(path)), total_steps=1)
     with pytest.raises(ValueError, match=r"float32 \[8, 4, 4, 3\] as 'pooled'.* \[8, F\]"):
-        jax.eval_shape(method.init, jax.random.key(0), jnp.zeros((2, 8, 4, 4, 3)))
+        jax.eval_shape(method.init, jax.random.key(0), [jnp.zeros((8, 4, 4, 3))] * 2)
 
 
 def test_resnets_are_offered_by_name():

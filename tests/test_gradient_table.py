@@ -49,7 +49,7 @@ def network():
     config.encoder.update(tiny_resnet.ENCODER | {"num_stages": 2, "spectral_norm": False})
     method = methods.make(config, total_steps=10)
     drawn = np.random.default_rng(2).normal(size=(2, 4, 8, 8, 3))
-    views = jnp.asarray(drawn, jnp.float32)
+    views = list(jnp.asarray(drawn, jnp.float32))
     rng = np.random.default_rng(3)
 
     def draw(path, leaf):

@@ -215,6 +215,20 @@ def test_a_signal_before_an_evaluation_saves_without_it(start, tmp_path):
     assert (evaluation.steps, saved(tmp_path)) == ([], [3])
 
 
+@pytest.mark.parametrize("code", [EXIT_CODE, 1])
+def test_a_loop_inside_of_an_evaluation_that_is_stopped_stops_the_one_outside(
+    start, tmp_path, code
+):
+    def stopped(state, now):
+        raise SystemExit(code)
+
+    run = start()
+    with pytest.raises(SystemExit) as left:
+        loop.train(run, [actions.Evaluate(run, Evaluation(4, stopped)), actions.Save(run, 100)])
+    assert left.value.code == code
+    assert saved(tmp_path) == ([4] if code == EXIT_CODE else [])
+
+
 def test_a_run_that_ended_without_its_results_is_measured_again(start):
     for _ in range(2):
         run = start(total=3)

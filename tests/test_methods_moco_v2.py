@@ -61,6 +61,7 @@ def _random_like(shapes, seed):
 def _inputs(seed=0, **settings):
     """Random views, parameters and state (of the online and the momentum encoder unlike)."""
     views = np.random.default_rng(seed).normal(size=(2, BATCH, SIDE, SIDE, 3)).astype(np.float32)
+    views = list(views)
     shapes = jax.eval_shape(_method(**settings).init, jax.random.key(0), views)
     return views, *_random_like(shapes, seed + 1)
 
@@ -101,8 +102,8 @@ def separate():
     query, saib_stats = _transformed(params, state, views[1])
     plain_params, plain_state = _without_saib(params, state)
     forward = _plain_forward()
-    on_anchor = forward(plain_params, plain_state, np.stack([views[0], query]))
-    on_query = forward(plain_params, plain_state, np.stack([query, views[0]]))
+    on_anchor = forward(plain_params, plain_state, [views[0], query])
+    on_query = forward(plain_params, plain_state, [query, views[0]])
     return views, params, state, saib_stats, on_anchor, on_query
 
 
@@ -165,7 +166,8 @@ def test_plain_moco_makes_no_query_pass_and_no_saib():
     )
     assert set(shapes[0]) == {"features", "anchor_projection", "query_key", "negatives"}
     method = _method(**_underscored(PLAIN))
-    np.testing.assert_array_equal(method.transform(params, state, views[1]), views[1])
+    images = jnp.asarray(views[1])
+    np.testing.assert_array_equal(method.transform(params, state, images), images)
 
 
 def _underscored(settings):
@@ -200,14 +202,14 @@ def _run_steps(devices, num_steps):
     step = jax.pmap(
         method.forward,
         axis_name="devices",
-        in_axes=(None, None, 1),
+        in_axes=(None, None, 0),
         devices=jax.devices()[:devices],
     )
     history, rng = [], np.random.default_rng(9)
     for _ in range(num_steps):
         views = rng.normal(size=(2, BATCH, SIDE, SIDE, 3)).astype(np.float32)
         outputs, states = jax.device_get(
-            step(params, state, views.reshape(2, devices, -1, SIDE, SIDE, 3))
+            step(params, state, list(views.reshape(2, devices, -1, SIDE, SIDE, 3)))
         )
         for leaf in jax.tree.leaves(states):
             np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
@@ -242,7 +244,7 @@ def test_queue_and_two_devices():
 def test_init_copies_the_online_encoder_and_ignores_the_batch():
     method = _method(method__queue_size=QUEUE, encoder__spectral_norm=False)
     views = np.random.default_rng(3).normal(size=(2, 4, SIDE, SIDE, 3)).astype(np.float32)
-    params, state = jax.jit(method.init)(jax.random.key(0), views)
+    params, state = jax.jit(method.init)(jax.random.key(0), list(views))
     momentum = state["momentum"]
     assert _is_equal(momentum["params"], params["online"])
     assert _is_equal(momentum["batch_stats"], state["online"])
@@ -256,7 +258,7 @@ def test_init_copies_the_online_encoder_and_ignores_the_batch():
     for path, leaf in jax.tree_util.tree_leaves_with_path(state["online"]):
         if path[-1].key == "mean":
             np.testing.assert_array_equal(leaf, np.zeros(leaf.shape))
-    larger = jax.eval_shape(method.init, jax.random.key(0), jnp.zeros((2, BATCH, SIDE, SIDE, 3)))
+    larger = jax.eval_shape(method.init, jax.random.key(0), [jnp.zeros((BATCH, SIDE, SIDE, 3))] * 2)
     assert jax.tree.map(jnp.shape, (params, state)) == jax.tree.map(lambda s: s.shape, larger)
 
 

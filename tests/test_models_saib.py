@@ -211,7 +211,7 @@ def test_gradient_of_every_parameter_against_finite_differences():
 def test_initial_scale_of_the_residual():
     """With scale 0 and no inner skip, X' = 2 X + positions."""
     saib = SAIB(GROUP, PATCH, inner_skip=False, residual_scale=0.0)
-    images = np.random.default_rng(6).normal(size=SHAPE).astype(np.float32)
+    images = jnp.asarray(np.random.default_rng(6).normal(size=SHAPE), jnp.float32)
 
     @jax.jit
     def run(key):

@@ -78,7 +78,7 @@ def test_it_does_not_contract_after_training():
     """Trained to make the output's entropy small, the worst that training can ask of it."""
     shape, shapes, full = _functions(SIZES[1])
     saib, rng = _saib(2, 2, 1), np.random.default_rng(1)
-    images = np.float32(rng.normal(size=(16, *shape[1:])))
+    images = jnp.asarray(rng.normal(size=(16, *shape[1:])), jnp.float32)
     params, tx = _draw(rng, shapes, 0.3), optax.sgd(0.3, 0.9)
 
     def spread(params):
@@ -110,7 +110,7 @@ def test_forward_is_the_equation(size):
     rng = np.random.default_rng(2)
     (shape, shapes, _), (group, patch, *_) = _functions(size), size
     params = _draw(rng, shapes, 0.7)
-    images = np.float32(rng.normal(size=shape))
+    images = jnp.asarray(rng.normal(size=shape), jnp.float32)
     kernel = np.float64(params["block1"]["conv"])
     p = np.float64(patchify(images, group, patch)) + params["block1"]["positions"]
     _, rows, pixels, _ = p.shape
@@ -122,7 +122,8 @@ def test_forward_is_the_equation(size):
     flat = p.reshape(-1)
     out = (flat + w.T @ (np.log1p(np.exp(w @ flat)) - np.log(2))).reshape(p.shape)
     expected = unpatchify(jnp.asarray(out, jnp.float32), shape, patch)
-    got = _saib(group, patch, 1).apply({"params": params}, images, train=True)
+    variables = {"params": jax.tree.map(jnp.asarray, params)}
+    got = _saib(group, patch, 1).apply(variables, images, train=True)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 

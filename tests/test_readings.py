@@ -132,7 +132,7 @@ def method_of(config):
 
 def forward_of(config):
     """The method's forward; its parameters, state and views."""
-    method, images = method_of(config), normal(2, *NETWORKS["encoder"])
+    method, images = method_of(config), list(normal(2, *NETWORKS["encoder"]))
     shapes = jax.eval_shape(method.init, jax.random.key(0), images)
     return method.forward, *drawn(shapes), images
 

@@ -12,6 +12,7 @@ import tiny_network
 
 from iecl_jax import config as config_lib
 from iecl_jax import methods
+from iecl_jax.config import kinds, schema
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = str(ROOT / "tests" / "tiny_run.py")
@@ -36,6 +37,11 @@ def apply(key, image, settings, size):
     inverted = image + settings.strength * (1 - 2 * image)
     return jnp.where(jax.random.uniform(key) < settings.prob, inverted, image)
 '''
+
+THIRD = (
+    "--config.augment.views=('anchor','query','small')",
+    "--config.augment.small.jitter.prob=0.0",
+)
 
 
 def train(workdir, *overrides):
@@ -63,20 +69,28 @@ def test_an_operator_in_a_file_of_its_own_trains(plain, tmp_path):
 
 
 def test_a_third_small_view_trains_and_changes_nothing_of_a_method_of_two(plain, tmp_path):
-    views = "--config.augment.views=('anchor','query','small')"
-    results = train(
-        tmp_path / "run",
-        views,
-        "--config.augment.small.size=4",
-        "--config.augment.small.blur.prob=0",
-    )
+    results = train(tmp_path / "run", *THIRD, "--config.augment.small.size=4")
     assert results["params_digest"] == plain["params_digest"]
 
 
-@pytest.mark.parametrize("name", sorted(config_lib.kinds.names("method")))
+def test_a_third_view_of_large_images_which_the_host_cuts_trains(plain, tmp_path):
+    large = ("--config.data.image_size=100", "--config.data.cache=none")
+    results = train(
+        tmp_path / "run",
+        *THIRD,
+        *large,
+        "--config.augment.small.size=40",
+        "--config.train.steps_per_call=2",
+    )
+    assert results["steps"] == plain["steps"]
+
+
+@pytest.mark.parametrize("name", sorted(kinds.names("method")))
 def test_methods_use_the_first_two_views(name):
     """The same program with and without a third."""
-    config = config_lib.choose(tiny_network.get_config(), {"method.name": name})
+    config = schema.choose(tiny_network.get_config(), {"method.name": name})
+    if "queue_size" in config.method:
+        config.method.queue_size = 16
     method = methods.make(config, total_steps=10)
     view, small = np.zeros((8, 8, 8, 3), np.float32), np.zeros((8, 4, 4, 3), np.float32)
     params, state = jax.eval_shape(method.init, jax.random.key(0), [view] * 2)
@@ -93,6 +107,7 @@ REFUSED = {
     "augment.anchor.operators=('flip','flip')": "different operators",
     "augment.anchor.operators=('gone.py',)": "'gone.py' is no Python file",
     "augment.anchor.operators=5": "operators=(5,) must be",
+    "augment.anchor.operators=crop flip": "must be a tuple, such as ('crop', 'flip', ",
     "augment.views=('anchor',)": "two different words or more",
     "augment.views=('anchor','query','views')": "two different words or more",
     "augment.views=7": "augment.views=(7,) must be",

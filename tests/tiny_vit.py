@@ -1,5 +1,6 @@
 """A tiny Vision Transformer, an encoder without batch statistics and convolutions."""
 
+import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -56,8 +57,11 @@ class VisionTransformer(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(token, (b, 1, self.dim)), x], axis=1)
         positions = self.param("pos_embedding", small, (1, *x.shape[1:])).astype(self.dtype)
         x = x + positions
+        attention = functools.partial(
+            nn.MultiHeadDotProductAttention, self.num_heads, dtype=self.dtype
+        )
         for i in range(self.depth):
             y = nn.LayerNorm(dtype=self.dtype, name=f"norm{i}")(x)
-            x = x + nn.SelfAttention(self.num_heads, dtype=self.dtype, name=f"attention{i}")(y)
+            x = x + attention(name=f"attention{i}")(y)
         pooled = nn.LayerNorm(dtype=jnp.float32, name="norm")(x[:, 0])
         return {"stage1": x, "pooled": pooled}

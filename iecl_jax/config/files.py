@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
+from ml_collections.config_flags.tuple_parser import TupleParser
 
 from iecl_jax.config import schema, section
 
@@ -48,7 +49,7 @@ def parse(flag: str, arguments: Sequence[str]) -> Loaded:
     given = _overrides(arguments)
     for _ in range(3):  # a chosen view has operators, whose settings may be chosen too
         chosen = {
-            name: _literal(given[name], section.leaves(config)[name])
+            name: _literal(name, given[name], section.leaves(config)[name])
             for name in section.choosing_keys(schema.root(config), config)
             if name in given
         }
@@ -94,10 +95,19 @@ def _overrides(arguments: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _literal(text: str, like: Any) -> Any:
-    """A value of the type of `like` from the command's text; the text where it is none."""
+def _literal(name: str, text: str, like: Any) -> Any:
+    """A value of the type of `like` from the command's text; the text where it is none.
+
+    Raises:
+      ValueError: it should be a tuple.
+    """
     if isinstance(like, str):
         return text
+    if isinstance(like, tuple):
+        try:
+            return TupleParser().parse(text)
+        except ValueError:
+            raise ValueError(f"{name}={text} must be a tuple, such as {like!r}.") from None
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -5,6 +5,7 @@ it trains a grid of learning rates on features computed once, as `linear` does.
 """
 
 import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,14 @@ def check(subject: Subject, settings: Any) -> None:
         subject.labels(split)
     batch, devices = settings.batch_size, jax.local_device_count()
     multiple("linear_probe.batch_size", batch, devices, "devices")
+    num_images = len(subject.labels("train"))
     if settings.cached:
         linear.check_holdout(subject, "linear_probe.cached=True")
+    elif batch > num_images:
+        raise ValueError(
+            f"linear_probe.batch_size={batch} is more than the {num_images} training images of "
+            f"{subject.config.data.name}: lower it."
+        )
 
 
 def measure(subject: Subject, settings: Any) -> dict[str, Any]:
@@ -93,17 +100,8 @@ def measure(subject: Subject, settings: Any) -> dict[str, Any]:
     """
     if settings.cached:
         return linear.grid(subject, settings, feature_norm=settings.feature_norm)
-    weights = (
-        {"online": subject.params["online"]},
-        {"online": subject.method_state.get("online", {})},
-    )
-    streamed = ml_collections.ConfigDict({"seed": subject.seed, "probe": settings.to_dict()})
-    final, steps = _stream_probe(
-        streamed, subject.config, subject.method, weights, subject.encoder, subject.run_dir
-    )
+    final = train_on_stream(subject, settings)
     features, labels = subject.features("test")
-    subject.work.steps, subject.work.params = steps, final
-    subject.work.images = steps * settings.batch_size
     accuracy = functools.partial(
         linear_probe.grid_accuracy,
         jax.tree.map(lambda leaf: leaf[None], final),
@@ -116,67 +114,92 @@ def measure(subject: Subject, settings: Any) -> dict[str, Any]:
     return metrics
 
 
-def _stream_probe(config, pretrain, method, weights, encoder, run_dir):
-    """Trains the paper's probe; returns (its parameters, steps). Resumes like pretraining does."""
-    stream = ml_collections.ConfigDict(pretrain.to_dict())
-    stream.seed, stream.train.batch_size = config.seed, config.probe.batch_size
-    stream.augment.update({"views": ("anchor",), "anchor": config.probe.augment})
-    num_images = len(encoder.labelled("train"))
-    steps_per_epoch = num_images // config.probe.batch_size
-    if not steps_per_epoch:
-        raise ValueError(
-            f"probe.batch_size={config.probe.batch_size} is larger than the {num_images} training "
-            f"images of {pretrain.data.name}: lower it."
-        )
-    total_steps = config.probe.num_epochs * steps_per_epoch
+def train_on_stream(subject: Subject, settings: Any) -> linear_probe.Params:
+    """The classifier of the paper, trained on the training loop; resumes as pretraining does.
+
+    Its checkpoints lie in RUN_DIR/probe-DIGEST: a classifier belongs to one encoder, and that of
+    other weights starts anew beside it.
+
+    Raises:
+      FloatingPointError: the loss is not finite.
+      SystemExit: see `loop.train`.
+    """
+    config, images = _stream_config(subject, settings), subject.split("train")
+    steps_per_epoch = len(images) // settings.batch_size
+    total_steps = settings.num_epochs * steps_per_epoch
     tx = linear_probe.probe_optimizer(
-        config.probe.learning_rate,
-        momentum=config.probe.momentum,
-        weight_decay=config.probe.weight_decay,
+        settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
         total_steps=total_steps,
     )
-    make_views = augment.make_augment(
-        stream.augment, stream.data.image_size, *data.statistics(stream.data)
+    weights = (
+        {"online": subject.params["online"]},
+        {"online": subject.method_state.get("online", {})},
     )
-
-    def step(probe, weights, batch):
-        places = collectives.places(len(batch["label"]), AXIS)
-        key = jax.random.key(config.seed)
-        [view] = make_views(augment.image_keys(key, probe.step, places), batch["image"])
-        features = method.encode(*weights, view)["pooled"]
-        features = linear_probe.normalize_features(features, config.probe.feature_norm)
-        probe, loss = linear_probe.probe_step(
-            probe, features, batch["label"], tx=tx, axis_name=AXIS
-        )
-        return probe, {"loss": loss[None]}
-
-    mapped = jax.pmap(
-        step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0
-    )
-    feature_dim = jax.eval_shape(
-        method.encode, *weights, jnp.zeros((1, stream.data.image_size, stream.data.image_size, 3))
-    )["pooled"].shape[-1]
-    probe = linear_probe.init_probe(
-        jax.random.key(config.seed), feature_dim, encoder.labelled("train").num_classes, tx
-    )
-    # A probe belongs to one encoder: that of another checkpoint starts anew beside it.
-    probe_dir = Path(run_dir) / f"probe-{digest(weights)[:12]}"
-    weights = replicate(weights)
+    record = ml_collections.ConfigDict({"seed": subject.seed, "linear_probe": settings.to_dict()})
+    checkpoints = Path(subject.run_dir) / f"probe-{digest(weights)[:12]}"
     run = Run(
-        run_dir=run_dir,
-        checkpointer=Checkpointer(probe_dir, keep=1, keep_best=0, config=config),
-        state=replicate(probe),  # Where the step leaves it; `pmap` may then reuse its memory.
-        steps=lambda probe, batches: mapped(probe, weights, *batches),
-        open_batches=functools.partial(data.TrainBatches, stream, encoder.labelled("train")),
+        run_dir=subject.run_dir,
+        checkpointer=Checkpointer(checkpoints, keep=1, keep_best=0, config=record),
+        state=_new_probe(subject, weights, tx),
+        steps=_mapped_step(subject, settings, config, tx, replicate(weights)),
+        open_batches=functools.partial(data.TrainBatches, config, images),
         total=total_steps,
         steps_per_epoch=steps_per_epoch,
-        batch_size=config.probe.batch_size,
+        batch_size=settings.batch_size,
         group="probe",
     )
     try:
         train(run, [Log(run, steps_per_epoch), Save(run, steps_per_epoch)])
     except FloatingPointError as error:
-        raise FloatingPointError(
-            f"{error} Lower probe.learning_rate={config.probe.learning_rate}."
-        ) from error
-    return jax.device_get(run.state.params), total_steps
+        lower = f"Lower linear_probe.learning_rate={settings.learning_rate}."
+        raise FloatingPointError(f"The linear probe: {error} {lower}") from error
+    final = jax.device_get(run.state.params)
+    subject.work.steps, subject.work.params = total_steps, final
+    subject.work.images = total_steps * settings.batch_size
+    return final
+
+
+def _stream_config(subject: Subject, settings: Any) -> ml_collections.ConfigDict:
+    """The pretraining's config with the images, the one view, the batches and the seed to use."""
+    config = ml_collections.ConfigDict(subject.config.to_dict())
+    config.seed, config.train.batch_size = subject.seed, settings.batch_size
+    config.augment.update({"views": ("anchor",), "anchor": settings.augment})
+    return config
+
+
+def _new_probe(subject: Subject, weights: Any, tx: Any) -> linear_probe.ProbeState:
+    """An untrained classifier, where the step leaves it: `pmap` may then reuse its memory."""
+    size = subject.config.data.image_size
+    encoded = jax.eval_shape(subject.method.encode, *weights, jnp.zeros((1, size, size, 3)))
+    key = jax.random.key(subject.seed)
+    return replicate(
+        linear_probe.init_probe(key, encoded["pooled"].shape[-1], subject.num_classes, tx)
+    )
+
+
+def _mapped_step(
+    subject: Subject, settings: Any, config: ml_collections.ConfigDict, tx: Any, weights: Any
+) -> Callable[[Any, Sequence[Any]], tuple[Any, dict[str, jax.Array]]]:
+    """(probe, [batch]) -> (probe, {"loss": [1]}), for `Run.steps`."""
+    make_views = augment.make_augment(
+        config.augment, config.data.image_size, *data.statistics(config.data)
+    )
+
+    def step(probe, weights, batch):
+        places = collectives.places(len(batch["label"]), AXIS)
+        key = jax.random.key(subject.seed)
+        [view] = make_views(augment.image_keys(key, probe.step, places), batch["image"])
+        params, method_state = weights
+        features = subject.method.encode(params, method_state, view)["pooled"]
+        features = linear_probe.normalize_features(features, settings.feature_norm)
+        probe, loss = linear_probe.probe_step(
+            probe, features, batch["label"], tx=tx, axis_name=AXIS
+        )
+        return probe, {"loss": loss[None]}
+
+    mapped: Any = jax.pmap(
+        step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0
+    )
+    return lambda probe, batches: mapped(probe, weights, *batches)

@@ -11,7 +11,7 @@ from iecl_jax.config.rules import NOT_NEGATIVE, POSITIVE
 from iecl_jax.config.section import key
 from iecl_jax.losses import redundancy
 from iecl_jax.methods.parts import online
-from iecl_jax.methods.parts.method import Method, unmoved
+from iecl_jax.methods.parts.method import Loss, Method, Outputs, unmoved
 from iecl_jax.models import collectives
 
 
@@ -29,7 +29,7 @@ def make(
     network = online.make(config, axis_name)
     settings = config.method
 
-    def loss(outputs):
+    def loss(outputs: Outputs) -> Loss:
         on_diagonal, off_diagonal = redundancy.barlow_twins(
             *collectives.gather(
                 (outputs["anchor_projection"], outputs["query_projection"]), axis_name

@@ -9,7 +9,7 @@ import ml_collections
 
 from iecl_jax.losses.similarity import negative_cosine
 from iecl_jax.methods.parts import ema, online
-from iecl_jax.methods.parts.method import Method
+from iecl_jax.methods.parts.method import Loss, Method, Outputs
 
 
 class Settings(online.Settings, online.PredictorSettings, ema.Settings):
@@ -24,7 +24,7 @@ def make(
     momentum = ema.make(config, axis_name, total_steps=total_steps)
     init, forward = ema.of_both_views(network, momentum)
 
-    def loss(outputs):
+    def loss(outputs: Outputs) -> Loss:
         first = negative_cosine(outputs["anchor_prediction"], outputs["query_key"])
         second = negative_cosine(outputs["query_prediction"], outputs["anchor_key"])
         value = 4 + 2 * (first + second)

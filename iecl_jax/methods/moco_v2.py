@@ -12,11 +12,12 @@ directions, where some libraries have two. Q sees the query where something asks
 
 import jax
 import ml_collections
+from jaxtyping import Array, Key
 
 from iecl_jax.config.rules import COUNT_OR_NONE, POSITIVE
 from iecl_jax.config.section import key
 from iecl_jax.methods.parts import contrast, ema, online, queue
-from iecl_jax.methods.parts.method import Method
+from iecl_jax.methods.parts.method import Loss, Method, Outputs, Tree, Views
 
 
 class Settings(online.Settings, ema.Settings):
@@ -42,7 +43,7 @@ def make(
     objective = config.objective
     encode_query = symmetric or objective.kl.weight > 0 or objective.entropy.weight > 0
 
-    def init(key, views):
+    def init(key: Key[Array, ""], views: Views) -> tuple[Tree, Tree]:
         keys = jax.random.split(key)
         params, state = q.init(keys[0], views)
         state = k.init(params, state)
@@ -50,7 +51,7 @@ def make(
             state["queue"] = queue.init(keys[1], queue_size, config.projector.output_dim)
         return params, state
 
-    def forward(params, state, views):
+    def forward(params: Tree, state: Tree, views: Views) -> tuple[Outputs, Tree]:
         anchor, query = views[:2]
         outputs, state = q.forward(params, state, [anchor, query] if encode_query else [anchor])
         keys, state = k.forward(state, [query, anchor] if symmetric else [query])
@@ -70,7 +71,7 @@ def make(
             negatives=negatives,
         )
 
-    def loss(outputs):
+    def loss(outputs: Outputs) -> Loss:
         negatives = outputs.get("negatives")
         info, top1 = direction(outputs["anchor_projection"], outputs["query_key"], negatives)
         if symmetric:

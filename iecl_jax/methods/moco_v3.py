@@ -11,7 +11,7 @@ import ml_collections
 from iecl_jax.config.rules import POSITIVE
 from iecl_jax.config.section import key
 from iecl_jax.methods.parts import contrast, ema, online
-from iecl_jax.methods.parts.method import Method
+from iecl_jax.methods.parts.method import Loss, Method, Outputs
 
 
 class Settings(online.Settings, online.PredictorSettings, ema.Settings):
@@ -32,7 +32,7 @@ def make(
     def direction(predictions, keys):
         return contrast.info_nce(predictions, keys, temperature=temperature, axis_name=axis_name)
 
-    def loss(outputs):
+    def loss(outputs: Outputs) -> Loss:
         first, top1 = direction(outputs["anchor_prediction"], outputs["query_key"])
         second, _ = direction(outputs["query_prediction"], outputs["anchor_key"])
         info = first + second

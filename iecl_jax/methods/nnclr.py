@@ -10,12 +10,13 @@ queue after the look-up.
 import jax
 import jax.numpy as jnp
 import ml_collections
+from jaxtyping import Array, Float32, Key
 
 from iecl_jax.config.rules import COUNT, POSITIVE
 from iecl_jax.config.section import key
 from iecl_jax.losses.product import product
 from iecl_jax.methods.parts import contrast, online, queue
-from iecl_jax.methods.parts.method import Method, unmoved
+from iecl_jax.methods.parts.method import Loss, Method, Outputs, Tree, Views, unmoved
 
 
 class Settings(online.Settings, online.PredictorSettings):
@@ -36,13 +37,13 @@ def make(
     """See `methods.Method`."""
     network = online.make(config, axis_name, predictor=True)
 
-    def init(key, views):
+    def init(key: Key[Array, ""], views: Views) -> tuple[Tree, Tree]:
         keys = jax.random.split(key)
         params, state = network.init(keys[0], views)
         size, dim = config.method.queue_size, config.projector.output_dim
         return params, state | {"queue": queue.init(keys[1], size, dim)}
 
-    def forward(params, state, views):
+    def forward(params: Tree, state: Tree, views: Views) -> tuple[Outputs, Tree]:
         outputs, state = network.forward(params, state, views)
         support = state["queue"]["keys"]
         for view in ("anchor", "query"):
@@ -55,7 +56,7 @@ def make(
             neighbors, predictions, temperature=config.method.temperature, axis_name=axis_name
         )
 
-    def loss(outputs):
+    def loss(outputs: Outputs) -> Loss:
         first, top1 = direction(outputs["anchor_neighbor"], outputs["query_prediction"])
         second, _ = direction(outputs["query_neighbor"], outputs["anchor_prediction"])
         info = (first + second) / 2
@@ -64,7 +65,7 @@ def make(
     return Method(init, forward, loss, unmoved, network.encode, network.embed, {})
 
 
-def nearest(z: jax.Array, support: jax.Array) -> jax.Array:
-    """The rows of unit `support` [K, d] with the largest cosine to each of z [b, d], constants."""
+def nearest(z: Float32[Array, "b d"], support: Float32[Array, "K d"]) -> Float32[Array, "b d"]:
+    """The rows of unit `support` with the largest cosine to each of z, constants."""
     similarity = product(z, support.T)  # the scale of z does not change which is the largest
     return jnp.take(support, similarity.argmax(axis=1), axis=0)

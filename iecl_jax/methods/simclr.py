@@ -11,7 +11,7 @@ from iecl_jax.config.rules import POSITIVE
 from iecl_jax.config.section import key
 from iecl_jax.losses import contrastive
 from iecl_jax.methods.parts import online
-from iecl_jax.methods.parts.method import Method, unmoved
+from iecl_jax.methods.parts.method import Loss, Method, Outputs, unmoved
 from iecl_jax.models import collectives
 
 
@@ -27,7 +27,7 @@ def make(
     """See `methods.Method`."""
     network = online.make(config, axis_name)
 
-    def loss(outputs):
+    def loss(outputs: Outputs) -> Loss:
         views = [outputs["anchor_projection"], outputs["query_projection"]]
         value, top1 = contrastive.nt_xent(
             jnp.stack(views),

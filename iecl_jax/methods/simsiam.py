@@ -11,7 +11,7 @@ import ml_collections
 
 from iecl_jax.losses.similarity import negative_cosine
 from iecl_jax.methods.parts import online
-from iecl_jax.methods.parts.method import Method, unmoved
+from iecl_jax.methods.parts.method import Loss, Method, Outputs, unmoved
 
 
 class Settings(online.Settings, online.PredictorSettings):
@@ -24,7 +24,7 @@ def make(
     """See `methods.Method`."""
     network = online.make(config, axis_name, predictor=True)
 
-    def loss(outputs):
+    def loss(outputs: Outputs) -> Loss:
         anchor, query = jax.lax.stop_gradient(
             (outputs["anchor_projection"], outputs["query_projection"])
         )

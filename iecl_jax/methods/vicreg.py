@@ -11,7 +11,7 @@ from iecl_jax.config.rules import NOT_NEGATIVE
 from iecl_jax.config.section import key
 from iecl_jax.losses import redundancy
 from iecl_jax.methods.parts import online
-from iecl_jax.methods.parts.method import Method, unmoved
+from iecl_jax.methods.parts.method import Loss, Method, Outputs, unmoved
 from iecl_jax.models import collectives
 
 TERMS = ("invariance", "variance", "covariance")
@@ -33,7 +33,7 @@ def make(
     settings = config.method
     weights = (settings.invariance_weight, settings.variance_weight, settings.covariance_weight)
 
-    def loss(outputs):
+    def loss(outputs: Outputs) -> Loss:
         terms = redundancy.vicreg(
             *collectives.gather(
                 (outputs["anchor_projection"], outputs["query_projection"]), axis_name

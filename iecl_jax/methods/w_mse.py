@@ -13,7 +13,7 @@ from iecl_jax.config.section import key
 from iecl_jax.losses import whitening
 from iecl_jax.losses.similarity import negative_cosine
 from iecl_jax.methods.parts import online
-from iecl_jax.methods.parts.method import Method, unmoved
+from iecl_jax.methods.parts.method import Loss, Method, Outputs, unmoved
 from iecl_jax.models import collectives
 
 
@@ -40,7 +40,7 @@ def make(
     """See `methods.Method`."""
     network = online.make(config, axis_name)
 
-    def loss(outputs):
+    def loss(outputs: Outputs) -> Loss:
         anchors, queries = (
             whitening.whiten(
                 collectives.gather(outputs[name], axis_name), size=config.method.whitening_size

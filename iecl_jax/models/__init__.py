@@ -1,1 +1,1 @@
-"""Flax modules: SAIB, the spectral-normalised ResNet, and the MLP of projectors and predictors."""
+"""Flax modules: encoders, SAIB, and the MLP of projectors and predictors."""

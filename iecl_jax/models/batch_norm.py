@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float, Float32
 
 from iecl_jax.models import collectives
 
@@ -34,7 +35,7 @@ class BatchNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "rows *inner C"]) -> Float[Array, "rows *inner C"]:
         channels = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
@@ -58,8 +59,10 @@ class BatchNorm(nn.Module):
         y = y * multiplier.reshape(rows) + shift.reshape(rows)
         return y.astype(self.dtype).reshape(x.shape)
 
-    def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean and variance, float32 [V, G, C]; G is 1 where a group holds a device's images."""
+    def _batch_statistics(
+        self, x: Float[Array, "rows *inner C"]
+    ) -> tuple[Float32[Array, "V G C"], Float32[Array, "V G C"]]:
+        """Mean and variance; G is 1 where a group holds a device's images."""
         local = x.shape[0] // self.num_views
         group = 0 if self.is_initializing() else self.group_size  # init may use fewer images
         if group and local % group and group % local:
@@ -75,7 +78,7 @@ class BatchNorm(nn.Module):
         mean, mean_square = moments
         return mean, jnp.maximum(mean_square - jnp.square(mean), 0)
 
-    def _move(self, running: nn.Variable, new: jax.Array) -> None:
+    def _move(self, running: nn.Variable, new: Float32[Array, "V G C"]) -> None:
         new = new[: self.running_views].mean((0, 1))
         if self._synchronised and self.group_size:
             new = collectives.mean(new, self.axis_name)

@@ -8,6 +8,7 @@ import itertools
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
+from jaxtyping import Array, Int32
 
 
 def gather(tree, axis_name: str | None):
@@ -44,8 +45,8 @@ def mean(tree, axis_name: str | None, *, devices: int = 0):
     return jax.tree.map(lambda leaf: leaf / (devices or total), sums)
 
 
-def places(batch_size: int, axis_name: str | None) -> jax.Array:
-    """Places in the global batch of this device's `batch_size` images: int32 [b]."""
+def places(batch_size: int, axis_name: str | None) -> Int32[Array, "{batch_size}"]:
+    """Places in the global batch of this device's `batch_size` images."""
     local = jnp.arange(batch_size)
     return local if axis_name is None else local + batch_size * jax.lax.axis_index(axis_name)
 

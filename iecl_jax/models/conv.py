@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float, Float32
 
 from iecl_jax.losses.product import product
 from iecl_jax.models import initializers
@@ -13,13 +14,13 @@ _INIT_ITERATIONS = 15
 
 
 def power_iteration(
-    matrix: jax.Array, u: jax.Array, num_iterations: int = 1
-) -> tuple[jax.Array, jax.Array]:
+    matrix: Float32[Array, "m n"], u: Float32[Array, "n"], num_iterations: int = 1
+) -> tuple[Float32[Array, ""], Float32[Array, "n"]]:
     """Moves u towards the leading right singular vector of `matrix`; estimates its singular value.
 
     Args:
-      matrix: float32 [m, n].
-      u: float32 [n], unit length; treated as a constant.
+      matrix: whose largest singular value is sought.
+      u: unit length; treated as a constant.
       num_iterations: >= 1.
 
     Returns:
@@ -39,12 +40,14 @@ def power_iteration(
     return product(v, product(matrix, u)), u
 
 
-def _unit(x: jax.Array) -> jax.Array:
+def _unit(x: Float32[Array, "n"]) -> Float32[Array, "n"]:
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(), 1e-24))
 
 
-def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
-    """Convolution of x [B, H, W, C] by a kernel [k, k, C, F], zero-padded by (k - 1) // 2.
+def convolve(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"], *, stride: int = 1
+) -> Float[Array, "B _ _ F"]:
+    """Convolution of x by a kernel, zero-padded by (k - 1) // 2.
 
     The barriers have the input, and the gradient of the output, computed once: XLA would repeat the
     chain of operations that makes them inside each of their uses.
@@ -65,7 +68,7 @@ def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
 
 
 class Conv(nn.Module):
-    """`convolve` of x [B, H, W, C] by a kernel of its own, without bias (torchvision's padding).
+    """`convolve` of x by a kernel of its own, without bias (torchvision's padding).
 
     With `spectral_norm` the kernel, seen as a [kh * kw * in, out] matrix in float32, is divided by
     its largest singular value sigma (eta = 1 of Eq. 17). `batch_stats` keeps u and sigma; a
@@ -81,14 +84,14 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B _ _ {self.features}"]:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", initializers.he_fan_out, shape, jnp.float32)
         if self.spectral_norm:
             kernel = kernel / self._sigma(kernel.reshape(-1, self.features))
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride)
 
-    def _sigma(self, matrix: jax.Array) -> jax.Array:
+    def _sigma(self, matrix: Float32[Array, "m n"]) -> Float32[Array, ""]:
         u = self.variable("batch_stats", "u", self._initial_u, matrix)
         new_sigma, new_u = power_iteration(matrix, u.value)
         sigma = self.variable("batch_stats", "sigma", lambda: new_sigma)
@@ -96,6 +99,6 @@ class Conv(nn.Module):
             u.value, sigma.value = new_u, jax.lax.stop_gradient(new_sigma)
         return new_sigma
 
-    def _initial_u(self, matrix: jax.Array) -> jax.Array:
+    def _initial_u(self, matrix: Float32[Array, "m n"]) -> Float32[Array, "n"]:
         u = jax.random.normal(self.make_rng("params"), (self.features,))
         return power_iteration(matrix, _unit(u), _INIT_ITERATIONS)[1]

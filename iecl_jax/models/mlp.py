@@ -2,16 +2,16 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float, Float32
 
 from iecl_jax.models import initializers
 from iecl_jax.models.batch_norm import BatchNorm
 
 
 class MLP(nn.Module):
-    """[V * b, F] -> float32 [V * b, output_dim]: (Dense-[BN]-ReLU) x (num_layers - 1), Dense-[BN].
+    """(Dense-[BN]-ReLU) x (num_layers - 1), Dense-[BN], of features of V views one after another.
 
     `hidden_bn` and `output_bn` say where BN is; the output's has neither scale nor bias. A Dense
     has a bias, initially 0, only where no BN follows it. Layers are computed in `dtype`, the
@@ -29,8 +29,13 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, *, train: bool, num_views: int = 1, running_views: int = 1
-    ) -> jax.Array:
+        self,
+        x: Float[Array, "rows F"],
+        *,
+        train: bool,
+        num_views: int = 1,
+        running_views: int = 1,
+    ) -> Float32[Array, "rows {self.output_dim}"]:
         for i in range(1, self.num_layers + 1):
             last = i == self.num_layers
             normalized = self.output_bn if last else self.hidden_bn

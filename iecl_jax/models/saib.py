@@ -3,9 +3,9 @@
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float
 
 from iecl_jax.models import initializers
 from iecl_jax.models.batch_norm import BatchNorm
@@ -14,8 +14,10 @@ from iecl_jax.models.conv import convolve
 VARIANTS = ("paper", "expansive")
 
 
-def patchify(images: jax.Array, group_size: int, patch_size: int) -> jax.Array:
-    """[B, H, W, C] -> P [B/g, C * H/p * W/p, p * p, g]: the g images of a group become channels.
+def patchify(
+    images: Float[Array, "B H W C"], group_size: int, patch_size: int
+) -> Float[Array, "groups rows pixels {group_size}"]:
+    """[B/g, C * H/p * W/p, p * p, g]: the g images of a group become channels.
 
     Rows run over channel, then patch row, then patch column; pixels of a patch row by row.
     """
@@ -26,7 +28,9 @@ def patchify(images: jax.Array, group_size: int, patch_size: int) -> jax.Array:
     return x.reshape(b // g, c * (height // p) * (width // p), p * p, g)
 
 
-def unpatchify(patches: jax.Array, shape: tuple[int, ...], patch_size: int) -> jax.Array:
+def unpatchify(
+    patches: Float[Array, "groups rows pixels g"], shape: tuple[int, ...], patch_size: int
+) -> Float[Array, "B H W C"]:
     """Inverse of `patchify` to images of `shape` [B, H, W, C]."""
     _, height, width, c = shape
     p, g = patch_size, patches.shape[-1]
@@ -35,7 +39,7 @@ def unpatchify(patches: jax.Array, shape: tuple[int, ...], patch_size: int) -> j
 
 
 class SAIBBlock(nn.Module):
-    """One block: X [B, H, W, C] -> X' of the same shape and dtype.
+    """One block: images X -> X' of the same shape and dtype.
 
     P = patchify(X) + positional encoding; a = s(BN(W1 P)); f = BN(W4 s(BN(W3 s(BN(W2 a))))) with
     s = swish, W2 a 3x3 convolution over (rows, pixels) from g to 2g channels, the others 1x1;
@@ -52,7 +56,7 @@ class SAIBBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B H W C"]:
         g = self.group_size
         patches = patchify(images.astype(self.dtype), g, self.patch_size)
         positions = self.param(
@@ -61,8 +65,8 @@ class SAIBBlock(nn.Module):
         patches = patches + positions.astype(self.dtype)
 
         def layer(
-            x: jax.Array, features: int, size: int, index: int, scale: float = 1.0
-        ) -> jax.Array:
+            x: Float[Array, "n h w c"], features: int, size: int, index: int, scale: float = 1.0
+        ) -> Float[Array, "n h w {features}"]:
             kernel = self.param(
                 f"conv{index}",
                 initializers.he_fan_in,
@@ -103,7 +107,7 @@ class ExpansiveBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         g = self.group_size
         patches = patchify(images.astype(self.dtype), g, self.patch_size)
         positions = self.param(
@@ -120,7 +124,7 @@ class ExpansiveBlock(nn.Module):
 
 
 class SAIB(nn.Module):
-    """`num_blocks` cascaded blocks (Table 4) on images [B, H, W, C] in slots of the global batch.
+    """`num_blocks` cascaded blocks (Table 4) on images in slots of the global batch.
 
     The blocks are `SAIBBlock`s, or `ExpansiveBlock`s where `variant` is "expansive".
 
@@ -138,7 +142,7 @@ class SAIB(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B H W C"]:
         b, height, width, _ = images.shape
         if b % self.group_size:
             raise ValueError(

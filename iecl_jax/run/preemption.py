@@ -1,6 +1,7 @@
 """Schedulers stop jobs with SIGTERM: note it, save, and leave with a code that they requeue on."""
 
 import contextlib
+import itertools
 import os
 import signal
 from collections.abc import Iterator
@@ -10,10 +11,7 @@ import jax
 from jax.experimental import multihost_utils
 
 EXIT_CODE = 75  # EX_TEMPFAIL: try again
-
-
-class _Interrupted(SystemExit):
-    """Leaves what may be interrupted."""
+_QUESTIONS = itertools.count(1)  # of this process; every process of a run asks the same ones
 
 
 class Preemption:
@@ -26,7 +24,7 @@ class Preemption:
     """
 
     def __enter__(self) -> "Preemption":
-        self._noted, self._interrupts, self._calls = False, False, 0
+        self._noted = self._interrupts = False
         self._several = jax.process_count() > 1
         self._previous: dict[int, Any] = {}
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in the background of a shell
@@ -49,25 +47,27 @@ class Preemption:
         self._noted = True
         if self._interrupts:
             self._interrupts = False
-            raise _Interrupted(EXIT_CODE)
+            raise SystemExit(EXIT_CODE)  # caught by `interrupting`
 
     def due(self) -> bool:
         """Whether to stop now; of several processes, every one asks equally often."""
-        self._calls += 1
-        if self._several:
-            return multihost_utils.reached_preemption_sync_point(self._calls)
+        if self._several and not self._noted:
+            self._noted = multihost_utils.reached_preemption_sync_point(next(_QUESTIONS))
         return self._noted
 
     @contextlib.contextmanager
     def interrupting(self, allowed: bool) -> Iterator[None]:
         """Where `allowed`, a signal ends the block at once, and what follows it goes on.
 
-        Several processes leave it to its end: they do not know of a signal at the same moment.
+        Several processes leave it to its end: they do not know of a signal at the same moment. A
+        loop inside that a signal stopped, with EXIT_CODE, stops the one outside too.
         """
         self._interrupts = allowed and not self._several
         try:
             yield
-        except _Interrupted:
-            pass
+        except SystemExit as error:
+            if error.code != EXIT_CODE:
+                raise
+            self._noted = True
         finally:
             self._interrupts = False

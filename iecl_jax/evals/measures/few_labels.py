@@ -2,8 +2,6 @@
 
 import jax
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 Array = jax.Array | np.ndarray
 
@@ -40,6 +38,10 @@ def few_label_accuracy(
       ValueError: a class has fewer than labels_per_class examples, there are fewer than two
         classes, no test example is labelled, or num_draws < 1.
     """
+    # Takes a second to import, which whoever only reads a config need not wait for.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     if num_draws < 1:
         raise ValueError(f"num_draws is {num_draws}: make at least 1.")
     train_features, train_labels = np.asarray(train_features), np.asarray(train_labels)

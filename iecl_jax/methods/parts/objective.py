@@ -6,13 +6,14 @@ The encoder's regulariser (eta) is spectral normalisation, a constraint inside `
 term. Every term is returned unweighted beside the weighted sum.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import jax
 import ml_collections
+from jaxtyping import Array, Float
 
 from iecl_jax.losses import contrastive, divergence, entropy
+from iecl_jax.methods.parts.method import Loss, Outputs, Scalar, Tree
 from iecl_jax.models import collectives
 
 KL_FORMS = {"closed": divergence.closed, "eq16": divergence.eq16, "softmax": divergence.softmax}
@@ -25,11 +26,12 @@ PAIRS = {
     "both": [("query_projection", "anchor_projection"), ("anchor_projection", "query_projection")],
 }
 
-MethodLoss = Callable[[Mapping[str, jax.Array]], tuple[jax.Array, dict[str, jax.Array]]]
-Objective = Callable[[Mapping[str, jax.Array], Any], tuple[jax.Array, dict[str, jax.Array]]]
+MethodLoss = Callable[[Outputs], Loss]
+Objective = Callable[[Outputs, Tree], Loss]
+Estimator = Callable[[Float[Array, "n d"]], Scalar]
 
 
-def estimators(config: ml_collections.ConfigDict) -> dict[str, Callable[[jax.Array], jax.Array]]:
+def estimators(config: ml_collections.ConfigDict) -> dict[str, Estimator]:
     """The entropy estimators by name, with the settings of `objective.entropy`."""
     return {
         "coding_rate": lambda z: entropy.coding_rate(z, epsilon=config.epsilon),
@@ -39,8 +41,8 @@ def estimators(config: ml_collections.ConfigDict) -> dict[str, Callable[[jax.Arr
     }
 
 
-def kernel_decay(params: Any) -> jax.Array:
-    """R = 1/2 sum of squares of all kernels (leaves of two or more axes named conv*), float32."""
+def kernel_decay(params: Tree) -> Scalar:
+    """R = 1/2 sum of squares of all kernels (leaves of two or more axes named conv*)."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     squares = [(leaf * leaf).sum() for path, leaf in leaves if "conv" in jax.tree_util.keystr(path)]
     return 0.5 * sum(squares[1:], squares[0])
@@ -62,7 +64,7 @@ def make(
     divergence_of = KL_FORMS[settings.kl.form]
     pairs = PAIRS[config.saib.side]
 
-    def objective(outputs, params):
+    def objective(outputs: Outputs, params: Tree) -> Loss:
         compared = {}
         if settings.kl.weight > 0 or settings.entropy.weight > 0:
             _require_projections(outputs)
@@ -96,7 +98,7 @@ def make(
     return objective
 
 
-def _require_projections(outputs: Mapping[str, jax.Array]) -> None:
+def _require_projections(outputs: Outputs) -> None:
     for name in ("anchor_projection", "query_projection"):
         if name not in outputs:
             raise ValueError(
@@ -105,6 +107,6 @@ def _require_projections(outputs: Mapping[str, jax.Array]) -> None:
             )
 
 
-def _mean(values: Iterable[jax.Array]) -> jax.Array:
+def _mean(values: Iterable[Scalar]) -> Scalar:
     first, *others = values
     return sum(others, first) / (1 + len(others)) if others else first

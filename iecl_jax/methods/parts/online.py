@@ -1,16 +1,16 @@
 """The trained network of every method: encoder, projector and, where there is one, predictor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 from flax import linen as nn
+from jaxtyping import Array, Float, Float32, Key
 
 from iecl_jax.config.rules import COUNT
 from iecl_jax.config.section import Section, key
-from iecl_jax.methods.parts.method import Views
+from iecl_jax.methods.parts.method import Images, Outputs, Tree, Views
 from iecl_jax.models import build
 
 
@@ -33,13 +33,14 @@ class PredictorSettings(Section):
 
 
 class Network(nn.Module):
-    """Images -> the encoder's outputs, "projection" and perhaps "prediction", [V * b, d]."""
+    """Images of V views one after another -> the encoder's outputs, "projection" and perhaps
+    "prediction", [V * b, d]."""
 
     encoder: nn.Module
     projector: nn.Module
     predictor: nn.Module | None = None
 
-    def __call__(self, images: jax.Array, **mode: Any) -> dict[str, jax.Array]:
+    def __call__(self, images: Images, **mode: Any) -> dict[str, Float[Array, "B ..."]]:
         outputs = self.encoder(images, **mode)
         _check_pooled(outputs, len(images))
         projection = self.projector(outputs["pooled"], **mode)
@@ -62,10 +63,10 @@ class Online(NamedTuple):
       encode, embed: see `methods.Method`.
     """
 
-    init: Callable[[jax.Array, Views], tuple[Any, Any]]
-    forward: Callable[[Any, Any, Views], tuple[dict[str, jax.Array], Any]]
-    encode: Callable[..., dict[str, jax.Array]]
-    embed: Callable[..., dict[str, jax.Array]]
+    init: Callable[[Key[Array, ""], Views], tuple[Tree, Tree]]
+    forward: Callable[[Tree, Tree, Views], tuple[Outputs, Tree]]
+    encode: Callable[[Tree, Tree, Images], dict[str, Float[Array, "B ..."]]]
+    embed: Callable[[Tree, Tree, Views], dict[str, Float32[Array, "V b _"]]]
 
 
 def make(
@@ -83,11 +84,11 @@ def make(
     # and gives the online probe its features.
     saib_on_anchor = config.saib.enabled and config.saib.side == "anchor"
 
-    def init(key, views):
+    def init(key: Key[Array, ""], views: Views) -> tuple[Tree, Tree]:
         variables = network.init(key, views[0], train=True)
         return {"online": variables["params"]}, {"online": variables.get("batch_stats", {})}
 
-    def apply(params, state, views):
+    def apply(params: Tree, state: Tree, views: Views):
         return apply_views(
             network,
             params["online"],
@@ -96,7 +97,7 @@ def make(
             running_views=len(views) if every_view_moves else 1,
         )
 
-    def forward(params, state, views):
+    def forward(params: Tree, state: Tree, views: Views) -> tuple[Outputs, Tree]:
         views = views[:2]
         query_leads = saib_on_anchor and len(views) == 2
         of_views, stats = apply(params, state, views[::-1] if query_leads else views)
@@ -107,14 +108,15 @@ def make(
             outputs |= dict(zip((f"anchor_{name}", f"query_{name}"), values, strict=False))
         return outputs, state | {"online": stats}
 
-    def encode(params, state, images):
+    def encode(params: Tree, state: Tree, images: Images) -> dict[str, Float[Array, "B ..."]]:
         variables = {
             "params": params["online"]["encoder"],
             "batch_stats": state.get("online", {}).get("encoder", {}),
         }
-        return network.encoder.apply(variables, images, train=False)
+        outputs: Any = network.encoder.apply(variables, images, train=False)
+        return outputs
 
-    def embed(params, state, views):
+    def embed(params: Tree, state: Tree, views: Views) -> dict[str, Float32[Array, "V b _"]]:
         of_views, _ = apply(params, state, views)
         return {name: of_views[name] for name in ("pooled", "projection")}
 
@@ -122,9 +124,9 @@ def make(
 
 
 def apply_views(
-    network: nn.Module, params: Any, batch_stats: Any, views: Views, *, running_views: int
-) -> tuple[dict[str, jax.Array], Any]:
-    """One training-mode pass over V views of one size: outputs [V, b, ...], new statistics."""
+    network: nn.Module, params: Tree, batch_stats: Tree, views: Views, *, running_views: int
+) -> tuple[dict[str, Float32[Array, "V b _"]], Tree]:
+    """One training-mode pass over V views of one size: outputs, new statistics."""
     outputs, updated = network.apply(
         {"params": params, "batch_stats": batch_stats},
         jnp.concatenate(views),
@@ -141,7 +143,7 @@ def apply_views(
     return split, updated.get("batch_stats", {})
 
 
-def _check_pooled(outputs: Any, images: int) -> None:
+def _check_pooled(outputs: Mapping[str, Any], images: int) -> None:
     """Raises ValueError if what an encoder returns has not the features that all else needs."""
     pooled = outputs.get("pooled")
     if pooled is None or pooled.dtype != jnp.float32 or pooled.ndim != 2 or len(pooled) != images:

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+from jaxtyping import Array, Float32, Key
 
 from iecl_jax.config.rules import multiple
 from iecl_jax.losses.contrastive import l2_normalize
@@ -17,14 +18,16 @@ def check(config: ml_collections.ConfigDict) -> None:
     multiple("method.queue_size", size, batch, "images of a step")
 
 
-def init(key: jax.Array, size: int, dim: int) -> dict[str, jax.Array]:
+def init(key: Key[Array, ""], size: int, dim: int) -> dict[str, Array]:
     """{"keys": random unit rows float32 [size, dim], "next": the oldest row, int32}."""
     rows = l2_normalize(jax.random.normal(key, (size, dim)))
     return {"keys": rows, "next": jnp.zeros((), jnp.int32)}
 
 
-def enqueue(queue: Any, embeddings: jax.Array, axis_name: str | None) -> dict[str, jax.Array]:
-    """Overwrites the oldest rows with the embeddings [b, d] of all devices, unit length, constant.
+def enqueue(
+    queue: Any, embeddings: Float32[Array, "b d"], axis_name: str | None
+) -> dict[str, Array]:
+    """Overwrites the oldest rows with the embeddings of all devices, unit length, constant.
 
     They come in global order, and the queue's length is a multiple of the batch (`check`),
     so that no slice wraps around.

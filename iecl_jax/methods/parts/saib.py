@@ -1,11 +1,10 @@
 """SAIB in front of any method: it transforms a view before the method sees it."""
 
-from typing import Any
-
 import jax
 import ml_collections
+from jaxtyping import Array, Key
 
-from iecl_jax.methods.parts.method import Method
+from iecl_jax.methods.parts.method import Images, Method, Outputs, Tree, Views
 from iecl_jax.models import build
 
 SIDES = {"query": (1,), "anchor": (0,), "both": (0, 1)}  # -> the views that are transformed
@@ -25,7 +24,7 @@ def attach(
         return method
     sides = SIDES[config.saib.side]
 
-    def apply(params: Any, state: Any, images: jax.Array, *, train: bool):
+    def apply(params: Tree, state: Tree, images: Images, *, train: bool) -> tuple[Images, Tree]:
         images, updated = block.apply(
             {"params": params["saib"], "batch_stats": state.get("saib", {})},
             images,
@@ -35,19 +34,19 @@ def attach(
         # The expansive variant has no statistics, and a checkpoint of it no "saib" in its state.
         return images, state | {"saib": updated.get("batch_stats", {})}
 
-    def init(key, views):
+    def init(key: Key[Array, ""], views: Views) -> tuple[Tree, Tree]:
         params, state = method.init(key, views)  # the same weights as without SAIB
         variables = block.init(jax.random.fold_in(key, 1), views[1], train=True)
         stats = variables.get("batch_stats", {})
         return params | {"saib": variables["params"]}, state | {"saib": stats}
 
-    def forward(params, state, views):
+    def forward(params: Tree, state: Tree, views: Views) -> tuple[Outputs, Tree]:
         views = list(views)
         for side in sides:
             views[side], state = apply(params, state, views[side], train=True)
         return method.forward(params, state, views)
 
-    def transform(params, state, images, *, train=False):
+    def transform(params: Tree, state: Tree, images: Images, *, train: bool = False) -> Images:
         return apply(params, state, images, train=train)[0]
 
     return method._replace(init=init, forward=forward, transform=transform)

@@ -3,10 +3,10 @@
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 from flax import linen as nn
+from jaxtyping import Array, Float
 
 from iecl_jax.config.rules import COUNT, COUNT_OR_NONE
 from iecl_jax.config.section import Section, key
@@ -76,7 +76,7 @@ class Block(nn.Module):
     norm: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B _ _ _"]:
         out = 4 * self.width if self.bottleneck else self.width
         plan = [(self.width, 3, self.stride), (out, 3, 1)]
         if self.bottleneck:
@@ -95,7 +95,8 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """x [V * b, H, W, 3] -> {"stage1", ...: [V * b, h, w, D], "pooled": float32 [V * b, F]}.
+    """Images of V views one after another -> {"stage1", ...: [V * b, h, w, D], "pooled": float32
+    [V * b, F]}.
 
     There is a stage for each of `stages`, its number of blocks; the first stage is `width` wide,
     and each one doubles the one before. See `BatchNorm` for views and groups. `feature_dim` > 0
@@ -117,8 +118,13 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, *, train: bool, num_views: int = 1, running_views: int = 1
-    ) -> dict[str, jax.Array]:
+        self,
+        x: Float[Array, "rows H W 3"],
+        *,
+        train: bool,
+        num_views: int = 1,
+        running_views: int = 1,
+    ) -> dict[str, Float[Array, "rows ..."]]:
         conv = functools.partial(
             Conv, train=train, spectral_norm=self.spectral_norm, dtype=self.dtype
         )

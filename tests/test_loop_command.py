@@ -1,0 +1,75 @@
+"""The loop by the user's command: to its results, stopped by Ctrl-C, and by a loss that is NaN."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+from iecl_jax.run.checkpoint import load_for_evaluation
+from iecl_jax.run.preemption import EXIT_CODE
+
+ROOT = pathlib.Path(__file__).parent.parent
+PATIENCE = 300  # seconds for what takes a few, where many tests share a machine
+
+
+def begin(workdir: pathlib.Path, *flags: str) -> subprocess.Popen:
+    words = [sys.executable, "-m", "iecl_jax.main", "--config=tests/tiny_run.py"]
+    return subprocess.Popen(
+        [*words, f"--workdir={workdir}", *flags],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process: subprocess.Popen) -> str:
+    """Waits for the end; what it wrote to its console."""
+    _, console = process.communicate(timeout=PATIENCE)
+    assert "Traceback" not in console, console
+    return console
+
+
+def test_several_steps_a_call_reach_the_results(tmp_path):
+    process = begin(tmp_path, "--config.train.num_steps=5", "--config.train.steps_per_call=2")
+    console = end(process)
+    assert process.returncode == 0, console
+    assert "step 4 of 5" in console
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["steps"] == 5
+    assert {"loss", "knn_top1", "online_probe_top1"} <= set(results["metrics"])
+    assert (tmp_path / "report.html").exists()
+
+
+def test_a_loss_that_is_not_finite_leaves_the_checkpoint_that_its_sentence_names(tmp_path):
+    flags = ["--config.optimizer.learning_rate=1e30", "--config.checkpoint.every_steps=1"]
+    process = begin(tmp_path, "--config.train.num_steps=9", *flags)
+    console = end(process)
+    assert process.returncode == 1
+    (sentence,) = (line for line in console.splitlines() if line.startswith("error: "))
+    step = load_for_evaluation(tmp_path)[1]["step"]
+    assert sentence.endswith(f"not finite; the last good checkpoint is that of step {step}.")
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
+    flags = ["--config.train.num_steps=3000", "--config.checkpoint.every_steps=10"]
+    process = begin(tmp_path, *flags, "--config.train.log_every_steps=10")
+    until = time.monotonic() + PATIENCE
+    while not (tmp_path / "checkpoints" / "10").exists():
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    console = end(process)
+    assert process.returncode == EXIT_CODE, console
+    step = load_for_evaluation(tmp_path)[1]["step"]
+    assert f"Stopped after step {step}, which is saved" in console
+    assert not (tmp_path / "results.json").exists()
+    again = begin(
+        tmp_path, f"--config.train.num_steps={step + 1}", "--allow_config_change", *flags[1:]
+    )
+    assert f"Resuming from step {step} of {step + 1}" in end(again)
+    assert again.returncode == 0

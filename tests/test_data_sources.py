@@ -210,7 +210,7 @@ def test_an_unknown_name_is_one_sentence_before_anything_compiles(name, words, t
     [
         ("generated", "--name=generated needs no preparation."),
         ("imagenet100", "ImageNet must be downloaded by hand"),
-        ("no_such_set", "TFDS has no data set 'no_such_set'"),
+        pytest.param("no_such_set", "TFDS has no data set 'no_such_set'", marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.filterwarnings("ignore")  # TFDS's own

@@ -176,7 +176,7 @@ def train_on_stream(subject: Subject, settings: Any) -> linear_probe.Params:
 
 
 def _stream_config(subject: Subject, settings: Any) -> ml_collections.ConfigDict:
-    """Returns the pretraining config with the seed, batch size and single view of the classifier."""
+    """Returns the pretraining config with seed, batch size and single view of the classifier."""
     config = ml_collections.ConfigDict(subject.config.to_dict())
     config.seed, config.train.batch_size = subject.seed, settings.batch_size
     config.augment.update({"views": ("anchor",), "anchor": settings.augment})
@@ -184,7 +184,7 @@ def _stream_config(subject: Subject, settings: Any) -> ml_collections.ConfigDict
 
 
 def _new_probe(subject: Subject, weights: Any, tx: Any) -> linear_probe.ProbeState:
-    """Returns an untrained classifier, placed like the step's output so that `pmap` can donate it."""
+    """Returns an untrained classifier, placed like the step's output: `pmap` can donate it."""
     size = subject.config.data.image_size
     encoded = jax.eval_shape(subject.method.encode, *weights, jnp.zeros((1, size, size, 3)))
     key = jax.random.key(subject.seed)

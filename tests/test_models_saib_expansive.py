@@ -122,7 +122,8 @@ def test_forward_is_the_equation(size):
     flat = p.reshape(-1)
     out = (flat + w.T @ (np.log1p(np.exp(w @ flat)) - np.log(2))).reshape(p.shape)
     expected = unpatchify(jnp.asarray(out, jnp.float32), shape, patch)
-    got = _saib(group, patch, 1).apply({"params": params}, images, train=True)
+    variables = {"params": jax.tree.map(jnp.asarray, params)}
+    got = _saib(group, patch, 1).apply(variables, images, train=True)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
@@ -50,7 +51,7 @@ def test_steps_of_one_call_are_those_of_as_many_calls(experiment, count):
 
 
 def test_blocks_computed_twice_change_no_value_and_keep_less():
-    x = np.float32(np.random.default_rng(0).normal(size=(4, 8, 8, 3)))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
     results, kept = [], []
     for remat in (False, True):
         net = ResNet((2,), False, stem="cifar", width=4, spectral_norm=True, remat=remat)

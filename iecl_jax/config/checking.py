@@ -32,11 +32,18 @@ def _check_values(config: ml_collections.ConfigDict) -> None:
 
 
 def _foreign(name: str, config: ml_collections.ConfigDict, known: list[str]) -> str:
+    section = name
+    beside: list[str] = []
+    while section and not beside:  # the nearest section that there is
+        section = section.rpartition(".")[0]
+        beside = [each for each in known if each.startswith(f"{section}.")]
+    whose = section or "the config"
+    reads = beside or list(dict.fromkeys(each.partition(".")[0] for each in known))
     part = name.partition(".")[0]
-    beside = [each for each in known if each.startswith(f"{part}.")]
-    chosen = f" of {part}.name={config[part].name!r}" if f"{part}.name" in beside else ""
-    reads = [each for each in beside if each != f"{part}.name"] or known
-    return f"{name} is no setting{chosen}, which reads {', '.join(reads)}: take it out."
+    if f"{part}.name" in known:
+        whose = f"{part}.name={config[part].name!r}"
+        reads = [each for each in reads if each != f"{part}.name"]
+    return f"{name} is no setting of {whose}, which reads {', '.join(reads)}: take it out."
 
 
 def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:

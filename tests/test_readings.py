@@ -238,6 +238,13 @@ class Recorded:
     def __getattr__(self, name: str) -> Any:
         return self[name]
 
+    def get(self, name: str, default: Any) -> Any:
+        return self[name] if name in self._node else default
+
+    @property
+    def __class__(self):  # what annotations ask for
+        return ml_collections.ConfigDict
+
     def __iter__(self):
         return iter(self._node)
 

@@ -110,7 +110,7 @@ def test_jacobian_prints_and_draws_what_it_measured(workdir, tmp_path, capsys):
     config.jacobian.update({"num_groups": 2, "depth": 8, "num_probes": 4, "exact_up_to": 0})
     sampled = jobs.run(config, str(tmp_path / "sampled"))["metrics"]
     printed = capsys.readouterr().out
-    assert "group 4), running statistics, 3072 dimensions a group" in printed
+    assert "group 4), running statistics, 768 dimensions a group" in printed
     assert ["all", f"{sampled['log_det']:+.4f}"] in [row[:2] for row in rows(printed)]
     assert "layer1_0/conv1" in [row[0] for row in rows(printed)]
     with Image.open(tmp_path / "sampled" / "jacobian.png") as picture:
@@ -121,7 +121,7 @@ def test_jacobian_prints_and_draws_what_it_measured(workdir, tmp_path, capsys):
     assert sampled["log_det_stderr"] == pytest.approx(np.hypot(*errors) / 2)
     assert sampled["sigma_max"] == max(group["sigma_max"] for group in sampled["groups"])
 
-    config.jacobian.update({"exact_up_to": 3072, "num_groups": 1})
+    config.jacobian.update({"exact_up_to": 768, "num_groups": 1})
     exact = jobs.run(config, str(tmp_path / "exact"))["metrics"]
     assert exact["log_det_stderr"] == 0
     first = sampled["groups"][0]

@@ -101,7 +101,7 @@ def views(config):
 
 def network(config, name):
     module = getattr(build, name)(config)
-    inputs = np.sort(normal(*NETWORKS[name]), axis=0)  # so that groups of images differ
+    inputs = jnp.sort(normal(*NETWORKS[name]), axis=0)  # so that groups of images differ
     init = functools.partial(module.init, train=True)
 
     @compiled

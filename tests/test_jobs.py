@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_network
+import tiny_run
 from markdown_rows import rows
 from PIL import Image
 
@@ -132,8 +133,9 @@ def test_jacobian_prints_and_draws_what_it_measured(workdir, tmp_path, capsys):
 
 
 def test_the_expansive_variant_trains_and_never_contracts(tmp_path):
-    config = tiny_config()
+    config = tiny_network.plain_views(tiny_network.get_config())
     config.saib.variant = "expansive"
+    config.eval.linear.num_epochs = 0
     config.diagnostics.every_steps = 1
     main.pretrain(config, str(tmp_path))
     logged = events.read(tmp_path).scalars["diagnostics/log_det"]
@@ -150,7 +152,7 @@ def test_the_expansive_variant_trains_and_never_contracts(tmp_path):
 
 def test_jacobian_without_saib_is_one_sentence(tmp_path):
     config = jacobian.get_config("smoke")
-    config.pretrain.saib.enabled = False
+    tiny_network.shrink(config.pretrain).saib.enabled = False
     with pytest.raises(ValueError, match=r"saib\.enabled=False: it has no SAIB to measure"):
         jobs.run(config, str(tmp_path))
 
@@ -175,7 +177,7 @@ def test_another_config_is_refused(workdir):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_by_name(tmp_path):
-    config = tiny_config()
+    config = tiny_run.get_config()
     config.optimizer.learning_rate = 1e30
     with pytest.raises(FloatingPointError, match=r"step 2: .*loss.* not finite; no checkpoint"):
         main.pretrain(config, str(tmp_path))

@@ -1,9 +1,11 @@
-"""The settings of a run, each written once: default, rule and text (`pretrain.py`, `evaluation.py`,
-and the `Settings` of the files that a config names).
+"""The settings of a run. Each key is declared once, with its default, its rule and a line of text.
 
-From them come a config's defaults (`new`), what a config file and the command make of it (`load`),
-the checks (`check`), what `--print_config` prints (`show`), and the keys that an older config lacks
-or calls otherwise (`from_json`).
+The keys of pretraining are in `pretrain.py` and those of evaluation jobs in `evaluation.py`. A file
+that a config names (a method, an encoder, ...) declares its own keys in its class `Settings`.
+
+These declarations supply the default config (`new`), the config that a file and the command line
+give (`load`), the checks (`check`), the listing of `--print_config` (`show`), and the keys that an
+older config lacks or has under an earlier name (`from_json`).
 """
 
 from iecl_jax.config.checking import check, check_length, check_pretrain

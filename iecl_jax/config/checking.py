@@ -1,4 +1,4 @@
-"""Checks of a whole config before anything compiles; every mistake is one sentence (ValueError)."""
+"""Checks a whole config before anything compiles; each error is a ValueError of one sentence."""
 
 import ml_collections
 
@@ -20,7 +20,7 @@ def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
 
 
 def _check_values(config: ml_collections.ConfigDict) -> None:
-    """Every key that the schema has is there, has its type and obeys its rule; no other is."""
+    """Raises ValueError unless the config has exactly the keys of the schema, with valid values."""
     known, given = schema.keys(config), section.leaves(config)
     for name, key in known.items():
         if name not in given:
@@ -32,9 +32,10 @@ def _check_values(config: ml_collections.ConfigDict) -> None:
 
 
 def _foreign(name: str, config: ml_collections.ConfigDict, known: list[str]) -> str:
+    """Returns the error message for a key that the schema does not have."""
     section = name
     beside: list[str] = []
-    while section and not beside:  # the nearest section that there is
+    while section and not beside:  # climbs to the nearest section that the schema has
         section = section.rpartition(".")[0]
         beside = [each for each in known if each.startswith(f"{section}.")]
     whose = section or "the config"
@@ -91,7 +92,8 @@ def _check_saib(config: ml_collections.ConfigDict, per_device: int) -> None:
 
 
 def _check_sizes(config: ml_collections.ConfigDict) -> None:
-    """The first two views have the images' size, and no view is larger than the one before."""
+    """Raises ValueError unless the first two views have the images' size and none is larger than
+    the view before."""
     augment, largest = config.augment, config.data.image_size
     for place, name in enumerate(augment.views):
         size = augment[name].size or config.data.image_size
@@ -109,6 +111,7 @@ def _check_sizes(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_bn_group(config: ml_collections.ConfigDict, per_device: int) -> None:
+    """Raises ValueError unless BN groups fill the batch and do not straddle devices unevenly."""
     group = config.encoder.bn_group
     if not group:
         return
@@ -123,7 +126,7 @@ def _check_bn_group(config: ml_collections.ConfigDict, per_device: int) -> None:
 def check_length(
     config: ml_collections.ConfigDict, *, num_images: int, steps_per_epoch: int, total_steps: int
 ) -> None:
-    """Raises ValueError if the run does not fit the data set it was given."""
+    """Raises ValueError if the data set is too small for the run, or the run for its warm-up."""
     held = {"train.batch_size": config.train.batch_size}
     held["method.queue_size"] = config.method.get("queue_size", 0)
     for name, count in held.items():

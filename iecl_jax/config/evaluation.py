@@ -1,4 +1,4 @@
-"""Every setting of a job that measures a checkpoint."""
+"""The settings of a job that evaluates a checkpoint."""
 
 from iecl_jax.config import kinds
 from iecl_jax.config.pretrain import Pretrain
@@ -7,23 +7,25 @@ from iecl_jax.config.section import Section, key
 
 
 class Evaluation(Section):
-    """What all evaluations of a checkpoint share; the rest depends on the job."""
+    """The settings that all evaluation jobs share; each evaluation adds a section of its own."""
 
-    job = key("knn", None, "a file of iecl_jax/evals, or the path of a .py file like them")
-    seed = key(42, SEED, "of everything random")
-    checkpoint = key("", None, "a pretraining run's workdir, or one of its checkpoints/STEP")
-    best = key(False, None, "of a workdir, the checkpoint of best kNN instead of the newest")
+    job = key(
+        "knn", None, "the evaluation: a file name of iecl_jax/evals or the path of a .py file"
+    )
+    seed = key(42, SEED, "seed of all random numbers")
+    checkpoint = key("", None, "workdir of a pretraining run, or one of its checkpoints/STEP")
+    best = key(False, None, "take the workdir's checkpoint with the best kNN top-1, not the newest")
 
     class data(Section):
-        """The images."""
+        """The images to evaluate on."""
 
-        dir = key("", None, 'where the data lie; "" = where the pretraining run found them')
+        dir = key("", None, 'folder of the data; "" = the folder that the pretraining run used')
         cache = key("none", ("none", "host", "device"), "where decoded uint8 images are kept")
 
     @staticmethod
     def inside(own, given):
-        """The settings of the evaluation as a job, and of an untrained network where one takes the
-        checkpoint's place."""
+        """Returns the evaluation's section and, where an untrained network takes the place of a
+        checkpoint, the pretraining config that builds it."""
         evaluation = kinds.load("evaluation", own["job"], key="job")
         settings = getattr(evaluation, "Job", evaluation.Settings)
         untrained = {"pretrain": Pretrain} if "pretrain" in given else {}

@@ -1,4 +1,4 @@
-"""A config file, its variant, and what the command changes in it."""
+"""Loads a config file and its variant, and applies the overrides of the command line."""
 
 import ast
 import runpy
@@ -14,16 +14,16 @@ from ml_collections.config_flags.tuple_parser import TupleParser
 
 from iecl_jax.config import schema, section
 
-_ONE_AT_A_TIME = threading.Lock()  # runpy changes sys.modules for a while
+_ONE_AT_A_TIME = threading.Lock()  # runpy.run_path replaces sys.modules["__main__"] while it runs
 
 
 class Loaded(NamedTuple):
-    """A config as the command gives it.
+    """A config as the command line gives it.
 
     Attributes:
-      config: complete, changed by the overrides.
+      config: the complete config, with the overrides applied.
       changed: the dotted names of the keys that the overrides set.
-      rest: the arguments that are no overrides.
+      rest: the arguments that are not overrides.
     """
 
     config: ml_collections.ConfigDict
@@ -32,7 +32,7 @@ class Loaded(NamedTuple):
 
 
 def load(flag: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
-    """The config FILE[:VARIANT], changed by overrides `--config.KEY=VALUE` as on the command line.
+    """Loads the config FILE[:VARIANT] and applies overrides of the form `--config.KEY=VALUE`.
 
     Raises:
       ValueError: there is no such file, variant or key, or a value does not fit its key.
@@ -44,10 +44,11 @@ def load(flag: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
 
 
 def parse(flag: str, arguments: Sequence[str]) -> Loaded:
-    """`load`, of a command line that may hold other flags beside the overrides."""
+    """Does what `load` does, for a command line that may hold other flags too."""
     config = _run(flag)
     given = _overrides(arguments)
-    for _ in range(3):  # a chosen view has operators, whose settings may be chosen too
+    # A choice may add keys that are choices too: views bring operators, operators bring settings.
+    for _ in range(3):
         chosen = {
             name: _literal(name, given[name], section.leaves(config)[name])
             for name in section.choosing_keys(schema.root(config), config)
@@ -70,6 +71,7 @@ def parse(flag: str, arguments: Sequence[str]) -> Loaded:
 
 
 def _run(flag: str) -> ml_collections.ConfigDict:
+    """Runs the config file and returns its config, completed with defaults."""
     path, _, variant = flag.partition(":")
     if not Path(path).is_file():
         raise ValueError(f"there is no config file {path!r}: see configs/.")
@@ -81,8 +83,11 @@ def _run(flag: str) -> ml_collections.ConfigDict:
 
 
 def _overrides(arguments: Sequence[str]) -> dict[str, str]:
-    """{dotted key: text} of what the arguments change, as `--config.KEY=TEXT`, `--config.KEY TEXT`,
-    or `--config.KEY` and `--noconfig.KEY` of a boolean."""
+    """Returns {dotted key: text} of the overrides among the arguments.
+
+    An override is `--config.KEY=TEXT` or `--config.KEY TEXT`, and for a boolean also `--config.KEY`
+    or `--noconfig.KEY`.
+    """
     found = {}
     for argument, following in zip(arguments, [*arguments[1:], ""]):
         name, equals, text = argument.partition("=")
@@ -96,10 +101,10 @@ def _overrides(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def _literal(name: str, text: str, like: Any) -> Any:
-    """A value of the type of `like` from the command's text; the text where it is none.
+    """Returns the command's text as a value of the type of `like`, or else the text itself.
 
     Raises:
-      ValueError: it should be a tuple.
+      ValueError: `like` is a tuple and the text is not.
     """
     if isinstance(like, str):
         return text

@@ -1,7 +1,9 @@
-"""Kinds of things that enrol by existing: a file in a folder, or the path of any Python file.
+"""Finds the methods, encoders, data sources, operators and evaluations that a config names.
 
-Whoever names one in a config gets the settings that the file declares in its `Settings`. So a new
-method, encoder, data source, operator or evaluation is one file, and nothing else changes.
+Each is one Python file. It lies in the package's folder for its kind, or anywhere, and the config
+names it by its path. A config that names a file has the settings that the file declares in its
+class `Settings`. So a new file is all that a new method (or encoder, ...) takes: there is no list
+to enter it in.
 """
 
 import functools
@@ -18,15 +20,15 @@ from iecl_jax.config.section import Section
 
 
 class Kind(NamedTuple):
-    """A kind of thing.
+    """Where the files of one kind lie, and what each must define.
 
     Attributes:
-      package: whose modules are its files.
-      parts: what every file must have.
-      example: a file to look at.
-      fallback: the module that takes every other name, or "".
-      families: whether a file of the package offers several things, its NAMES, rather than one of
-        the file's name.
+      package: the package whose modules are the files.
+      parts: the names that every file must define.
+      example: the path of a file to look at, for error messages.
+      fallback: the module that opens every other name, or "" if there is none.
+      families: True if a file of the package offers the several names of its NAMES, False if it
+        offers its own file name.
     """
 
     package: str
@@ -62,15 +64,15 @@ KINDS = {
 
 
 def load(kind: str, name: str, *, key: str | None = None) -> types.ModuleType:
-    """The module of a thing: one of `names(kind)`, or the path of a Python file.
+    """Imports the file that a config names and returns its module.
 
     Args:
-      kind: one of KINDS.
-      name: what the config says.
-      key: the setting that says it, for the sentence; KIND.name by default.
+      kind: a key of KINDS.
+      name: one of `names(kind)`, the path of a Python file, or any name if the kind has a fallback.
+      key: the setting that holds the name, for error messages; KIND.name by default.
 
     Raises:
-      ValueError: there is none, it cannot be imported, or it lacks one of the kind's parts.
+      ValueError: there is no such name or file, or the file lacks one of the kind's parts.
     """
     key = f"{kind}.name" if key is None else key
     known = files(kind)
@@ -90,7 +92,11 @@ def load(kind: str, name: str, *, key: str | None = None) -> types.ModuleType:
 
 
 def settings(kind: str, name: str, *, key: str | None = None) -> type[Section]:
-    """The settings that a thing declares; see `load`."""
+    """Returns the class `Settings` of the file that a config names; see `load` for the arguments.
+
+    Raises:
+      ValueError: `load` raises it, or `Settings` is not a Section.
+    """
     found = load(kind, name, key=key).Settings
     if not (isinstance(found, type) and issubclass(found, Section)):
         raise ValueError(f"Settings of the {kind} {name!r} must be a class X(Section).")
@@ -98,20 +104,20 @@ def settings(kind: str, name: str, *, key: str | None = None) -> type[Section]:
 
 
 def check(kind: str, name: str, *settings: Any) -> None:
-    """Calls the `check` of a thing, if it has one: ValueError for settings that do not fit."""
+    """Calls the file's `check(*settings)`, if it has one; that raises ValueError on a misfit."""
     found = load(kind, name)
     if hasattr(found, "check"):
         found.check(*settings)
 
 
 def names(kind: str) -> tuple[str, ...]:
-    """What the package itself offers of a kind, sorted."""
+    """Returns the names of a kind that the package itself offers, sorted."""
     return tuple(files(kind))
 
 
 @functools.cache
 def files(kind: str) -> dict[str, str]:
-    """Name -> module of what the package offers."""
+    """Returns {name: module} for the names of a kind that the package itself offers, sorted."""
     package = importlib.import_module(KINDS[kind].package)
     found: dict[str, str] = {}
     for info in pkgutil.iter_modules(package.__path__):
@@ -126,13 +132,13 @@ def files(kind: str) -> dict[str, str]:
 
 
 def stem(name: str) -> str:
-    """The name of the section that holds a thing's settings: that of its file without `.py`."""
+    """Returns the name of the config section of a file's settings: its file name without `.py`."""
     return Path(name).stem
 
 
 @functools.cache
 def _import_file(path: Path, changed: int) -> types.ModuleType:
-    """Runs a Python file once, and again when it has changed."""
+    """Imports a Python file; `changed`, its modification time, makes the cache import it again."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

@@ -1,6 +1,7 @@
-"""Every setting of a pretraining run: default (IE-CL's, Table 1), rule, and what it is.
+"""The settings of a pretraining run: each key's default, rule and meaning.
 
-`python -m iecl_jax.main --config=FILE --print_config` prints those of a config with their values.
+The defaults are those of IE-CL in Table 1 of the paper. The command
+`python -m iecl_jax.main --config=FILE --print_config` lists every key of a config with its value.
 """
 
 from collections.abc import Sequence
@@ -22,12 +23,14 @@ from iecl_jax.config.section import Section, key
 
 
 def _are_operators(names: Sequence[str]) -> bool:
+    """Whether each name can be a section of a view, none occurs twice, and `crop` comes first."""
     sections = [kinds.stem(name) for name in names]
     words = all(name.isidentifier() and name not in ("operators", "size") for name in sections)
     return words and len(set(sections)) == len(sections) and "crop" not in names[1:]
 
 
 def _are_views(names: Sequence[str]) -> bool:
+    """Whether there are two names or more, all different, and each can be a section."""
     words = all(name.isidentifier() and name != "views" for name in names)
     return words and len(set(names)) == len(names) >= 2
 
@@ -39,90 +42,114 @@ VIEWS = Rule(_are_views, "two different words or more: anchor, query and further
 
 
 class Data(Section):
-    """Where the images come from."""
+    """The data source, and how images are read."""
 
-    name = key("imagenet2012", None, "a file of iecl_jax/data/sources, a .py file or a TFDS set")
-    dir = key("", None, 'TFDS\'s folder ("" = ~/tensorflow_datasets), or that of an image_folder')
-    image_size = key(224, COUNT, "pixels, side of each view")
+    name = key(
+        "imagenet2012",
+        None,
+        "a file name of iecl_jax/data/sources, the path of a .py file or a TFDS name",
+    )
+    dir = key("", None, 'folder of TFDS data ("" = ~/tensorflow_datasets) or of the image_folder')
+    image_size = key(224, COUNT, "side of a view in pixels, unless the view has a size of its own")
     cache = key("none", ("none", "host", "device"), "where decoded uint8 images are kept")
-    num_threads = key(16, COUNT, "decoding threads of each process")
-    prefetch = key(2, COUNT_OR_NONE, "batches decoded, and batches put on the device, ahead")
-    mean = key((), CHANNELS_OR_NONE, "of each channel in [0, 1], subtracted; () = the source's")
-    std = key((), SCALES_OR_NONE, "of each channel, divided by; () = the source's")
+    num_threads = key(16, COUNT, "decoding threads per process")
+    prefetch = key(
+        2, COUNT_OR_NONE, "batches decoded ahead of the step, and as many put on the device ahead"
+    )
+    mean = key(
+        (), CHANNELS_OR_NONE, "mean per channel of values in [0, 1], subtracted; () = the source's"
+    )
+    std = key((), SCALES_OR_NONE, "standard deviation per channel, the divisor; () = the source's")
 
     @staticmethod
     def also(own, given):
-        """The settings of the source's file."""
+        """Returns the settings that the source's file declares."""
         return kinds.settings("data", own["name"])
 
 
 class Train(Section):
-    """The length and the arithmetic of training."""
+    """Batch size, length, precision and logging of training."""
 
-    batch_size = key(256, COUNT, "images of a step, over all devices")
-    num_epochs = key(100, COUNT_OR_NONE, "epochs, where num_steps is 0")
-    num_steps = key(0, COUNT_OR_NONE, "steps; wins over num_epochs when set")
-    precision = key("float32", ("float32", "bfloat16", "float16"), "of the activations")
-    steps_per_call = key(1, COUNT, "steps in one call of the device, at most")
-    log_every_steps = key(100, COUNT, "steps between two lines of the log")
+    batch_size = key(256, COUNT, "images per step, summed over all devices")
+    num_epochs = key(100, COUNT_OR_NONE, "epochs, used if num_steps is 0")
+    num_steps = key(0, COUNT_OR_NONE, "steps; replaces num_epochs if above 0")
+    precision = key(
+        "float32",
+        ("float32", "bfloat16", "float16"),
+        "type of the activations; parameters are float32",
+    )
+    steps_per_call = key(1, COUNT, "largest number of steps in one call of the device")
+    log_every_steps = key(100, COUNT, "steps between two entries of the log")
 
 
 class Method(Section):
-    """The method, and the settings that its file declares."""
+    """The self-supervised method; its file declares further settings."""
 
-    name = key("moco_v2", None, "a file of iecl_jax/methods, or the path of a .py file like them")
+    name = key("moco_v2", None, "a file name of iecl_jax/methods or the path of a .py file")
 
     @staticmethod
     def also(own, given):
-        """The settings of the method's file."""
+        """Returns the settings that the method's file declares."""
         return kinds.settings("method", own["name"])
 
 
 class Encoder(Section):
-    """The network whose features are learned."""
+    """The network that computes the features; its file declares further settings."""
 
-    name = key("resnet50", None, "resnet10, 18, 34, 50, 101, or the path of an encoder's file")
-    bn_group = key(0, COUNT_OR_NONE, "images that share BN statistics; 0 = the global batch")
+    name = key(
+        "resnet50", None, "resnet10, 18, 34, 50 or 101, or the path of an encoder's .py file"
+    )
+    bn_group = key(0, COUNT_OR_NONE, "images that share BN statistics; 0 = the whole global batch")
 
     @staticmethod
     def also(own, given):
-        """The settings of the encoder's file."""
+        """Returns the settings that the encoder's file declares."""
         return kinds.settings("encoder", own["name"])
 
 
 class Projector(Section):
-    """The MLP behind the encoder."""
+    """The MLP that maps features to embeddings."""
 
-    num_layers = key(3, COUNT, "layers")
-    hidden_dim = key(4096, COUNT, "units of a hidden layer")
-    output_dim = key(512, COUNT, "dimensions of an embedding")
-    hidden_bn = key(True, None, "BN after hidden layers")
-    output_bn = key(True, None, "BN without scale and bias after the last layer")
+    num_layers = key(3, COUNT, "number of layers")
+    hidden_dim = key(4096, COUNT, "units of each hidden layer")
+    output_dim = key(512, COUNT, "dimension of the embeddings")
+    hidden_bn = key(True, None, "batch norm after each hidden layer")
+    output_bn = key(True, None, "batch norm, without scale and bias, after the last layer")
 
 
 class Saib(Section):
-    """The block that adds entropy to a view (section 3.3)."""
+    """SAIB, the block that transforms a view to increase its entropy (section 3.3)."""
 
-    enabled = key(True, None, "whether there is one")
-    side = key("query", ("query", "anchor", "both"), "the view that passes through it")
-    variant = key("paper", ("paper", "expansive"), "expansive: J = I + W'DW, so log|det J| >= 0")
-    num_blocks = key(1, COUNT, "blocks in a row (Table 4)")
-    group_size = key(32, COUNT, "images that are mixed: the channels of its convolutions")
-    patch_size = key(16, COUNT, "pixels, side of a patch")
+    enabled = key(True, None, "whether SAIB transforms a view")
+    side = key("query", ("query", "anchor", "both"), "the view that SAIB transforms")
+    variant = key(
+        "paper", ("paper", "expansive"), "expansive: Jacobian I + W'DW, so log|det J| >= 0"
+    )
+    num_blocks = key(1, COUNT, "number of blocks in a row (Table 4)")
+    group_size = key(
+        32, COUNT, "images that are mixed; they are the channels of SAIB's convolutions"
+    )
+    patch_size = key(16, COUNT, "side of a patch in pixels")
     inner_skip = key(True, None, "P' = P + (a + f(a)); False: P' = P + f(a)")
-    residual_scale = key(1.0, NOT_NEGATIVE, "first scale of f's last BN; expansive: of E[W'W]")
+    residual_scale = key(
+        1.0, NOT_NEGATIVE, "initial scale of f's last BN; expansive: initial E[W'W] / I"
+    )
 
 
 class Objective(Section):
-    """The terms around the method's own loss (Eq. 17)."""
+    """The terms that Eq. 17 adds to the method's own loss."""
 
     class kl(Section):
-        """The divergence of the query's embeddings from the anchor's."""
+        """The KL divergence of the query's embeddings from the anchor's."""
 
         weight = key(0.09, NOT_NEGATIVE, "beta of Eq. 17")
-        form = key("closed", ("closed", "eq16", "softmax"), "how it is computed")
+        form = key(
+            "closed",
+            ("closed", "eq16", "softmax"),
+            "formula of the divergence, see losses/divergence.py",
+        )
         stop_gradient = key(
-            "query", ("query", "anchor", "none"), "the view that gets no gradient from it"
+            "query", ("query", "anchor", "none"), "the view that gets no gradient from the KL term"
         )
 
     class entropy(Section):
@@ -132,51 +159,67 @@ class Objective(Section):
         estimator = key(
             "coding_rate",
             ("coding_rate", "gaussian_diagonal", "kozachenko_leonenko", "renyi2"),
-            "how it is estimated",
+            "estimator of the entropy, see docs/estimators.md",
         )
-        epsilon = key(0.5, POSITIVE, "distortion of coding_rate")
-        neighbors = key(1, COUNT, "k of kozachenko_leonenko")
-        kernel_scale = key(2.0, POSITIVE, "t of renyi2")
+        epsilon = key(0.5, POSITIVE, "distortion epsilon of coding_rate")
+        neighbors = key(1, COUNT, "k of kozachenko_leonenko, which uses the k-th nearest neighbour")
+        kernel_scale = key(2.0, POSITIVE, "t of renyi2's kernel exp(-t |x - y|^2)")
 
-    saib_decay = key(1e-4, NOT_NEGATIVE, "gamma of Eq. 17: weight of half SAIB's squared kernels")
+    saib_decay = key(
+        1e-4, NOT_NEGATIVE, "gamma of Eq. 17: weight of half the squared norm of SAIB's kernels"
+    )
 
 
 class Optimizer(Section):
-    """The optimizer of the network."""
+    """The optimizer of the network and of the online probe."""
 
-    name = key("sgd", ("sgd", "adam", "adamw", "lars"), "adamw in the paper's words")
-    learning_rate = key(0.3, POSITIVE, "at batch 256; scaled by batch / 256")
-    momentum = key(0.9, BELOW_ONE, "of sgd and lars; b1 of adam and adamw")
-    trust_coefficient = key(0.001, POSITIVE, "of lars")
-    trust_clip = key(False, None, "lars: no layer's rate is above the learning rate")
+    name = key(
+        "sgd",
+        ("sgd", "adam", "adamw", "lars"),
+        "the optimizer; the paper names AdamW, see row 12 of docs/paper.md",
+    )
+    learning_rate = key(
+        0.3, POSITIVE, "peak learning rate at batch size 256; scaled by batch_size / 256"
+    )
+    momentum = key(0.9, BELOW_ONE, "momentum of sgd and lars; b1 of adam and adamw")
+    trust_coefficient = key(0.001, POSITIVE, "trust coefficient of lars")
+    trust_clip = key(False, None, "lars: limit each layer's rate to the learning rate")
     weight_decay = key(
-        1e-5, NOT_NEGATIVE, "of the network's kernels (not norms, biases, positions)"
+        1e-5,
+        NOT_NEGATIVE,
+        "weight decay of the network's kernels, not of norms, biases, positions",
     )
     predictor_schedule = key(
-        "cosine", ("cosine", "constant"), "constant: a predictor keeps the peak rate (SimSiam)"
+        "cosine",
+        ("cosine", "constant"),
+        "learning rate of the predictor; constant = always the peak (SimSiam)",
     )
-    probe_learning_rate = key(0.1, NOT_NEGATIVE, "of the online linear probe, not scaled")
+    probe_learning_rate = key(
+        0.1, NOT_NEGATIVE, "learning rate of the online linear probe, not scaled"
+    )
 
 
 class Schedule(Section):
-    """The learning rate over time."""
+    """The learning rate over the run: a linear warm-up, then a cosine decay to 0."""
 
-    warmup_epochs = key(10.0, NOT_NEGATIVE, "epochs, linear from 0; then cosine to 0")
+    warmup_epochs = key(
+        10.0, NOT_NEGATIVE, "epochs of linear warm-up from 0, before the cosine decay to 0"
+    )
 
 
 class View(Section):
-    """A view: its operators in their order, and a section of settings for each."""
+    """A view: its operators in order, and a section of settings for each operator."""
 
     operators = key(
         ("crop", "flip", "rotate", "jitter", "gray", "blur", "solarize", "noise"),
         OPERATORS,
-        "files of iecl_jax/data/augment/operators, or paths of .py files; prob=0 leaves one out",
+        "operators in order, by file name or path of a .py file; prob=0 leaves one out",
     )
-    size = key(0, COUNT_OR_NONE, "pixels, side of the view; 0 = data.image_size")
+    size = key(0, COUNT_OR_NONE, "side of the view in pixels; 0 = data.image_size")
 
     @staticmethod
     def inside(own, given):
-        """The settings of each operator's file."""
+        """Returns the section of each operator, with the settings that its file declares."""
         return {
             kinds.stem(name): kinds.settings("operator", name, key="operators")
             for name in _words(own["operators"])
@@ -185,36 +228,45 @@ class View(Section):
 
 
 class Augment(Section):
-    """The views (MoCo-v2's recipe)."""
+    """The views of an image; the defaults are MoCo-v2's recipe."""
 
-    views = key(("anchor", "query"), VIEWS, "a section each; further ones come large ones first")
+    views = key(
+        ("anchor", "query"),
+        VIEWS,
+        "names of the views, a section each; after the first two, larger ones first",
+    )
 
     @staticmethod
     def inside(own, given):
-        """A section for each view."""
+        """Returns a section for each view."""
         return {name: View for name in _words(own["views"]) if name not in own}
 
 
 def _words(value: Any) -> list[str]:
-    """The words of a tuple; of anything else none, which the check of the key will tell."""
+    """Returns the strings of a tuple or list, and none of any other value.
+
+    A wrong value is not an error here: the check of the key itself reports it.
+    """
     words = value if isinstance(value, tuple | list) else ()
     return [word for word in words if isinstance(word, str)]
 
 
 class Eval(Section):
-    """What is measured during training, and the settings that those evaluations' files declare."""
+    """The evaluations during training, and a section of settings for each of them."""
 
-    every_epochs = key(10, COUNT_OR_NONE, "between evaluations, and galleries; 0 = only at the end")
+    every_epochs = key(
+        10, COUNT_OR_NONE, "epochs between evaluations, and between galleries; 0 = only at the end"
+    )
     batch_size = key(256, COUNT, "images encoded at once")
     names = key(
         ("knn", "online_probe", "linear", "comparison"),
         None,
-        "files of iecl_jax/evals, or paths of .py files like them",
+        "evaluations: file names of iecl_jax/evals or paths of .py files",
     )
 
     @staticmethod
     def inside(own, given):
-        """The settings of each evaluation."""
+        """Returns the section of each evaluation, with the settings that its file declares."""
         return {
             kinds.stem(name): kinds.settings("evaluation", name, key="eval.names")
             for name in _words(own["names"])
@@ -223,31 +275,41 @@ class Eval(Section):
 
 
 class Diagnostics(Section):
-    """What the method claims about entropy, measured on images that stay the same."""
+    """Measures of entropy, rank and collapse, always on the same images."""
 
-    every_steps = key(100, COUNT_OR_NONE, "0 = never")
-    num_images = key(256, COUNT, "whose embeddings are measured, at most")
-    lanczos_depth = key(32, COUNT, "steps for log|det J| of SAIB on a group of images")
-    lanczos_probes = key(4, COUNT, "random vectors it is averaged over")
-    min_rank = key(2.0, NOT_NEGATIVE, "RankMe of the features, from 1, below which is collapse")
-    min_feature_std = key(0.05, NOT_NEGATIVE, "deviation of the features, 0 to 1, likewise")
-    stop_on_collapse = key(False, None, "save and stop instead of a warning")
+    every_steps = key(100, COUNT_OR_NONE, "steps between two measurements; 0 = never")
+    num_images = key(256, COUNT, "largest number of images whose embeddings are measured")
+    lanczos_depth = key(32, COUNT, "Lanczos steps for log|det J| of SAIB on a group of images")
+    lanczos_probes = key(4, COUNT, "random vectors over which log|det J| is averaged")
+    min_rank = key(
+        2.0, NOT_NEGATIVE, "RankMe of the features (1 or more) below which they have collapsed"
+    )
+    min_feature_std = key(
+        0.05,
+        NOT_NEGATIVE,
+        "standard deviation of the features (0 to 1) below which they have collapsed",
+    )
+    stop_on_collapse = key(False, None, "on collapse, save a checkpoint and stop; False: only warn")
 
 
 class Checkpoint(Section):
-    """What is kept of a run."""
+    """When checkpoints are saved, and which are kept."""
 
-    every_steps = key(1000, COUNT, "steps between two")
-    keep = key(2, COUNT, "newest ones kept")
-    keep_every_steps = key(0, COUNT_OR_NONE, "those of multiples of this are kept too; 0 = none")
-    keep_best = key(1, COUNT_OR_NONE, "best ones by kNN top-1 kept besides; 0 = none")
+    every_steps = key(1000, COUNT, "steps between two checkpoints")
+    keep = key(2, COUNT, "number of newest checkpoints to keep")
+    keep_every_steps = key(
+        0, COUNT_OR_NONE, "also keep checkpoints at multiples of this many steps; 0 = none"
+    )
+    keep_best = key(
+        1, COUNT_OR_NONE, "number of checkpoints of best kNN top-1 to keep as well; 0 = none"
+    )
 
 
 class Pretrain(Section):
-    """A pretraining run."""
+    """All settings of a pretraining run."""
 
-    job = key("pretrain", None, "pretrain, or an evaluation of a checkpoint")
-    seed = key(42, SEED, "of the parameters, the data order and every augmentation")
+    job = key("pretrain", None, "pretrain, or the evaluation of a checkpoint")
+    seed = key(42, SEED, "seed of the parameters, the data order and the augmentations")
     data, train, method, encoder, projector = Data, Train, Method, Encoder, Projector
     saib, objective, optimizer, schedule = Saib, Objective, Optimizer, Schedule
     augment, eval, diagnostics, checkpoint = Augment, Eval, Diagnostics, Checkpoint

@@ -1,4 +1,4 @@
-"""Rules for values of a config; a broken one is one sentence that names the value and a way out."""
+"""Rules for the values of a config; each error names the value and what to write instead."""
 
 import dataclasses
 import difflib
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """`holds(value)` and the words for it, as in "NAME=VALUE must be WANTED."."""
+    """A condition on a value, and its words: a breach raises "NAME=VALUE must be WANTED."."""
 
     holds: Callable[[Any], bool]
     wanted: str
@@ -21,7 +21,7 @@ SHARE = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
 INSIDE_SHARE = Rule(lambda value: 0 < value < 1, "between 0 and 1")
 BELOW_ONE = Rule(lambda value: 0 <= value < 1, "at least 0 and less than 1")
 SEED = Rule(lambda seed: 0 <= seed < 2**32, "from 0 to 2**32 - 1")
-# Up to what a machine could hold: beyond it arithmetic on sizes takes for ever.
+# The upper bound is beyond any machine: without it, arithmetic on absurd sizes would never end.
 COUNT = Rule(lambda value: 0 < value <= 10**9, "from 1 to 10**9")
 COUNT_OR_NONE = Rule(lambda value: 0 <= value <= 10**9, "from 0 to 10**9")
 RANGE = Rule(
@@ -35,6 +35,7 @@ RATES = Rule(lambda rates: len(rates) > 0 and min(rates) > 0, "one number or mor
 
 
 def _three(values: Sequence[Any], above: float) -> bool:
+    """Whether there are three finite numbers above a bound."""
     numbers = [v for v in values if isinstance(v, int | float) and above < v < math.inf]
     return len(values) == len(numbers) == 3
 
@@ -44,13 +45,13 @@ SCALES_OR_NONE = Rule(lambda v: not v or _three(v, 0), "() or three finite numbe
 
 
 def check_value(name: str, value: Any, default: Any, rule: Rule | tuple[str, ...] | None) -> None:
-    """Raises ValueError if a value has not the type of the default, or breaks the rule.
+    """Raises ValueError if a value differs in type from its default, or breaks its rule.
 
     Args:
-      name: dotted, for the sentence.
-      value: what the config holds.
-      default: of the setting.
-      rule: what `section.Key` says.
+      name: dotted name of the key, for the message.
+      value: the value in the config.
+      default: the default of the key; its type is the type that is wanted.
+      rule: the rule of the key, see `section.Key`.
     """
     wanted = _type_wanted(value, default)
     if wanted is not None:
@@ -62,11 +63,12 @@ def check_value(name: str, value: Any, default: Any, rule: Rule | tuple[str, ...
 
 
 def _type_wanted(value: Any, default: Any) -> str | None:
-    """The words for the type of `default` where `value` has another; None where it has that."""
+    """Returns the words for the type of `default`, or None if `value` has that type."""
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "True or False"
     if isinstance(default, str):
         return None if isinstance(value, str) else "text"
+    # bool is a subclass of int, so it is excluded by name here and below.
     if isinstance(default, int):
         whole = isinstance(value, int) and not isinstance(value, bool)
         return None if whole else "a whole number"
@@ -80,20 +82,20 @@ def _type_wanted(value: Any, default: Any) -> str | None:
 
 
 def one_of(name: str, value: Any, choices: Iterable[str]) -> None:
-    """Raises ValueError with the nearest of the choices if `value` is none of them."""
+    """Raises ValueError, with the most similar choices, if `value` is not one of the choices."""
     if value not in choices:
         hint = near(value, choices)
         raise ValueError(f"{name}={value!r} is unknown: {hint}use one of {', '.join(choices)}.")
 
 
 def near(value: Any, choices: Iterable[str]) -> str:
-    """The question whether the nearest of the choices was meant, with a space after it, or ""."""
+    """Returns "did you mean ...? " with the most similar choices, or "" if none is similar."""
     found = difflib.get_close_matches(str(value), choices)
     return f"did you mean {' or '.join(map(repr, found))}? " if found else ""
 
 
 def multiple(name: str, value: int, of: int, what: str) -> None:
-    """Raises ValueError with the nearest multiples if `value` is none of `of`."""
+    """Raises ValueError, with the nearest multiples, unless `value` is a multiple of `of`."""
     if value % of:
         lower = value - value % of
         near = f"{lower} or {lower + of}" if lower else f"{of}"
@@ -101,7 +103,7 @@ def multiple(name: str, value: int, of: int, what: str) -> None:
 
 
 def divides(name: str, divisor: int, whole_name: str, whole: int) -> None:
-    """Raises ValueError with the nearest divisors of `whole` if `divisor` is none of them."""
+    """Raises ValueError, with the nearest divisors, unless `divisor` divides `whole`."""
     if whole % divisor:
         low = [n for n in range(1, math.isqrt(whole) + 1) if whole % n == 0]
         options = {*low, *(whole // n for n in low)}

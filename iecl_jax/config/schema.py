@@ -1,4 +1,4 @@
-"""A config and what there is to know of it: its keys, their defaults, and what older ones lack."""
+"""Applies the declared settings to a config: its keys, its defaults, and its older versions."""
 
 import difflib
 import json
@@ -14,8 +14,8 @@ from iecl_jax.config.pretrain import Pretrain
 from iecl_jax.config.rules import one_of
 from iecl_jax.config.section import Key, Section
 
-# What a key was called in earlier configs -> what it is called now; a pattern's own groups count
-# from 2.
+# {pattern of a key's earlier name: its present name}. `renamed` puts a group before each pattern,
+# so the pattern's own groups count from 2.
 _OF_VIEW = r"(augment\.(?:anchor|query)|(?:linear_)?probe\.augment)"
 RENAMED = {
     "augment.mean": "data.mean",
@@ -33,7 +33,11 @@ RENAMED = {
 
 
 def root(config: Any) -> type[Section]:
-    """The section of a whole config, by its job."""
+    """Returns the section that describes a whole config of this job.
+
+    Raises:
+      ValueError: the job is unknown.
+    """
     job = config.get("job", "pretrain")
     if job == "pretrain":
         return Pretrain
@@ -43,19 +47,19 @@ def root(config: Any) -> type[Section]:
 
 
 def keys(config: Any) -> dict[str, Key]:
-    """Every setting that a config has or should have, by dotted name."""
+    """Returns every setting of a config by dotted name, also those that the config lacks."""
     return section.keys(root(config), config)
 
 
 def new(job: str = "pretrain") -> ml_collections.ConfigDict:
-    """A config of a job with every key at its default: where the files of configs/ start."""
+    """Returns a config of a job with every key at its default; files of configs/ start from it."""
     return complete(ml_collections.ConfigDict({"job": job}))
 
 
 def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy with the default of every key that it lacks, in the schema's order.
+    """Returns a copy, in the schema's order, with the default of every key that the config lacks.
 
-    Keys that the schema does not know stay; `check` names them.
+    Keys that the schema does not know stay, and `check` reports them.
     """
     config = ml_collections.ConfigDict(config.to_dict())
     given = section.leaves(config)
@@ -66,9 +70,14 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def choose(
     config: ml_collections.ConfigDict, choices: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:
-    """Sets keys that say which others there are, such as `method.name`.
+    """Returns a copy with other values for keys that decide which keys exist (`method.name`).
 
-    The settings of what is no longer chosen go, and those of what is come with their defaults.
+    The settings of what is no longer chosen are removed. Those of the new choice are added with
+    their defaults.
+
+    Args:
+      config: the config to change.
+      choices: values by dotted name.
     """
     before = keys(config)
     changed = ml_collections.ConfigDict(config.to_dict())
@@ -80,7 +89,7 @@ def choose(
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
-    """Sorted, indented JSON of a config; tuples become lists and floats keep all their digits.
+    """Returns a config as sorted, indented JSON; tuples become lists, floats keep all digits.
 
     Raises:
       ValueError: a value is not a number, string, bool, None, sequence or ConfigDict.
@@ -92,8 +101,10 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 
 
 def from_json(text: str) -> ml_collections.ConfigDict:
-    """The config of a run or checkpoint, also of an earlier revision: renamed keys have their new
-    names, and keys that were added since have the default, which is what was done before.
+    """Returns the config of a run or checkpoint, also of one that an earlier revision wrote.
+
+    Renamed keys get their new names. Keys that were added since get their defaults, because a
+    default is what the program did before the key existed.
 
     Raises:
       ValueError: the text is not JSON, or not an object.
@@ -108,7 +119,7 @@ def from_json(text: str) -> ml_collections.ConfigDict:
 
 
 def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """`from_json` of what the text says."""
+    """Does what `from_json` does, from the parsed values."""
     found = section.leaves(_tuples(values))
     return settled(
         complete(section.nested({renamed(name): value for name, value in found.items()}))
@@ -116,8 +127,10 @@ def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 def settled(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Writes in one way what may be said in two, so that the same run is recognised, and returns
-    the config: statistics that are those of the data source become ()."""
+    """Sets `data.mean` and `data.std` to () where they equal the source's, and returns the config.
+
+    Both spellings mean the same run, which is recognised by its config, so only one is kept.
+    """
     for data in (config.get("data"), config.get("pretrain", {}).get("data")):
         if data is not None and "mean" in data:
             source = kinds.load("data", data.name)
@@ -127,7 +140,7 @@ def settled(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def renamed(name: str) -> str:
-    """What a key of an earlier config is called now."""
+    """Returns the present name of a key that may have an earlier name."""
     for old, current in RENAMED.items():
         name = re.sub(rf"^((?:pretrain\.)?){old}$", rf"\g<1>{current}", name)
     return name
@@ -140,8 +153,10 @@ def _tuples(value: Any) -> Any:
 
 
 def unknown_key(config: ml_collections.ConfigDict, names: Iterable[str]) -> str | None:
-    """The sentence for the first dotted name that `config` has neither as a value nor as a section,
-    with near ones; None if it has them all."""
+    """Returns the error message for the first of the dotted names that the config does not have.
+
+    The message suggests similar keys. None means that each name is a key or a section.
+    """
     known = section.leaves(config)
     for name in names:
         if name in known or any(leaf.startswith(f"{name}.") for leaf in known):

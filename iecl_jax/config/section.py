@@ -1,17 +1,18 @@
-"""What a setting is: `key(default, rule, text)`, gathered in small classes.
+"""Declares settings: `key(default, rule, text)` in small classes, the sections.
 
     class KNN(Section):
         k = key(20, POSITIVE, "neighbours")
         temperature = key(0.07, POSITIVE, "weights are exp(cosine / temperature)")
 
-A section is never instantiated: it describes one `ConfigDict`. A section inside another one is a
-nested ConfigDict. A section that inherits has its parents' keys first. Two static methods make a
-section depend on its own values, which is how a config names a file and gets that file's settings:
+A section is never instantiated: it describes one `ConfigDict`. A section nested in another one
+describes a nested ConfigDict. A section that inherits has the keys of its parents first. Two static
+methods let a section depend on its own values; so a config that names a file gets that file's
+settings:
 
-    also(own, given)    -> a Section whose keys stand beside the section's own
-    inside(own, given)  -> {name: Section} of further sections nested in it
+    also(own, given)    -> a Section, whose keys stand beside the section's own
+    inside(own, given)  -> {name: Section}, further sections nested in this one
 
-`own` are the values of the section's own keys, and `given` all that the config holds there.
+`own` holds the values of the section's own keys, and `given` everything that the config has there.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,11 +27,11 @@ class Key(NamedTuple):
     """One setting.
 
     Attributes:
-      default: its value where neither a config file nor the command says otherwise; every value has
-        its type.
-      rule: what a value must obey beyond its type, a tuple of choices, or None. Numbers are finite
-        in any case.
-      text: what it is, with its unit, in a few words.
+      default: the value unless a config file or the command sets another, which must have the same
+        type.
+      rule: a condition on the value besides its type, a tuple of choices, or None. Numbers must
+        always be finite.
+      text: what the setting is, with its unit, in a few words.
     """
 
     default: Any
@@ -39,7 +40,7 @@ class Key(NamedTuple):
 
 
 def key(default: Any, rule: Rule | tuple[str, ...] | None, text: str) -> Any:
-    """Declares a setting in a `Section`; see `Key`."""
+    """Declares a setting in a `Section`; see `Key` for the arguments."""
     return Key(default, rule, text)
 
 
@@ -51,24 +52,24 @@ class Section:
 
 
 def keys(section: type[Section], given: Any = None, prefix: str = "") -> dict[str, Key]:
-    """The settings of a section by dotted name, in their order.
+    """Returns the settings of a section by dotted name, in the order of their declaration.
 
     Args:
-      section: what is described.
-      given: values that a config has there already, which may name files with settings; a
-        ConfigDict or a dictionary, complete or not.
-      prefix: put before every name.
+      section: the section.
+      given: the values that the config has in this section, as a ConfigDict or dict, complete or
+        not. They decide which files are named, and so which further settings there are.
+      prefix: text before every name.
     """
     return {f"{prefix}{name}": each for name, each, _ in _walk(section, given)}
 
 
 def choosing_keys(section: type[Section], given: Any = None) -> list[str]:
-    """The dotted names of those settings on which it depends what other settings there are."""
+    """Returns the dotted names of the settings that decide which other settings exist."""
     return [name for name, _, chooses in _walk(section, given) if chooses]
 
 
 def _walk(section: type[Section], given: Any) -> Iterator[tuple[str, Key, bool]]:
-    """(dotted name, key, whether other settings depend on it) of every setting."""
+    """Yields (dotted name, key, whether it decides which other settings exist) of every setting."""
     given = given if isinstance(given, Mapping | ml_collections.ConfigDict) else {}
     chooses = section.also is not None or section.inside is not None
     own: dict[str, Any] = {}
@@ -89,7 +90,7 @@ def _walk(section: type[Section], given: Any) -> Iterator[tuple[str, Key, bool]]
 
 
 def _members(section: type[Section]) -> dict[str, Any]:
-    """Keys and nested sections of a class and its parents, in the order of their declaration."""
+    """Returns the keys and nested sections of a class and its parents, in declaration order."""
     found: dict[str, Any] = {}
     for base in reversed(section.__mro__):
         for name, value in vars(base).items():
@@ -100,18 +101,18 @@ def _members(section: type[Section]) -> dict[str, Any]:
 
 
 def defaults(section: type[Section], given: Any = None) -> ml_collections.ConfigDict:
-    """A ConfigDict of a section, every key at its default; see `keys` for `given`."""
+    """Returns a ConfigDict of a section with every key at its default; see `keys` for `given`."""
     return nested({name: each.default for name, each in keys(section, given).items()})
 
 
 def with_defaults(section: type[Section], values: Mapping[str, Any]) -> type[Section]:
-    """The same section, but for the defaults of some of its own keys."""
+    """Returns the section with other defaults for some of its own keys, by name."""
     changed = {name: getattr(section, name)._replace(default=x) for name, x in values.items()}
     return type(section.__name__, (section,), changed)
 
 
 def nested(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """The ConfigDict of values by dotted name."""
+    """Returns a nested ConfigDict of the values, which are given by dotted name."""
     config = ml_collections.ConfigDict()
     for name, value in values.items():
         put(config, name, value)
@@ -119,7 +120,7 @@ def nested(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 def put(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
-    """Sets a value by its dotted name, and makes the sections above it that are not there."""
+    """Sets a value by its dotted name, and creates the sections above it where they are missing."""
     *path, last = name.split(".")
     with config.unlocked():
         for part in path:
@@ -131,7 +132,7 @@ def put(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
 
 
 def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every value of a ConfigDict, by dotted name; an empty section is none."""
+    """Returns every value of a ConfigDict by dotted name; an empty section has none."""
     found: dict[str, Any] = {}
     for name in config:
         value = config[name]

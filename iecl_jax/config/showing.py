@@ -1,4 +1,4 @@
-"""`--print_config`: every key of a config with its value and what it is."""
+"""Formats a config for `--print_config`: every key with its value and its meaning."""
 
 from collections.abc import Collection
 
@@ -10,11 +10,11 @@ _CHANGED, _VALUE_WIDTH = "*", 24
 
 
 def show(config: ml_collections.ConfigDict, changed: Collection[str]) -> str:
-    """One line a key: a star where the command changed it, its dotted name, value and text.
+    """Returns one line per key: its dotted name, value and text, and a star if it was changed.
 
     Args:
-      config: complete.
-      changed: dotted names of the keys that the command set.
+      config: a complete config.
+      changed: the dotted names of the keys that the command set.
     """
     values = section.leaves(config)
     known = schema.keys(config)

@@ -1,1 +1,1 @@
-"""The equations of the objective as pure functions."""
+"""The losses of all methods and the terms of Eq. 17, as pure functions of embeddings."""

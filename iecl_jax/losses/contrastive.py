@@ -1,4 +1,4 @@
-"""InfoNCE (Eq. 1 and 2) and the NT-Xent of SimCLR."""
+"""The contrastive losses: InfoNCE (Eq. 1 and 2) and NT-Xent (SimCLR)."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,11 @@ from iecl_jax.losses.product import product
 
 
 def l2_normalize(x: Float[Array, "*rows d"], epsilon: float = 1e-12) -> Float32[Array, "*rows d"]:
-    """Scales the last axis to unit length, in float32; a zero vector stays 0 (finite gradient)."""
+    """Scales each vector of the last axis to unit length, in float32.
+
+    `epsilon` is the smallest squared length that is divided by. So a zero vector stays 0 and has a
+    finite gradient.
+    """
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), epsilon))
 
@@ -21,19 +25,19 @@ def info_nce(
     temperature: float,
     negatives: Float[Array, "K d"] | None = None,
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
-    """Mean over anchors of -log softmax(cosine / temperature) at the positive key (Eq. 1).
+    """Returns InfoNCE: the mean of -log softmax(cosine / temperature) at the positive key (Eq. 1).
 
     Args:
-      anchors: embeddings of any scale; cosine similarity is taken inside (Eq. 2).
-      keys: those of all devices, in global order.
-      positives: each anchor's row in `keys`.
+      anchors: embeddings of any scale; the cosine similarity normalises them (Eq. 2).
+      keys: the embeddings of all devices, in global order, of any scale.
+      positives: the row of `keys` that is each anchor's positive.
       temperature: tau > 0.
-      negatives: queue of earlier keys (MoCo). When given, an anchor is compared with its own
-        key and the queue, not with the other keys of the batch.
+      negatives: a queue of earlier keys (MoCo). If it is given, an anchor is compared with its own
+        key and the queue, and not with the other keys of the batch.
 
     Returns:
-      (loss, top1): the mean natural-log loss and the share of anchors whose
-      positive is the most similar.
+      (loss, top1): the mean loss in nats, and the share of anchors whose positive is the most
+      similar key.
 
     Reference: van den Oord et al. 2018; He et al. 2020 for the queue.
     """
@@ -56,21 +60,22 @@ def nt_xent(
     *,
     temperature: float,
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
-    """Mean over the 2b anchors of -log softmax(cosine / temperature) at the other view (NT-Xent).
+    """Returns NT-Xent: the mean of -log softmax(cosine / temperature) at the anchor's other view.
 
-    An anchor is compared with the 2B - 1 other embeddings of both views, so not with itself: its
-    positive is the other view of its image, its negatives both views of the other images. The mean
-    over devices is the mean over all 2B anchors, that is over both directions.
+    The embeddings of both views are the anchors, 2b on this device. An anchor is compared with the
+    2B - 1 other embeddings: its positive is the other view of its image, and its negatives are both
+    views of the other images. The mean over devices is the mean over all 2B anchors, and so over
+    both directions.
 
     Args:
-      views: this device's embeddings of both views, of any scale.
-      all_views: those of all devices, in global order.
-      places: this device's rows among the B.
+      views: the embeddings of both views on this device, of any scale.
+      all_views: the embeddings of both views on all devices, in global order.
+      places: the places of this device's images among the B.
       temperature: tau > 0.
 
     Returns:
-      (loss, top1): the mean natural-log loss and the share of anchors whose
-      positive is the most similar of the others.
+      (loss, top1): the mean loss in nats, and the share of anchors whose positive is the most
+      similar of the other embeddings.
 
     Reference: Chen et al. 2020 (SimCLR), Eq. 1.
     """

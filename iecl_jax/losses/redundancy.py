@@ -1,8 +1,8 @@
-"""Losses that keep dimensions apart: Barlow Twins and VICReg.
+"""The redundancy-reduction losses: Barlow Twins and VICReg.
 
-Each takes the embeddings of both views, of all devices and with rows paired, computes in float32
-whatever their type, and returns terms unweighted: the method weighs them. Exchanging the views or
-reordering the images changes nothing.
+Each takes the embeddings of the two views from all devices, where row i of both is the same image.
+It computes in float32 whatever their type and returns its terms unweighted; the method weights
+them. The values do not change if the views are exchanged or the images reordered.
 """
 
 import jax
@@ -13,25 +13,27 @@ from iecl_jax.losses.product import product
 
 
 def _off_diagonal(matrix: Float32[Array, "d d"]) -> Float32[Array, ""]:
-    """Sum of squares of the entries of a square matrix that are not on its diagonal."""
+    """Returns the sum of squares of the entries off the diagonal of a square matrix."""
     return jnp.where(jnp.eye(len(matrix), dtype=bool), 0, jnp.square(matrix)).sum()
 
 
 def barlow_twins(
     first: Float[Array, "n d"], second: Float[Array, "n d"], *, epsilon: float = 1e-5
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
-    """sum_i (1 - C_ii)^2 and sum_{i != j} C_ij^2 of the views' cross-correlation C [d, d].
+    """Returns the two terms of Barlow Twins, from the cross-correlation C [d, d] of the views.
 
-    C = z1^T z2 / n, where z is an embedding standardised per dimension over the batch, with the
-    biased variance (divisor n) plus `epsilon` inside the root: batch norm without scale and bias.
-    So a dimension of variance v has C_jj = v / (v + epsilon) with itself, and one that is constant
-    0, which makes the first sum d at collapse, with finite gradients.
+    C = z1^T z2 / n, where z1 and z2 are the views' embeddings, standardised per dimension over the
+    batch. The variance is biased (divisor n), and `epsilon` is added to it inside the root, as in
+    batch norm without scale and bias. So two equal views of variance v have C_jj = v / (v +
+    epsilon). A constant dimension has C_jj = 0, hence the first term is d at collapse, with finite
+    gradients.
 
-    Sums over entries, not means: both grow with d. The paper's loss is the first + lambda times the
-    second; its released code multiplies that by a scale.
+    The paper's loss is the first term plus lambda times the second. Its released code multiplies
+    that by a scale.
 
     Returns:
-      (on_diagonal, off_diagonal), each at least 0.
+      (on_diagonal, off_diagonal): sum_i (1 - C_ii)^2 and sum_{i != j} C_ij^2, each at least 0. They
+      are sums over entries, not means, so both grow with d.
 
     Reference: Zbontar et al. 2021, Eq. 1 and 2.
     """
@@ -50,17 +52,18 @@ def barlow_twins(
 def vicreg(
     first: Float[Array, "n d"], second: Float[Array, "n d"], *, epsilon: float = 1e-4
 ) -> tuple[Float32[Array, ""], Float32[Array, ""], Float32[Array, ""]]:
-    """Invariance, variance and covariance of two views, at least 2 rows each.
-
-    invariance: mean over rows and dimensions of the squared difference. Eq. 5 sums over dimensions,
-      d times this; the paper's pseudocode and released code take the mean.
-    variance: sum over both views of mean_j max(0, 1 - sqrt(var_j + epsilon)), with the unbiased
-      variance (divisor n - 1), as in Eq. 6. The released code halves it, so that its weight 25 is
-      12.5 here. At collapse it is 2 (1 - sqrt(epsilon)), with finite gradients.
-    covariance: sum over both views of sum_{i != j} Cov_ij^2 / d, with the unbiased covariance.
+    """Returns the three terms of VICReg, from two views of at least 2 rows.
 
     Returns:
-      (invariance, variance, covariance), each at least 0.
+      (invariance, variance, covariance), each at least 0:
+        invariance: the mean over rows and dimensions of the squared difference of the views, as in
+          the paper's pseudocode and released code. Eq. 5 sums over dimensions, which is d times
+          this.
+        variance: the sum over both views of mean_j max(0, 1 - sqrt(var_j + epsilon)), with the
+          unbiased variance (divisor n - 1), as in Eq. 6. The released code halves this term, so its
+          weight of 25 is 12.5 here. At collapse it is 2 (1 - sqrt(epsilon)), with finite gradients.
+        covariance: the sum over both views of sum_{i != j} Cov_ij^2 / d, with the unbiased
+          covariance.
 
     Reference: Bardes et al. 2022, Eq. 1 to 6.
     """

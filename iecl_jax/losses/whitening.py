@@ -1,4 +1,4 @@
-"""Whitening of embeddings within slices of the batch (W-MSE)."""
+"""Whitens embeddings within slices of the batch (W-MSE)."""
 
 import jax
 import jax.numpy as jnp
@@ -10,20 +10,23 @@ from iecl_jax.losses.product import product
 def whiten(z: Float[Array, "n d"], *, size: int, epsilon: float = 0.0) -> Float32[Array, "n d"]:
     """Centres and decorrelates each slice of `size` consecutive rows.
 
-    With S = (1 - epsilon) Cov + epsilon I of a slice, Cov its unbiased covariance (divisor
-    size - 1), and S = L L^T the Cholesky factorisation, each centred row x becomes L^-1 x. So a
-    slice has mean zero and, with epsilon = 0, unbiased covariance I. Which images share a slice
-    matters, their order in it does not: a method that wants random slices shuffles the rows of both
-    views alike.
+    Let Cov be the unbiased covariance of a slice (divisor size - 1), S = (1 - epsilon) Cov +
+    epsilon I, and S = L L^T the Cholesky factorisation. Each centred row x becomes L^-1 x. Then the
+    slice has mean zero and, if epsilon = 0, unbiased covariance I.
+
+    The result depends on which images share a slice, but not on their order in it. A method that
+    wants random slices must shuffle the rows of both views in the same way.
 
     Args:
-      z: of all devices, of any scale; computed in float32 whatever the type.
-      size: rows of a slice, more than d, since `size` centred rows span size - 1 dimensions.
-      epsilon: in 0 ... 1. With 0, a slice in which a dimension is a linear function of the others
-        (equal rows, say) has no factor: it comes out as NaN or as amplified rounding errors.
+      z: the embeddings of all devices, of any scale; computed in float32 whatever the type.
+      size: rows per slice. It must be more than d, since `size` centred rows span only size - 1
+        dimensions.
+      epsilon: from 0 to 1. With 0, a slice in which one dimension is a linear function of the
+        others (because rows are equal, for example) has no Cholesky factor. Its rows are then NaN
+        or amplified rounding errors.
 
     Returns:
-      The whitened rows, differentiable.
+      The whitened rows. They are differentiable.
 
     Raises:
       ValueError: n is not a multiple of `size`, or `size` is not more than d.

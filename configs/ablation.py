@@ -1,17 +1,20 @@
-"""What each component of IE-CL adds: Table 3 of the paper, ImageNet with ResNet-18.
+"""Table 3 of the paper: what each component of IE-CL adds, on ImageNet with ResNet-18.
 
     python -m iecl_jax.main --config=configs/ablation.py:saib+kl
 
-The argument is baseline (momentum contrast), saib (SAIB and the entropy term), saib+kl, or full
-(with spectral normalisation: IE-CL). All else is the same in the four rows, so the baseline has
-IE-CL's projector and moving average, and no queue (--config.method.queue_size=65536 gives any row
-MoCo's). Published linear top-1 (not measured here): 52.50, 58.80, 59.15 and 59.41 %.
+The argument is one of the four rows: baseline (momentum contrast), saib (adds SAIB and the entropy
+term), saib+kl (adds the KL term), or full (adds spectral normalisation, which makes it IE-CL). All
+other settings are the same in the four rows. The baseline therefore has IE-CL's projector and
+momentum coefficient and no queue; --config.method.queue_size=65536 gives any row MoCo's queue.
+
+Published linear top-1 (not measured here): 52.50, 58.80, 59.15 and 59.41 %.
 """
 
 import ml_collections
 
 from configs import common, resnet18
 
+# Row -> the overrides that turn off what the row lacks.
 WITHOUT: dict[str, dict[str, object]] = {
     "baseline": {
         "saib.enabled": False,

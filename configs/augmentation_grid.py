@@ -1,12 +1,14 @@
-"""One operator on the query and one on the anchor: Fig. 3 of the paper, ImageNet-100, ResNet-18.
+"""Fig. 3 of the paper: one operator on the query and one on the anchor, on ImageNet-100.
 
     python -m iecl_jax.main --config=configs/augmentation_grid.py:saib,crop
 
-The arguments are the query's operator and the anchor's, of crop, color, noise, rotate, blur and
-saib. Besides its operator a view is only resized, an oblong image to its central square. All pairs
-have spectral normalisation. Strengths and probabilities are SimCLR's where it
-has them; noise and rotation are always applied. A pair with SAIB has IE-CL's entropy and KL terms.
-Published linear top-1 (not measured here): 51.1 % (saib,crop) down to 4.0 %, in configs/tables.py.
+The arguments are the query's operator and the anchor's. Each is one of crop, color, noise, rotate,
+blur and saib. Apart from its operator, a view is only resized; of an oblong image it shows the
+central square. Strengths and probabilities are SimCLR's where SimCLR has the operator; noise and
+rotation are always applied. All pairs use ResNet-18 with spectral normalisation. A pair with SAIB
+also has IE-CL's entropy and KL terms.
+
+Published linear top-1 (not measured here): from 51.1 % (saib,crop) to 4.0 %, see configs/tables.py.
 """
 
 import ml_collections
@@ -24,6 +26,7 @@ OPERATORS: dict[str, dict[str, dict[str, object]]] = {
     "blur": {"blur": {"prob": 0.5}},
     "saib": {},
 }
+# (SAIB on the query, SAIB on the anchor) -> saib.side
 SIDES = {(True, False): "query", (False, True): "anchor", (True, True): "both"}
 
 
@@ -45,6 +48,7 @@ def get_config(arg: str = "crop,crop") -> ml_collections.ConfigDict:
     config = common.at_scale(config, scale)
     for name, operator in (("query", query), ("anchor", anchor)):
         view = config.augment[name]
+        # Turns off every operator that the default config has on; the chosen one follows.
         view.crop.update({"scale": (1.0, 1.0), "ratio": (1.0, 1.0)})
         for other in ("flip", "jitter", "gray", "blur"):
             view[other].prob = 0.0

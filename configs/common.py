@@ -1,7 +1,7 @@
-"""What configs share: the variant argument, augmentation recipes, and the two smaller scales.
+"""Functions that the configs share: the variant argument, augmentation recipes, smaller scales.
 
-`,smoke` at the end of a variant is a few steps of a tiny network on generated images, to see that
-all runs; `,small` a study that two CPU cores finish in minutes, on CIFAR-10.
+A variant may end in a scale. `,smoke` takes a few steps of a tiny network on generated images and
+only shows that everything runs. `,small` trains on CIFAR-10 in minutes on two CPU cores.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ SCALES = ("smoke", "small")
 
 
 def split_scale(arg: str, scales: Sequence[str]) -> tuple[list[str], str]:
-    """Splits `WORD,...[,SCALE]` into (words, scale); "" is the scale of the paper."""
+    """Splits `WORD,...[,SCALE]` into (words, scale); the scale "" is the paper's."""
     words = [word for word in arg.split(",") if word]
     scale = words.pop() if words and words[-1] in scales else ""
     return words, scale
@@ -24,7 +24,7 @@ def split_scale(arg: str, scales: Sequence[str]) -> tuple[list[str], str]:
 def parse_arg(
     arg: str, *, default: str, choices: Sequence[str], scales: Sequence[str] = ("smoke",)
 ) -> tuple[str, str]:
-    """Splits `VARIANT[,SCALE]` into (variant, scale); ValueError names the choices."""
+    """Splits `VARIANT[,SCALE]` into (variant, scale); raises ValueError with the choices."""
     words, scale = split_scale(arg, scales)
     words = words or [default]
     if len(words) > 1 or words[0] not in choices:
@@ -33,7 +33,7 @@ def parse_arg(
 
 
 def unknown_variant(arg: str, wanted: str, scales: Sequence[str]) -> ValueError:
-    """The error of a variant that there is not."""
+    """Returns the error for an unknown variant; `wanted` describes the known ones."""
     endings = " or ".join(f"',{scale}'" for scale in scales)
     return ValueError(
         f"config variant {arg!r} is unknown: use {wanted}, with or without {endings}."
@@ -47,7 +47,14 @@ def view(
     blur_prob=0.5,
     solarize_prob=0.0,
 ) -> ml_collections.ConfigDict:
-    """One view: all operators in their order, with these settings and the others' defaults."""
+    """Returns the settings of a view: all operators, with their defaults except for these settings.
+
+    Args:
+      crop_scale: (lowest, highest) share of the image's area.
+      jitter: strengths of brightness, contrast, saturation and hue.
+      blur_prob: probability of the blur.
+      solarize_prob: probability of the solarisation.
+    """
     made = section.defaults(View)
     made.crop.scale, made.blur.prob, made.solarize.prob = crop_scale, blur_prob, solarize_prob
     names = ("brightness", "contrast", "saturation", "hue")
@@ -56,30 +63,31 @@ def view(
 
 
 def same_for_both(of_each: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """`config.augment` with the same operators for the anchor and the query."""
+    """Returns a `config.augment` with the same operators for the anchor and the query."""
     augment = section.defaults(Augment)
     augment.anchor, augment.query = of_each, of_each.copy_and_resolve_references()
     return augment
 
 
 def mocov2_augment() -> ml_collections.ConfigDict:
-    """MoCo-v2's recipe: crops of .2 to 1, weak jitter, blur in half of the views."""
+    """Returns MoCo-v2's augmentation: crops of 0.2 to 1, weak jitter, blur in half of the views."""
     return same_for_both(view(crop_scale=(0.2, 1.0)))
 
 
 def simclr_small_augment() -> ml_collections.ConfigDict:
-    """SimCLR's recipe for CIFAR: crops of .08 to 1, jitter of strength one half, no blur."""
+    """Returns SimCLR's augmentation for CIFAR: crops of 0.08 to 1, jitter strength 1/2, no blur."""
     return same_for_both(view(blur_prob=0.0))
 
 
 def at_scale(config: ml_collections.ConfigDict, scale: str) -> ml_collections.ConfigDict:
-    """The pretraining config at a scale: smoke, small, or "" for its own."""
+    """Changes a pretraining config to the scale smoke or small (""= no change), and returns it."""
     if scale:
         {"smoke": _make_smoke, "small": _make_small}[scale](config)
     return config
 
 
 def _make_smoke(config: ml_collections.ConfigDict) -> None:
+    """A few steps of a tiny network on generated images."""
     config.data.update({"name": "generated", "cache": "host", "image_size": 32, "num_threads": 2})
     config.train.update({"batch_size": 16, "num_steps": 4, "num_epochs": 1, "log_every_steps": 2})
     config.encoder.update({"name": "resnet10", "stem": "cifar", "width": 8})
@@ -98,7 +106,7 @@ def _make_smoke(config: ml_collections.ConfigDict) -> None:
 
 
 def _make_small(config: ml_collections.ConfigDict) -> None:
-    """Every method gets the same images, views, steps and widths; its own are the rest."""
+    """Gives every method the same images, views, steps and widths; keeps its other settings."""
     config.data.update({"name": "cifar10", "image_size": 16, "cache": "host", "num_threads": 2})
     config.train.update({"batch_size": 128, "num_steps": 250, "log_every_steps": 50})
     config.encoder.update({"name": "resnet10", "stem": "cifar", "width": 8})
@@ -116,7 +124,7 @@ def _make_small(config: ml_collections.ConfigDict) -> None:
 
 
 def _shrink_heads(config: ml_collections.ConfigDict, *, hidden_dim: int, output_dim: int) -> None:
-    """Narrower heads; a predictor keeps its proportion to the output, up to `hidden_dim`."""
+    """Narrows the heads. A predictor keeps its width relative to the output, up to `hidden_dim`."""
     if "predictor" in config.method:
         predictor = config.method.predictor
         proportional = predictor.hidden_dim * output_dim // config.projector.output_dim

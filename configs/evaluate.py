@@ -1,8 +1,8 @@
-"""Any evaluation on a checkpoint: a file of iecl_jax/evals by its name, or any other by its path.
+"""Runs any evaluation on a checkpoint: a file of iecl_jax/evals, or the path of any other file.
 
     python -m iecl_jax.main --config=configs/evaluate.py:NAME --config.checkpoint=WORKDIR
 
-`:NAME,smoke` measures an untrained tiny network.
+`:NAME,smoke` evaluates an untrained tiny network.
 """
 
 import ml_collections
@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 
 def evaluation_config(job: str, scale: str) -> ml_collections.ConfigDict:
-    """An evaluation as a job; at the scale of smoke of an untrained tiny network."""
+    """Returns the config of an evaluation; at scale "smoke", of an untrained tiny network."""
     config = config_lib.new(job)
     if scale:
         config.pretrain = imagenet_r50.get_config("100,smoke")

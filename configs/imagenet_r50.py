@@ -1,12 +1,14 @@
-"""IE-CL on ImageNet with ResNet-50: Table 1 of the paper.
+"""Table 1 of the paper: IE-CL on ImageNet with ResNet-50. The base of all pretraining configs.
 
     python -m iecl_jax.main --config=configs/imagenet_r50.py:100
 
-The argument is the number of epochs: 100, 200, 400 or 800. Published linear top-1 (not measured
-here): 68.3, 70.9, 71.7 and 73.2 %. `:100,smoke` runs a few steps of a tiny version on generated
-images, `:100,small` a version for two CPU cores on CIFAR-10. Every other pretraining config starts
-from this one. All its values are the defaults of iecl_jax/config/pretrain.py, which is the list of
-all settings; `--print_config` prints those of any config.
+The argument is the number of epochs: 100, 200, 400 or 800. `:100,smoke` takes a few steps of a tiny
+network on generated images; `:100,small` is a version on CIFAR-10 for two CPU cores.
+
+All values are the defaults in iecl_jax/config/pretrain.py, which lists all settings;
+`--print_config` prints those of any config. Every other pretraining config starts from this one.
+
+Published linear top-1 (not measured here): 68.3, 70.9, 71.7 and 73.2 %.
 """
 
 import ml_collections

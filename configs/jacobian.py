@@ -1,9 +1,9 @@
-"""SAIB's Jacobian and the norms of the encoder's convolutions, measured on a checkpoint.
+"""Measures SAIB's Jacobian and the norms of the encoder's convolutions on a checkpoint.
 
     python -m iecl_jax.main --config=configs/jacobian.py --config.checkpoint=WORKDIR
 
-Prints log|det J|, the extreme singular values and the share of them below 1, and draws the
-spectrum to jacobian.png. `:smoke` measures an untrained tiny network.
+It prints log|det J|, the extreme singular values and the share of singular values below 1, and
+draws their distribution to jacobian.png. `:smoke` measures an untrained tiny network.
 """
 
 import ml_collections

@@ -1,6 +1,8 @@
-"""Weighted kNN accuracy of a pretrained encoder (Wu et al. 2018).
+"""Measures the weighted kNN accuracy of a pretrained encoder (Wu et al. 2018).
 
-python -m iecl_jax.main --config=configs/knn.py --config.checkpoint=WORKDIR
+    python -m iecl_jax.main --config=configs/knn.py --config.checkpoint=WORKDIR
+
+`:smoke` measures an untrained tiny network.
 """
 
 import ml_collections

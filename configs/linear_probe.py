@@ -1,9 +1,10 @@
-"""Linear evaluation of a frozen encoder, section 4.1 of the paper.
+"""Runs the linear evaluation of a frozen encoder (section 4.1 of the paper).
 
     python -m iecl_jax.main --config=configs/linear_probe.py --config.checkpoint=WORKDIR
 
-With --config.linear_probe.cached=True features are computed once and a grid of learning rates is
-trained on them at once: minutes instead of hours, without augmentation.
+With --config.linear_probe.cached=True, features of unaugmented images are computed once, and
+classifiers for a grid of learning rates are trained on them together. That takes minutes instead of
+hours. `:smoke` evaluates an untrained tiny network.
 """
 
 import ml_collections

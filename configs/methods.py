@@ -1,8 +1,8 @@
-"""The recipes of the compared methods: settings, heads, optimizer and views of each.
+"""The recipes of the compared methods: the settings, heads, optimizer and views of each.
 
-They are those of solo-learn (ResNet-18; CIFAR with 1000 epochs, ImageNet-100 with 400, batch 256)
-where no comment says otherwise. `ie_cl` is the default of configs/imagenet_r50.py: moco_v2 without
-a queue, with SAIB, its terms and spectral normalisation.
+Unless a comment says otherwise, a recipe is solo-learn's (ResNet-18, batch 256, 1000 epochs on
+CIFAR or 400 on ImageNet-100). `ie_cl` is the default config of configs/imagenet_r50.py: moco_v2
+without a queue, with SAIB, its terms and spectral normalisation.
 """
 
 import copy
@@ -28,7 +28,7 @@ def _predictor(hidden_dim: int) -> dict[str, int]:
     return {"num_layers": 2, "hidden_dim": hidden_dim}
 
 
-# Name -> overrides. `views` is a recipe of `_views`.
+# Method -> overrides by section; "views" names a recipe of `_views`.
 RECIPES: dict[str, dict[str, Any]] = {
     "moco_v2": {
         "method": {
@@ -38,7 +38,8 @@ RECIPES: dict[str, dict[str, Any]] = {
             "ema": {"schedule": "cosine", "start": 0.99, "end": 0.999},
         },
         "projector": _projector(2, 2048, 256, **NO_BN),
-        # 0.3 and 1e-4 in the recipe, for the mean of both directions instead of their sum
+        # The recipe has 0.3 and 1e-4 for the mean of both directions. The loss here is their sum,
+        # twice as large, so the rate is halved and the weight decay doubled.
         "optimizer": {"name": "sgd", "learning_rate": 0.15, "weight_decay": 2e-4},
         "views": "weak",
     },
@@ -88,7 +89,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "views": "vicreg",
     },
     "nnclr": {
-        # 65536 in the recipe, which is more than CIFAR's images
+        # The recipe has 65536, more than the 50,000 images of CIFAR.
         "method": {"temperature": 0.2, "queue_size": 32768, "predictor": _predictor(4096)},
         "projector": _projector(3, 2048, 256),
         "optimizer": LARS | {"learning_rate": 0.4, "weight_decay": 1e-5},
@@ -101,6 +102,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "views": "w_mse",
     },
 }
+# Method -> overrides of its recipe on images that are not small.
 ON_IMAGENET: dict[str, dict[str, dict[str, Any]]] = {
     "moco_v2": {"method": {"queue_size": 65536}},
     "simclr": {
@@ -118,7 +120,7 @@ WANTED = f"ie_cl or METHOD[+saib|+terms][+sn] with METHOD one of {', '.join(RECI
 
 
 def parse(word: str) -> tuple[str, list[str]] | None:
-    """`METHOD[+saib|+terms][+sn]` -> (method, additions); None if it is not that."""
+    """Splits `METHOD[+saib|+terms][+sn]` into (method, additions); returns None if invalid."""
     name, *additions = word.split("+")
     kinds: list[list[str]] = [[], ["saib"], ["terms"], ["sn"], ["saib", "sn"], ["terms", "sn"]]
     known = additions in (kinds if name in RECIPES else kinds[:1])
@@ -126,11 +128,13 @@ def parse(word: str) -> tuple[str, list[str]] | None:
 
 
 def use(config: ml_collections.ConfigDict, word: str) -> None:
-    """Makes the default config, IE-CL, one of `METHOD[+saib|+terms][+sn]`, of its images' size.
+    """Changes the default config, IE-CL, to another method, in place.
 
-    `saib` is SAIB on the query with the entropy and KL terms as in IE-CL, `terms` those terms on
-    the plain query, the control of what SAIB adds, and `sn` spectral normalisation. IE-CL itself
-    has all and takes none of them.
+    Args:
+      config: a config of IE-CL; the size of its images selects the recipe.
+      word: `METHOD[+saib|+terms][+sn]`. `saib` adds SAIB on the query with the entropy and KL terms
+        of IE-CL. `terms` adds these terms on the plain query: the control experiment for SAIB. `sn`
+        adds spectral normalisation. `ie_cl` has them all and takes no addition.
     """
     parsed = parse(word)
     assert parsed is not None
@@ -142,7 +146,7 @@ def use(config: ml_collections.ConfigDict, word: str) -> None:
     for part, changes in ({} if small_images else ON_IMAGENET.get(name, {})).items():
         recipe[part] |= changes
     config.method = ml_collections.ConfigDict({"name": name} | recipe["method"])
-    config.method = config_lib.complete(config).method  # with what the recipe does not say
+    config.method = config_lib.complete(config).method  # Adds the defaults of missing keys.
     config.projector.update(recipe["projector"])
     config.optimizer.update(recipe["optimizer"])
     anchor, query = _views(recipe["views"], small_images=small_images)
@@ -157,14 +161,14 @@ def use(config: ml_collections.ConfigDict, word: str) -> None:
 def _views(
     recipe: str, *, small_images: bool
 ) -> tuple[ml_collections.ConfigDict, ml_collections.ConfigDict]:
-    """Operators of the anchor and the query; there is no blur on small images."""
+    """Returns the settings of a recipe's anchor and query views. Small images get no blur."""
     half, full, cool = (0.4, 0.4, 0.4, 0.1), (0.8, 0.8, 0.8, 0.2), (0.4, 0.4, 0.2, 0.1)
     from_fifth = (0.2, 1.0)
     kinds: dict[str, list[dict[str, Any]]] = {
         "weak": [{"jitter": half}],
         "symmetric": [{"jitter": full}],
         "asymmetric": [
-            # The sharp view is the anchor: it moves the running statistics that evaluation uses.
+            # The anchor is the view with less blur: its statistics are the ones that evaluation uses.
             {"jitter": cool, "blur_prob": 0.1, "solarize_prob": 0.2},
             {"jitter": cool, "blur_prob": 1.0},
         ],

@@ -1,4 +1,4 @@
-"""IE-CL on the 1,797 handwritten digits of scikit-learn: minutes on a laptop's CPU.
+"""IE-CL on the 1,797 handwritten digits of scikit-learn: a few minutes on a laptop's CPU.
 
 python -m iecl_jax.main --config=configs/quickstart.py
 """
@@ -17,7 +17,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.projector.update({"hidden_dim": 256, "output_dim": 64})
     config.saib.update({"group_size": 32, "patch_size": 4})
     config.schedule.warmup_epochs = 5.0
-    # A digit has no colour and no mirror image: small crops and turns, brightness and contrast.
+    # A digit has no colour, and its mirror image is no digit. So the views only get mild crops,
+    # rotations, brightness and contrast.
     view = common.view(crop_scale=(0.7, 1.0), jitter=(0.4, 0.4, 0.0, 0.0), blur_prob=0.0)
     view.flip.prob = view.gray.prob = 0.0
     view.rotate.update({"prob": 0.8, "degrees": 15.0})

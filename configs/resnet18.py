@@ -1,11 +1,14 @@
-"""ResNet-18 at batch 256: Table 2a of the paper.
+"""Table 2a of the paper: four data sets with ResNet-18 at batch 256.
 
     python -m iecl_jax.main --config=configs/resnet18.py:cifar10
     python -m iecl_jax.main --config=configs/resnet18.py:cifar10,simclr+saib
 
-The arguments are the data set, cifar10, cifar100, stl10 (1000 epochs) or imagenet (300 epochs), and
-METHOD or METHOD+saib with a METHOD of configs/methods.py, IE-CL if none is named. Published linear
-top-1 of IE-CL (not measured here): 92.1, 69.5, 91.9 and 59.4 %; of the others: configs/tables.py.
+The first argument is the data set: cifar10, cifar100 or stl10 (1000 epochs), or imagenet (300
+epochs). The second one is METHOD[+saib][+sn] with a METHOD of configs/methods.py; the default is
+IE-CL.
+
+Published linear top-1 of IE-CL (not measured here): 92.1, 69.5, 91.9 and 59.4 %. configs/tables.py
+has those of the other methods.
 """
 
 import ml_collections

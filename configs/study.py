@@ -1,20 +1,20 @@
-"""The study of docs/findings.md: every open reading of the paper switched alone, at a small scale.
+"""The study of docs/findings.md: each open reading of the paper changed alone, at a small scale.
 
     python -m iecl_jax.tools.study --workdir=runs/study
 
-runs all of SETTINGS with three seeds; one of them is
+runs all SETTINGS with three seeds. The command for a single run is
 
     python -m iecl_jax.main --config=configs/study.py:row7-anchor --config.seed=0
 
-The scale is that of a CPU: CIFAR-10 at 16 pixels, a ResNet-10 of width 8, 250 steps at batch 128.
+The scale suits a CPU: CIFAR-10 at 16 pixels, a ResNet-10 of width 8, 250 steps at batch 128.
 """
 
 import ml_collections
 
 from configs import common, resnet18
 
-# name -> overrides of the default, which is IE-CL as this project reads it. The number is that of
-# the reading in docs/paper.md.
+# Setting -> overrides of the default reading of IE-CL. The number in a name is that of the reading
+# in docs/paper.md.
 SETTINGS: dict[str, dict[str, object]] = {
     "ie-cl": {},
     "no-saib": {"saib.enabled": False, "objective.kl.weight": 0.0, "objective.entropy.weight": 0.0},

@@ -1,11 +1,16 @@
-"""The paper's tables and figures of numbers, row by row, for `python -m iecl_jax.tools.tables`.
+"""The numerical tables and figures of the paper as data, for `python -m iecl_jax.tools.tables`.
 
-Only data. A table has a title, where the published numbers come from, a kind and rows:
-`accuracy` trains every row; `grid` too, and shows the rows as cells of a matrix; `time` measures
-training steps. A row has a label, the config that makes it (FILE:VARIANT), the published number as
-the paper prints it (None where it prints none), and what it is compared with: the label of another
-row. A row of a grid has its `cell`, (row, column), too. `paper_only` rows are left blank at smaller
-scales, where another number of epochs or another data set would be the same run again.
+A table has a title, the source of the published numbers, a kind, and rows. The kinds:
+
+  accuracy  trains every row
+  grid      trains every row and shows the rows as cells of a matrix
+  time      measures training steps
+
+A row has a label, the config that produces it (FILE:VARIANT), the published number as the paper
+prints it (None if it prints none), and in `compared_with` the label of the row that it is compared
+with. A row of a grid also has its `cell`, (row, column). Smaller scales leave `paper_only` rows
+blank: such a row differs from another only in the number of epochs or the data set, which a smaller
+scale fixes, so it would repeat that run.
 """
 
 from typing import Any
@@ -104,9 +109,9 @@ TABLE_5 = [
 ]
 
 # --- Figure 3 ---
-# The figure's text names SAIB before and after the other columns. Read here as the last one: then
-# "crop" is the strongest column, as in SimCLR's figure of the same experiment, and every average is
-# that of its row either way.
+# The figure's text names SAIB both before and after the other columns. Here it is the last column:
+# then "crop" is the strongest column, as in SimCLR's figure of the same experiment. The average of
+# a row is the same either way.
 GRID_COLUMNS = ("crop", "color", "noise", "rotate", "blur", "saib")
 GRID = {
     "saib": (51.1, 49.8, 42.9, 29.7, 33.7, 8.1),
@@ -150,7 +155,7 @@ FIGURE_8 = [
         },
     )
 ]
-# How long is measured: rounds of so many steps.
+# Scale -> how many rounds are timed, and steps per round.
 TIMING = {
     "smoke": {"rounds": 3, "steps": 1},
     "small": {"rounds": 7, "steps": 3},

@@ -1,4 +1,9 @@
-"""python -m iecl_jax.main --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.KEY=X]"""
+"""The command that runs a config: pretraining, or an evaluation of a checkpoint.
+
+    python -m iecl_jax.main --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.KEY=X]
+
+`run` handles mistakes and printing, `main` starts JAX, `pretrain` builds and trains.
+"""
 
 import logging as std_logging
 import os
@@ -13,36 +18,41 @@ from absl import app, flags, logging
 from iecl_jax import config as config_lib
 from iecl_jax.run import distributed, runtime
 
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else TensorFlow greets with a page of text
+# TensorFlow, which clu uses to write event files, otherwise logs a page about oneDNN when imported.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+# This command logs at INFO, where JAX would report, for example, every backend it did not find.
 std_logging.getLogger("jax").setLevel(std_logging.WARNING)
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default runs/NAME-OF-CONFIG.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run. The default is runs/NAME-OF-CONFIG."
+)
 _ALLOW_CHANGE = flags.DEFINE_bool(
-    "allow_config_change", False, "Go on in a workdir that was begun with another config."
+    "allow_config_change", False, "Continue in a workdir that was started with another config."
 )
 _PRINT_CONFIG = flags.DEFINE_bool(
-    "print_config", False, "Print every setting of the config with what it is, and do nothing else."
+    "print_config", False, "Print every setting with its value and meaning, and do nothing else."
 )
 _CLUSTER = flags.DEFINE_enum(
     "cluster",
     "auto",
     distributed.CLUSTERS,
-    "What started several processes of this run; auto sees SLURM and Open MPI, none is alone.",
+    "What started the processes of this run. auto detects SLURM and Open MPI; none means that this "
+    "process runs alone.",
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator_address", None, "HOST:PORT of process 0, for processes started in another way."
+    "coordinator_address", None, "HOST:PORT of process 0, where no cluster sets it."
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 
 
 class Command(NamedTuple):
-    """What the command line says of the config.
+    """The config that the command line asks for.
 
     Attributes:
-      flag: FILE[:VARIANT].
-      config: with the overrides.
-      changed: the keys that the overrides set.
+      flag: the value of --config, FILE[:VARIANT].
+      config: the config with all overrides applied.
+      changed: the dotted keys that the overrides set.
     """
 
     flag: str
@@ -51,14 +61,14 @@ class Command(NamedTuple):
 
 
 def default_workdir(config_flag: str) -> str:
-    """`configs/resnet18.py:cifar10,smoke` -> `runs/resnet18-cifar10-smoke`."""
+    """Returns `runs/resnet18-cifar10-smoke` for `configs/resnet18.py:cifar10,smoke`."""
     path, _, variant = config_flag.partition(":")
-    words = [Path(word).stem for word in variant.split(",") if word]  # a word may be a file
+    words = [Path(word).stem for word in variant.split(",") if word]  # A word may be a path.
     return "-".join(["runs/" + Path(path).stem, *words])
 
 
 def main(command: Command) -> None:
-    """Runs the job of the config that the command names."""
+    """Starts JAX and runs the job that the config names."""
     runtime.configure()
     distributed.start(
         cluster=_CLUSTER.value,
@@ -66,7 +76,7 @@ def main(command: Command) -> None:
         num_processes=_NUM_PROCESSES.value,
         process_id=_PROCESS_ID.value,
     )
-    # Imported after the flags were parsed, so that a mistake there is told at once.
+    # Imported late, since it takes seconds: mistakes in the flags have been reported before.
     from iecl_jax.evals.parts import jobs
 
     run_job = pretrain if command.config.job == "pretrain" else jobs.run
@@ -78,10 +88,15 @@ def main(command: Command) -> None:
 def pretrain(
     config: ml_collections.ConfigDict, run_dir: str, *, allow_config_change: bool = False
 ) -> dict[str, Any]:
-    """The job `pretrain`: training, what is measured and drawn meanwhile, and the report.
+    """Runs the job `pretrain`: trains, evaluates, draws the gallery and writes the report.
 
-    Leaves in `run_dir` what `pretraining.pretrain` does, gallery/STEP.png and report.html; returns
-    results.json, and raises what that does.
+    `run_dir` gets the files of `pretraining.pretrain`, gallery/STEP.png and report.html.
+
+    Returns:
+      The content of results.json.
+
+    Raises:
+      ValueError, FloatingPointError, CollapseError, SystemExit: see `pretraining.pretrain`.
     """
     from iecl_jax.evals import scheduled
     from iecl_jax.evals.parts.diagnostics import Diagnostics
@@ -103,13 +118,13 @@ def pretrain(
     if jax.process_index() == 0:
         try:
             logging.info("Report: %s", report.write(run_dir))
-        except Exception as error:  # a page must not fail a finished training
+        except Exception as error:  # The training is finished: a report must not fail it.
             logging.warning("No report: %s", error)
     return results
 
 
 def parse(argv: list[str]) -> Command:
-    """Parses all flags; a mistake ends the process with a sentence, before JAX is started."""
+    """Parses all flags. A mistake ends the process with a sentence, before JAX starts."""
     try:
         flag, arguments = _config_flag(argv[1:])
         loaded = config_lib.parse(flag, arguments)
@@ -122,10 +137,12 @@ def parse(argv: list[str]) -> Command:
 
 
 def _config_flag(arguments: list[str]) -> tuple[str, list[str]]:
-    """(the value of --config, the arguments without it).
+    """Returns (the value of --config, the other arguments).
+
+    absl cannot parse the flag: which `--config.KEY` flags exist depends on the config it names.
 
     Raises:
-      ValueError: there is none.
+      ValueError: --config is missing.
     """
     for i, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
@@ -133,12 +150,14 @@ def _config_flag(arguments: list[str]) -> tuple[str, list[str]]:
             following = i + 1 if equals else i + 2
             return value or arguments[i + 1], [*arguments[:i], *arguments[following:]]
     if {"--help", "-help", "--helpfull"} & set(arguments):
-        app.parse_flags_with_usage(["iecl_jax.main", "--help"])  # ends the process
+        app.parse_flags_with_usage(
+            ["iecl_jax.main", "--help"]
+        )  # Prints the help and ends the process.
     raise ValueError("name a config, for example --config=configs/quickstart.py.")
 
 
 def run(command: Command) -> None:
-    """`main`, with a user's mistake told in one sentence and exit code 1."""
+    """Calls `main`; a mistake of the user ends the process with one sentence and exit code 1."""
     if flags.FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.INFO)
     if _PRINT_CONFIG.value:

@@ -181,7 +181,7 @@ def test_the_step_compiles_once(case):
 
 def test_no_gradient_reaches_the_momentum_network(case):
     """It is no part of what is trained, and a constant to what is."""
-    state = case.initial
+    state = jax.tree.map(jnp.asarray, case.initial)
     assert "momentum" not in state.params
     momentum = state.method_state.get("momentum", {"params": {}})
     drawn = np.random.default_rng(1).normal(size=(2, BATCH, SIDE, SIDE, 3))

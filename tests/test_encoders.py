@@ -55,7 +55,7 @@ def test_a_vision_transformer_trains_resumes_and_is_evaluated(vit, tmp_path, wit
         f"--config.encoder.name={vit}",
         "--config.encoder.depth=1",
         "--config.data.image_size=16",
-        "--config.eval.linear_epochs=0",
+        "--config.eval.linear.num_epochs=0",
         f"--workdir={workdir}",
         *without,
     ]

@@ -241,7 +241,7 @@ def test_saib_sees_whole_groups_of_normalised_images(run, rows):
     normalized = (rows["source"] - np.float32(mean)) / np.float32(std)
     _, weights = load_for_evaluation(run, 4)
     method = methods.make(config, total_steps=1)
-    transformed = method.transform(weights["params"], weights["method_state"], normalized)
+    transformed = jax.jit(method.transform)(weights["params"], weights["method_state"], normalized)
     rescaled, _ = gallery.separate(normalized, np.asarray(transformed))
     wanted = augment.denormalize(jnp.asarray(rescaled), mean, std)
     assert_allclose(rows["SAIB, step 4"], wanted, atol=1e-3)

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_network
+import tiny_run
 from markdown_rows import rows
 from PIL import Image
 
@@ -110,7 +111,7 @@ def test_jacobian_prints_and_draws_what_it_measured(workdir, tmp_path, capsys):
     config.jacobian.update({"num_groups": 2, "depth": 8, "num_probes": 4, "exact_up_to": 0})
     sampled = jobs.run(config, str(tmp_path / "sampled"))["metrics"]
     printed = capsys.readouterr().out
-    assert "group 4), running statistics, 3072 dimensions a group" in printed
+    assert "group 4), running statistics, 768 dimensions a group" in printed
     assert ["all", f"{sampled['log_det']:+.4f}"] in [row[:2] for row in rows(printed)]
     assert "layer1_0/conv1" in [row[0] for row in rows(printed)]
     with Image.open(tmp_path / "sampled" / "jacobian.png") as picture:
@@ -121,7 +122,7 @@ def test_jacobian_prints_and_draws_what_it_measured(workdir, tmp_path, capsys):
     assert sampled["log_det_stderr"] == pytest.approx(np.hypot(*errors) / 2)
     assert sampled["sigma_max"] == max(group["sigma_max"] for group in sampled["groups"])
 
-    config.jacobian.update({"exact_up_to": 3072, "num_groups": 1})
+    config.jacobian.update({"exact_up_to": 768, "num_groups": 1})
     exact = jobs.run(config, str(tmp_path / "exact"))["metrics"]
     assert exact["log_det_stderr"] == 0
     first = sampled["groups"][0]
@@ -132,8 +133,9 @@ def test_jacobian_prints_and_draws_what_it_measured(workdir, tmp_path, capsys):
 
 
 def test_the_expansive_variant_trains_and_never_contracts(tmp_path):
-    config = tiny_config()
+    config = tiny_network.plain_views(tiny_network.get_config())
     config.saib.variant = "expansive"
+    config.eval.linear.num_epochs = 0
     config.diagnostics.every_steps = 1
     main.pretrain(config, str(tmp_path))
     logged = events.read(tmp_path).scalars["diagnostics/log_det"]
@@ -150,7 +152,7 @@ def test_the_expansive_variant_trains_and_never_contracts(tmp_path):
 
 def test_jacobian_without_saib_is_one_sentence(tmp_path):
     config = jacobian.get_config("smoke")
-    config.pretrain.saib.enabled = False
+    tiny_network.shrink(config.pretrain).saib.enabled = False
     with pytest.raises(ValueError, match=r"saib\.enabled=False: it has no SAIB to measure"):
         jobs.run(config, str(tmp_path))
 
@@ -175,7 +177,7 @@ def test_another_config_is_refused(workdir):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_by_name(tmp_path):
-    config = tiny_config()
+    config = tiny_run.get_config()
     config.optimizer.learning_rate = 1e30
     with pytest.raises(FloatingPointError, match=r"step 2: .*loss.* not finite; no checkpoint"):
         main.pretrain(config, str(tmp_path))

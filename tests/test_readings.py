@@ -101,7 +101,7 @@ def views(config):
 
 def network(config, name):
     module = getattr(build, name)(config)
-    inputs = np.sort(normal(*NETWORKS[name]), axis=0)  # so that groups of images differ
+    inputs = jnp.sort(normal(*NETWORKS[name]), axis=0)  # so that groups of images differ
     init = functools.partial(module.init, train=True)
 
     @compiled
@@ -237,6 +237,13 @@ class Recorded:
 
     def __getattr__(self, name: str) -> Any:
         return self[name]
+
+    def get(self, name: str, default: Any) -> Any:
+        return self[name] if name in self._node else default
+
+    @property
+    def __class__(self):  # what annotations ask for
+        return ml_collections.ConfigDict
 
     def __iter__(self):
         return iter(self._node)

@@ -59,7 +59,7 @@ def tiny_config(case: str) -> ml_collections.ConfigDict:
     config.train.batch_size = BATCH
     config.saib.update({"group_size": 2, "patch_size": 2})
     config.optimizer.learning_rate = RATE
-    if case not in WHOLE:  # their views are IE-CL's
+    if case != "ie_cl":  # the views of the others are its
         tiny_network.plain_views(config)
     config.update_from_flattened_dict(CASES[case])
     return config

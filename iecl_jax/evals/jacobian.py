@@ -68,7 +68,8 @@ def measure(subject: Subject, settings: Any) -> dict[str, Any]:
     count = settings.num_groups * saib.group_size
     views = fixed_views(config, subject.split("pretrain"), count)
     groups = views[1].reshape(settings.num_groups, saib.group_size, size, size, 3)
-    weights = jax.device_get((subject.params, subject.method_state))
+    # One copy on one device, whether they come from a checkpoint or from the replicas of a run.
+    weights = jax.device_put(jax.device_get((subject.params, subject.method_state)))
     transform = functools.partial(methods.make(config, total_steps=1).transform, *weights)
     spectra, rows = measure_groups(
         functools.partial(transform, train=settings.statistics == "batch"),

@@ -1,1 +1,1 @@
-"""What a run leaves and survives: its files, checkpoints, metrics, signals and processes."""
+"""The files of a run (workdir, checkpoints, metrics), and how it handles signals and processes."""

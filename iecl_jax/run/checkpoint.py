@@ -1,10 +1,12 @@
-"""Checkpoints: all that a run needs to go on, together in WORKDIR/checkpoints/STEP, or nothing.
+"""Saves and restores checkpoints: all that a run needs to continue, in WORKDIR/checkpoints/STEP.
 
-A checkpoint is one Orbax directory of five items: `state` (the arrays), `data` (position in the
-data stream), `config`, `metrics`, and `seal`, which proves the others whole (see `seal.py`).
-Orbax writes to a temporary name and renames, so a kill leaves a checkpoint whole or absent; the
-seal finds what happens to the files later. Which ones are kept is decided here rather than by
-Orbax's CheckpointManager, which fails at the start when one metrics file is damaged.
+A checkpoint is one Orbax directory with five items: `state` (the arrays), `data` (the position in
+the data stream), `config`, `metrics`, and `seal`, which proves that the others are whole (see
+`seal.py`). Orbax writes to a temporary name and then renames, so a killed process leaves a
+checkpoint whole or absent. The seal detects damage that happens to the files later.
+
+This module decides which checkpoints are kept. Orbax's CheckpointManager does not fit: it fails at
+the start if one metrics file is damaged.
 """
 
 import contextlib
@@ -38,10 +40,10 @@ class Restored(NamedTuple):
     """What `Checkpointer.restore` found.
 
     Attributes:
-      step: steps done.
-      state: the tree that was saved.
-      position: where the data stream goes on.
-      stopped: whether a signal had asked for it, so that what was due at its step was left undone.
+      step: number of steps taken.
+      state: the saved tree.
+      position: index of the next batch in the data stream.
+      stopped: True if a signal caused the save. The evaluations due at its step were then skipped.
     """
 
     step: int
@@ -51,16 +53,18 @@ class Restored(NamedTuple):
 
 
 class Checkpointer:
-    """Saves and restores one run. Every process makes one and calls its methods in the same order.
+    """Saves and restores the checkpoints of one run.
+
+    Every process makes a Checkpointer and calls its methods in the same order. A checkpoint that no
+    setting keeps is removed when the next save starts or at `close`, never before a newer one is
+    whole.
 
     Args:
-      workdir: directory of the run, seen by all processes; unfinished saves in it are removed.
-      keep: newest checkpoints kept, at least 1.
-      keep_best: checkpoints of highest `knn_top1` kept besides; 0 = none.
-      keep_every_steps: checkpoints whose step is a multiple of this are kept too; 0 = none.
-      config: written into every checkpoint.
-
-    Others are removed when the next save starts or at `close`, never before a newer one is whole.
+      workdir: directory of the run, shared by all processes; unfinished saves in it are removed.
+      keep: how many of the newest checkpoints are kept, at least 1.
+      keep_best: how many checkpoints with the highest `knn_top1` are also kept; 0 = none.
+      keep_every_steps: checkpoints whose step is a multiple of this are also kept; 0 = none.
+      config: the config that every checkpoint contains.
 
     Raises:
       ValueError: `keep` or `keep_best` is too small.
@@ -90,7 +94,7 @@ class Checkpointer:
                 if any(suffix in path.name for suffix in _UNFINISHED):
                     shutil.rmtree(path)
         _wait_for_all_processes("checkpoint:init")
-        # A failure to make directories in the background would show only after 5 minutes.
+        # Orbax reports a failure to make directories in the background only after 5 minutes.
         options = ocp.AsyncOptions(create_directories_asynchronously=False)
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(
@@ -109,21 +113,22 @@ class Checkpointer:
         stopped: bool = False,
         wait: bool = False,
     ) -> None:
-        """Copies `state` to the host and writes it in the background, after the save before it.
+        """Copies `state` to the host, then writes it in the background.
 
-        The caller may donate `state` as soon as this returns. A step that has a checkpoint is not
-        saved again.
+        The call first waits for the previous save. When it returns, the caller may donate `state`.
+        A step that already has a checkpoint is not saved again.
 
         Args:
-          step: steps done, which names the checkpoint.
+          step: number of steps taken; the name of the checkpoint.
           state: a pytree of arrays, the same on every device and process.
-          position: of the data stream: where the next batch starts.
-          metrics: finite or not; `knn_top1`, if there, ranks the checkpoint for `keep_best`.
+          position: index of the next batch in the data stream.
+          metrics: named numbers, finite or not; `knn_top1`, if present, ranks the checkpoint for
+            `keep_best`.
           stopped: see `Restored`.
-          wait: True returns only when the checkpoint is whole.
+          wait: if True, returns only when the checkpoint is whole.
 
         Raises:
-          Exception: whatever made the save before (with `wait`, this one) fail.
+          Exception: the previous save failed (with `wait`, this one), with its own error.
         """
         self._finish()
         if (self._directory / str(step)).exists():
@@ -147,19 +152,19 @@ class Checkpointer:
             self._finish()
 
     def restore(self, template: Any) -> Restored | None:
-        """The newest whole checkpoint, bit for bit, with the tree and placement of `template`.
+        """Returns the newest whole checkpoint, bit for bit, placed like `template`.
 
-        A newer one that is damaged or does not fit is logged in a sentence and renamed to
-        STEP.refused, so that its step can be saved again; it is never removed.
+        A newer checkpoint that is damaged or does not fit is logged and renamed to STEP.refused, so
+        that its step can be saved again. It is never removed.
 
         Args:
-          template: a freshly initialised state: arrays or `jax.ShapeDtypeStruct`s with a sharding.
+          template: a freshly initialised state: arrays, or `jax.ShapeDtypeStruct`s with a sharding.
 
         Returns:
-          None if there is no checkpoint.
+          The checkpoint, or None if there is none.
 
         Raises:
-          ValueError: there are checkpoints, and none of them is whole and fits `template`.
+          ValueError: there are checkpoints, but none is whole and fits `template`.
         """
         self._orbax.wait_until_finished()
         wanted = seal.types(seal.paths_and_leaves(template))
@@ -174,7 +179,7 @@ class Checkpointer:
                 reason = _one_line(error)
             if _true_everywhere(not reason):
                 self._set_aside(refused)
-                stopped = data.get("stopped", False)  # older checkpoints do not say
+                stopped = data.get("stopped", False)  # Older checkpoints lack the key.
                 return Restored(data["step"], _place(leaves, template), data["position"], stopped)
             refused[path] = reason or "another process cannot read it"
         if refused:
@@ -182,22 +187,22 @@ class Checkpointer:
         return None
 
     def newest(self) -> int | None:
-        """Waits for the save under way; the step of the newest checkpoint, None if there is none.
+        """Waits for the current save, then returns the newest checkpoint's step, or None.
 
         Raises:
-          Exception: whatever made that save fail.
+          Exception: the current save failed, with its own error.
         """
         self._finish()
         found = _newest_first(self._directory)
         return int(found[0].name) if found else None
 
     def close(self) -> None:
-        """Waits for the last save, raises if it failed, and removes what is no longer kept."""
+        """Waits for the last save, raises its error if it failed, and removes old checkpoints."""
         self._finish()
         self._orbax.close()
 
     def _finish(self) -> None:
-        """Waits for the save under way, then removes what no `keep` setting keeps."""
+        """Waits for the current save, then removes the checkpoints that no `keep` setting keeps."""
         self._orbax.wait_until_finished()
         if jax.process_index() != 0:
             return
@@ -207,6 +212,7 @@ class Checkpointer:
             kept |= {path for path in paths if int(path.name) % self._keep_every == 0}
         for path in paths:
             if path not in kept:
+                # Renamed before it is deleted, so that a kill leaves no half checkpoint under STEP.
                 doomed = path.with_name(path.name + ".deleting")
                 path.rename(doomed)
                 shutil.rmtree(doomed)
@@ -225,16 +231,17 @@ class Checkpointer:
 def load_for_evaluation(
     path: str | os.PathLike, step: int | None = None, *, best: bool = False
 ) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
-    """Config and weights of a checkpoint; needs no template and does not read the optimiser state.
+    """Returns the config and the weights of a checkpoint, without the optimizer's state.
 
     Args:
       path: a WORKDIR, or one checkpoint WORKDIR/checkpoints/STEP.
       step: a step of that WORKDIR; None = the newest whole checkpoint.
-      best: True takes the checkpoint of highest `knn_top1` instead of the newest.
+      best: if True, takes the checkpoint with the highest `knn_top1` instead of the newest.
 
     Returns:
       The config, and {"step", "params", "method_state"} as nested dicts of NumPy arrays. A list or
-      tuple comes back as a dict with the keys "0", "1", ...; empty parts below these are left out.
+      tuple becomes a dict with the keys "0", "1", ...; empty subtrees of params and method_state
+      are left out.
 
     Raises:
       ValueError: there is no such checkpoint, or it is damaged.
@@ -271,7 +278,7 @@ def load_for_evaluation(
 
 
 def _read_records(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(seal, {"data", "config", "metrics"}); raises if one is missing or differs from the seal."""
+    """Returns (seal, {"data", "config", "metrics"}); raises if one is missing or damaged."""
     read = {}
     for name in ("seal", "data", "config", "metrics"):
         try:
@@ -288,20 +295,20 @@ def _read_records(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _read_leaves(
     path: pathlib.Path, sealed: Mapping[str, Any], fields: Iterable[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Arrays by path, of the named fields or of all; raises if one differs from the seal.
+    """Returns the arrays of the named fields (None = all) by path; raises if one is damaged.
 
-    The arrays are read as Orbax stores them, Zarr arrays in one OCDBT database, because its own
-    restore leaves a traceback on the console for every array after the first damaged one.
+    Orbax stores Zarr arrays in one OCDBT database. They are read directly with TensorStore, because
+    Orbax's own restore prints a traceback for every array after the first damaged one.
     """
     fields = [field for field in sealed["fields"] if fields is None or field in fields]
     database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path / 'state'}/"}}
-    # Opening all before reading any lets TensorStore read them side by side.
+    # All arrays are opened before any is read, so that TensorStore reads them in parallel.
     arrays, leaves = {}, {}
     for name, (dtype, shape) in sealed["leaves"].items():
         if name.split("/")[0] in fields and math.prod(shape):
             kvstore = {**database, "path": name.replace("/", ".") + "/"}
             arrays[name] = tensorstore.open({"driver": "zarr", "kvstore": kvstore}, open=True)
-        elif name.split("/")[0] in fields:
+        elif name.split("/")[0] in fields:  # `save` left out empty arrays.
             leaves[name] = np.zeros(shape, np.dtype(dtype))
     opened = {name: _result(name, array).read() for name, array in arrays.items()}
     leaves |= {name: _result(name, values) for name, values in opened.items()}
@@ -318,11 +325,12 @@ def _result(name: str, future: tensorstore.Future) -> Any:
 
 
 def _place(leaves: Mapping[str, np.ndarray], template: Any) -> Any:
-    """The saved leaves in the tree of `template`, each where the template's leaf is."""
+    """Returns the tree of `template` with the saved leaves, each placed like the template's."""
 
     def place(like: Any, value: np.ndarray) -> Any:
         if isinstance(like, np.ndarray):
             return value
+        # An uncommitted array may follow the others to any device; it has to stay that way.
         if isinstance(like, jax.Array) and not like.committed:
             return jax.device_put(value)
         return jax.make_array_from_callback(value.shape, like.sharding, lambda index: value[index])
@@ -340,7 +348,7 @@ def _newest_first(directory: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _best_first(paths: list[pathlib.Path]) -> list[pathlib.Path]:
-    """Those of `paths` with a finite metric, best first; of equals the newer."""
+    """Returns the paths that have a finite BEST_METRIC, best first; of equals, the newer first."""
     scores: dict[pathlib.Path, float] = {}
     for path in paths:
         with contextlib.suppress(Exception):
@@ -359,13 +367,13 @@ def _none_whole(directory: pathlib.Path, refused: Mapping[pathlib.Path, str]) ->
 
 
 def _one_line(error: Exception) -> str:
-    """The first 200 characters of an error on one line, without a closing full stop."""
+    """Returns the first 200 characters of an error on one line, without a closing full stop."""
     kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
     return " ".join(f"{kind}{error}".split())[:200].rstrip(".") or type(error).__name__
 
 
 def _true_everywhere(flag: bool) -> bool:
-    """Whether `flag` is true on every process."""
+    """Returns whether `flag` is true on every process."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.array(flag)).all())
@@ -377,7 +385,7 @@ def _wait_for_all_processes(name: str) -> None:
 
 
 def _quieten_orbax() -> None:
-    """Drops Orbax's progress reports, dozens of lines a save, from absl's log, not its warnings."""
+    """Removes Orbax's progress reports (dozens of lines per save) from the log; keeps warnings."""
     logging.get_absl_logger().addFilter(_not_orbax_progress)
 
 

@@ -1,7 +1,8 @@
-"""Several processes of one run, on one machine or many, on JAX's own runtime.
+"""Joins several processes of one run, on one machine or many, with JAX's own runtime.
 
-A process alone starts nothing and pays nothing. Of several, process 0 is JAX's coordinator, and it
-alone prints and writes. Each of them finds out by itself when another one has died.
+A single process starts nothing and has no overhead. Of several processes, process 0 is JAX's
+coordinator, and only process 0 prints and writes. Each process detects by itself that another one
+has died.
 """
 
 import contextlib
@@ -22,10 +23,10 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 CLUSTERS = ("auto", "none", "slurm", "ompi", "mpi4py", "k8s")
-HEARTBEAT_SECONDS = 30  # without a sign of life, after which a process counts as dead
-_LAST_WORDS = threading.Lock()  # taken by the thread that says why the process ends
-_joined: tuple[int, int] | None = None  # this process's number, and how many there are
-_abort_handler = None  # referred to as long as the process may call abort()
+HEARTBEAT_SECONDS = 30  # A process that is silent for this long counts as dead.
+_LAST_WORDS = threading.Lock()  # Held by the thread that reports the end.
+_joined: tuple[int, int] | None = None  # (number of this process, number of processes)
+_abort_handler = None  # Keeps the C callback alive as long as abort() may call it.
 
 
 def start(
@@ -36,17 +37,18 @@ def start(
     process_id: int | None = None,
     wait_seconds: int = 300,
 ) -> None:
-    """Joins the other processes of the run, if there are any; before any JAX computation.
+    """Joins the other processes of the run, if there are any. Call it before any JAX computation.
 
     Args:
-      cluster: who started the processes, one of CLUSTERS. "auto" joins them where SLURM's or Open
-        MPI's environment says that there are several, "none" never; the others are JAX's names.
+      cluster: what started the processes, one of CLUSTERS. "auto" joins them if the environment of
+        SLURM or Open MPI shows that there are several; "none" never joins; the others are JAX's
+        names.
       coordinator_address: HOST:PORT of process 0. It, `num_processes` and `process_id` (from 0) are
-        given together, for processes started in any other way, or not at all.
-      wait_seconds: how long to wait for the others.
+        given all together or not at all. They are for processes that no known cluster started.
+      wait_seconds: how long to wait for the other processes.
 
     Raises:
-      ValueError: the three do not go together, or the others cannot be reached.
+      ValueError: the three arguments do not fit together, or the others cannot be reached.
     """
     explicit: dict[str, Any] = {
         "coordinator_address": coordinator_address,
@@ -83,7 +85,7 @@ def start(
     _joined = jax.process_index(), jax.process_count()
     _explain_abort(_peer_died(" (the lines above say which)"))
     if jax.process_index() > 0:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  As long as the process.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  It stays open to the end.
         logging.set_verbosity(min(logging.get_verbosity(), logging.WARNING))
 
 
@@ -109,22 +111,23 @@ def _check_explicit(explicit: Mapping[str, Any], cluster: str) -> None:
 
 
 def detect(environ: Mapping[str, str]) -> str | None:
-    """JAX's name of the launcher that says that it started several processes; None without one.
+    """Returns JAX's name of the launcher that started several processes, or None.
 
-    Kubernetes cannot be told from the environment: a pod there is most often alone.
+    Kubernetes is not detected: its environment does not say whether a pod runs alone.
     """
     if int(environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
-        # Open MPI 5 no longer tells the address by which JAX finds process 0.
+        # Open MPI 5 no longer sets the variable from which JAX reads the address of process 0.
         return "ompi" if "OMPI_MCA_orte_hnp_uri" in environ else "mpi4py"
-    # Of the step, not of the job: a batch script has no step, an interactive one has one task.
+    # The count of the step, not of the job: a batch script has no step, a shell has one task.
     return "slurm" if int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 else None
 
 
 def local_devices(environ: Mapping[str, str]) -> list[int] | None:
-    """The GPUs of this process: [] = all it can see, None = the one of its number on the machine.
+    """Returns which GPUs this process takes: [] = all that it sees, None = JAX's choice.
 
-    The latter is what JAX does under SLURM and MPI. It would leave a process that is alone on its
-    machine with one GPU, and one that SLURM shows only its own GPUs with the wrong one.
+    Under SLURM and MPI, JAX gives each process the GPU with its number on the machine. That is
+    wrong in two cases: a process that is alone on its machine should take all GPUs, and a process
+    that sees only the GPUs that SLURM chose for it would get the wrong number.
     """
     if "JAX_LOCAL_DEVICE_IDS" in environ:
         return None
@@ -135,10 +138,10 @@ def local_devices(environ: Mapping[str, str]) -> list[int] | None:
 
 
 def _meet() -> None:
-    """Connects all devices while the processes are in step.
+    """Connects all devices at the start, when all processes arrive at the same time.
 
-    Later, one of them may still compile while another waits, and gloo allows 30 seconds for a first
-    connection. A network that does not work is found here, before anything compiles.
+    gloo allows 30 seconds for a first connection. Later, one process could wait that long while
+    another one still compiles. A broken network is also found here, before anything compiles.
     """
     ones = np.ones(jax.local_device_count(), np.float32)
     everyone = jax.pmap(lambda x: jax.lax.psum(x, "devices"), axis_name="devices")
@@ -147,7 +150,7 @@ def _meet() -> None:
 
 
 def agreed(flag: bool) -> bool:
-    """What process 0 says, on every process; all of them must ask at the same point."""
+    """Returns process 0's `flag` on every process. All processes must call it at the same point."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.broadcast_one_to_all(np.array(flag)))
@@ -155,10 +158,11 @@ def agreed(flag: bool) -> bool:
 
 @contextlib.contextmanager
 def ending_the_others() -> Iterator[None]:
-    """A failure inside ends this process at once, so that the others notice within the minute.
+    """Ends this process at once if the block fails, so that the others notice within a minute.
 
-    JAX would wait for them at exit, while they wait for this one. An orderly end, that of exit code
-    0 and that after SIGTERM, waits. A process alone is left as it is.
+    Without this, JAX would wait for the other processes at exit while they wait for this one. An
+    orderly end (exit code 0, or the one after SIGTERM) still waits for them. For a single process
+    nothing changes.
     """
     try:
         yield
@@ -174,7 +178,7 @@ def ending_the_others() -> Iterator[None]:
 
 
 def _of_a_peer(error: Exception) -> bool:
-    """Whether the error is a connection's to another process."""
+    """Returns whether the error comes from the connection to another process."""
     return re.search("gloo|nccl|coordination|socket|connect", str(error), re.I) is not None
 
 
@@ -195,21 +199,21 @@ def _leave(last_words: str) -> None:
     """Ends the process with exit code 1, without waiting for anyone."""
     sys.stdout.flush()
     if not _LAST_WORDS.acquire(blocking=False):
-        time.sleep(60)  # Another thread is at it.
+        time.sleep(60)  # Another thread is already ending the process.
     os.write(2, f"{last_words.rstrip()}\n".encode())
     if _joined and _joined[0] == 0:
-        # A mistake of the user is found by all: their sentence comes before the coordinator's end.
+        # All processes find a mistake of the user: they report it before they lose the coordinator.
         time.sleep(2)
     os._exit(1)
 
 
 def _explain_abort(last_words: str) -> None:
-    """Makes abort() end the process with a sentence.
+    """Makes abort() end the process with the sentence `last_words`.
 
-    JAX calls it, after log lines with the reason, when the coordinator cannot be reached, and later
-    in a thread of C++ when a peer has missed its heartbeats or the connection to the coordinator
-    broke. No `except` sees that, and a handler set by Python's `signal` would run only after
-    abort() had ended the process.
+    JAX's C++ threads log the reason and call abort() if the coordinator cannot be reached, if a
+    peer misses its heartbeats, or if the connection to the coordinator breaks. No `except` clause
+    catches that, and a handler set with Python's `signal` would run only after abort() had ended
+    the process. So the handler is set in C.
     """
 
     @ctypes.CFUNCTYPE(None, ctypes.c_int)

@@ -1,4 +1,4 @@
-"""The curves and pictures that a run wrote for TensorBoard, read back without TensorFlow."""
+"""Reads a run's TensorBoard curves and pictures back, without TensorFlow."""
 
 import os
 import pathlib
@@ -15,21 +15,21 @@ from tensorboard.util import tensor_util
 
 
 class Curve(NamedTuple):
-    """A scalar over training: steps int64 [n], rising, and values float64 [n], finite or not."""
+    """A scalar over training: steps int64 [n], increasing; values float64 [n], finite or not."""
 
     steps: np.ndarray
     values: np.ndarray
 
 
 class Picture(NamedTuple):
-    """An image as it was written, and the step that it belongs to."""
+    """An image as it was written, and its step."""
 
     step: int
     png: bytes
 
 
 class Events(NamedTuple):
-    """Everything by its tag; of each image only the newest."""
+    """All scalars and images of a run, by tag; only the newest image of each tag."""
 
     scalars: dict[str, Curve]
     pictures: dict[str, Picture]
@@ -38,8 +38,8 @@ class Events(NamedTuple):
 def read(workdir: str | os.PathLike) -> Events:
     """Reads all event files of a WORKDIR as one run.
 
-    A step that a resumed run did again counts once, as written last. A file whose end is broken,
-    because its run was killed or is writing it, is read up to there.
+    If a resumed run took a step again, the value written last counts. A file may end in the middle
+    of a record, because its run was killed or still writes: it is read up to there.
 
     Raises:
       ValueError: there are no event files.
@@ -63,7 +63,9 @@ def read(workdir: str | os.PathLike) -> Events:
                 elif plugin == "images":
                     when = event.step, event.wall_time
                     if when >= newest.get(value.tag, (-1, 0.0))[:2]:
-                        png = tensor_util.make_ndarray(value.tensor)[2]  # after width and height
+                        png = tensor_util.make_ndarray(value.tensor)[
+                            2
+                        ]  # The tensor holds width, height and the PNG.
                         newest[value.tag] = *when, png
     return Events(
         {tag: _curve(at) for tag, at in sorted(scalars.items())},
@@ -75,7 +77,9 @@ def _number(value: Summary.Value) -> float:
     if value.HasField("simple_value"):
         return value.simple_value
     content = value.tensor.tensor_content
-    if value.tensor.dtype == DT_FLOAT and len(content) == 4:  # the usual one, without an array
+    if (
+        value.tensor.dtype == DT_FLOAT and len(content) == 4
+    ):  # The usual case, without building an array.
         return struct.unpack("<f", content)[0]
     return float(tensor_util.make_ndarray(value.tensor))
 
@@ -86,7 +90,7 @@ def _curve(at: dict[int, tuple[float, float]]) -> Curve:
 
 
 def _events(path: pathlib.Path) -> Iterator[Event]:
-    """The records of a file: length uint64, its checksum, that many bytes, their checksum."""
+    """Yields the records of a file; each is a uint64 length, its checksum, data, their checksum."""
     with path.open("rb") as file:
         left = path.stat().st_size
         while len(header := file.read(12)) == 12:

@@ -1,16 +1,16 @@
-"""Tables in Markdown, which are also read as they are, in a terminal."""
+"""Formats Markdown tables whose columns also line up in a terminal."""
 
 from collections.abc import Sequence
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, text: int = 1) -> str:
-    """A table whose columns line up; every line ends.
+    """Returns a table whose columns line up; every line ends with a newline.
 
     Args:
-      titles: the heads of the columns.
-      rows: a cell for each column; a "|" in one is escaped.
-      text: how many columns, from the left, are words and stand to the left. The others are
-        numbers and stand to the right.
+      titles: the titles of the columns.
+      rows: rows of cells, one cell per column; a "|" in a cell is escaped.
+      text: number of columns, from the left, that contain text and are aligned left. The others
+        contain numbers and are aligned right.
     """
     lines = [[cell.replace("|", "\\|") for cell in line] for line in (titles, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]

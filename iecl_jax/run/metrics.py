@@ -1,4 +1,4 @@
-"""The metrics of each step: on the device until they are checked and written."""
+"""Collects the metrics of each step, checks that they are finite, and writes their means."""
 
 import contextlib
 import time
@@ -10,18 +10,21 @@ import numpy as np
 
 
 class ScalarWriter(Protocol):
-    """What is asked of clu's writers here."""
+    """The part of clu's metric writers that is used here."""
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes named numbers of a step."""
+        """Writes the named numbers of a step."""
 
 
 class MetricLog:
-    """Keeps each step's metrics on the device until they are written, as means over the interval.
+    """Keeps each step's metrics on the device and writes their means over an interval.
+
+    Fetching a metric waits for the device. Metrics are fetched once per interval, so that the steps
+    between two writes run without waiting.
 
     Attributes:
-      last: what was written last; {} before.
-      images_per_second: over the newest interval that held no compilation; 0 before.
+      last: the values written last; {} before the first write.
+      images_per_second: speed over the newest interval without a compilation; 0 before the first.
     """
 
     def __init__(
@@ -33,10 +36,15 @@ class MetricLog:
         group: str = "train",
         newest_checkpoint: Callable[[], int | None] = lambda: None,
     ):
-        """Metrics are written as GROUP/NAME.
+        """Makes a log that writes metrics as GROUP/NAME.
 
         Args:
-          newest_checkpoint: () -> its step, or None; asked when a metric is not finite.
+          writer: receives the numbers.
+          steps_per_epoch: converts a step to the logged epoch.
+          batch_size: images of a step, over all devices.
+          group: the first part of every name.
+          newest_checkpoint: returns the newest checkpoint's step, or None; for the error message
+            about a metric that is not finite.
         """
         self._writer, self._steps_per_epoch = writer, steps_per_epoch
         self._batch_size, self._group = batch_size, group
@@ -48,13 +56,13 @@ class MetricLog:
         self.images_per_second = 0.0
 
     def add(self, steps: range, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics [len(steps) or more] of a call of `Experiment.steps`.
+        """Adds the metrics [len(steps) or more] that a call of `Experiment.steps` returned.
 
-        Does not wait for the device, but for the very first.
+        Waits for the device only in the first call, whose time includes the compilation.
         """
         self._pending.append((steps, metrics))
         self._timed_steps += len(steps)
-        if not self._compiled:  # the first step's compilation is left out of the speed
+        if not self._compiled:  # The speed excludes the compilation.
             jax.block_until_ready(metrics)
             self._compiled = True
             self._restart_clock()
@@ -64,17 +72,18 @@ class MetricLog:
 
     @contextlib.contextmanager
     def clock_stopped(self) -> Iterator[None]:
-        """What happens inside, after everything was written, does not count in the speed."""
+        """Excludes the block from the speed. Call `write` before it."""
         try:
             yield
         finally:
             self._restart_clock()
 
     def write(self) -> None:
-        """Waits for the device, checks every new step's metrics, and writes their means.
+        """Waits for the device, checks the metrics of every new step, and writes their means.
 
         Raises:
-          FloatingPointError: a metric is not finite; names the step, the term and the checkpoint.
+          FloatingPointError: a metric is not finite. The message names the step, the metric and the
+            newest checkpoint.
         """
         if not self._pending:
             return
@@ -99,7 +108,7 @@ class MetricLog:
 
 
 def _mean(name: str, rows: list[dict[str, Any]]) -> float:
-    """Mean over the steps; a gradient norm's over those that float16 did not skip."""
+    """Returns the mean over the steps; for a gradient norm, without the skipped steps."""
     values = [row[name] for row in rows if not (name.startswith("grad_norm") and _skipped(row))]
     return float(np.mean(values, dtype=np.float64)) if values else float("nan")
 
@@ -111,10 +120,10 @@ def _skipped(metrics: dict[str, Any]) -> bool:
 def check_finite(
     step: int, metrics: dict[str, Any], newest_checkpoint: Callable[[], int | None]
 ) -> None:
-    """Raises FloatingPointError naming the terms of `metrics` that are not finite.
+    """Raises FloatingPointError with the names of the metrics that are not finite.
 
-    A float16 step whose gradients overflowed was skipped: only its loss must be finite. A loss
-    scale below 1 says that they are not finite at any scale.
+    In float16, a step whose gradients overflow is skipped; only its loss must be finite. A loss
+    scale below 1 means that the gradients are not finite at any scale.
     """
     bad = [
         name
@@ -134,5 +143,5 @@ def check_finite(
 
 
 def write_scalars(writer: ScalarWriter, group: str, step: int, values: Mapping[str, float]) -> None:
-    """Writes values as GROUP/NAME, which TensorBoard shows a group at a time."""
+    """Writes values as GROUP/NAME; TensorBoard shows the values of a group together."""
     writer.write_scalars(step, {f"{group}/{name}": value for name, value in values.items()})

@@ -1,7 +1,7 @@
-"""Settings of XLA, its compilation cache and the C library, made before JAX touches a device.
+"""Settings of XLA, its compilation cache and the C library, made before JAX uses a device.
 
-Each is a default: whoever sets the variable or flag himself keeps what he set. The measured ratios
-are in docs/performance.md.
+Each setting is a default: a variable or flag that the user has set keeps its value. What each one
+is worth is measured in docs/performance.md.
 """
 
 import ctypes
@@ -15,23 +15,24 @@ import jax
 
 ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
 CPU_FLAGS = (
-    # Eigen's convolutions: YNNPACK's take 3 to 6 times as long for the gradient of a kernel.
+    # Eigen's convolutions: with jaxlib 0.10.2's default, YNNPACK, the gradient with respect to a
+    # kernel takes 3 to 6 times as long.
     "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
-    # Keeps `jax.lax.optimization_barrier`, which the CPU compiler drops, up to fusion.
+    # Keeps `jax.lax.optimization_barrier` until fusion; the CPU compiler would drop it earlier.
     "--xla_disable_hlo_passes=cse_barrier_expander",
 )
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # Constants of glibc's malloc.h.
 
 
 def configure() -> None:
-    """Makes the settings; to be called before the first JAX array.
+    """Makes the settings. Call it before the first JAX array exists.
 
-    - A compilation cache in JAX_COMPILATION_CACHE_DIR, by default in the user's cache folder, one
-      for each kind of processor: a program is compiled once, not once a run.
-      JAX_ENABLE_COMPILATION_CACHE=false turns it off.
-    - Where JAX runs on the CPU alone: CPU_FLAGS; a step starts when the one before it is done, as
-      the memory of all that wait would be taken at once; and glibc keeps freed memory, which it
-      would otherwise return to the system and fault in again at every step.
+    - A compilation cache, so that a program is compiled once, not once per run. It lies in
+      JAX_COMPILATION_CACHE_DIR, by default in the user's cache folder, with one folder for each
+      kind of processor. JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+    - If JAX only uses the CPU: CPU_FLAGS; no asynchronous dispatch, since every step that waits in
+      the queue already holds its memory; and glibc keeps freed memory, which it would otherwise
+      return to the system and page in again at every step.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
@@ -42,13 +43,13 @@ def configure() -> None:
 
 
 def cache_folder() -> Path:
-    """Where compiled programs are kept, unless JAX_COMPILATION_CACHE_DIR says otherwise."""
+    """Returns the default folder of compiled programs; JAX_COMPILATION_CACHE_DIR overrides it."""
     parent = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return parent / "iecl_jax" / f"xla-{platform.machine()}-{_processor_digest()}"
 
 
 def cpu_only() -> bool:
-    """Whether JAX_PLATFORMS, or the lack of an accelerator's plugin, leaves JAX the CPU alone."""
+    """Returns whether JAX only uses the CPU: by JAX_PLATFORMS, or since no plugin is installed."""
     chosen = os.environ.get("JAX_PLATFORMS", "")
     if chosen:
         return set(chosen.split(",")) == {"cpu"}
@@ -56,22 +57,22 @@ def cpu_only() -> bool:
 
 
 def with_defaults(flags: str) -> str:
-    """`flags`, a value of XLA_FLAGS, and those of CPU_FLAGS whose name is not among them."""
+    """Returns `flags`, a value of XLA_FLAGS, plus those of CPU_FLAGS that it does not set."""
     missing = [flag for flag in CPU_FLAGS if flag.partition("=")[0] not in flags]
     return " ".join([*flags.split(), *missing])
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep all memory that is freed; other C libraries are left as they are."""
+    """Makes glibc keep all freed memory. Does nothing with other C libraries."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_ARENA_MAX, 1)
-        libc.mallopt(_M_TRIM_THRESHOLD, -1)
+        libc.mallopt(_M_MMAP_MAX, 0)  # Large blocks come from the heap, not from mmap.
+        libc.mallopt(_M_ARENA_MAX, 1)  # One heap, so that any thread reuses what another freed.
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)  # The heap never shrinks.
 
 
 def _processor_digest() -> str:
-    """Eight characters that differ where the instructions of two processors do (Linux)."""
+    """Returns eight characters that identify the processor's instructions (Linux; else "any")."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

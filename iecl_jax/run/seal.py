@@ -1,4 +1,4 @@
-"""The seal of a checkpoint: shape, dtype and SHA-256 of what it holds, to prove it whole later."""
+"""The seal of a checkpoint: shapes, dtypes and SHA-256 sums that later prove that it is whole."""
 
 import concurrent.futures
 import hashlib
@@ -11,16 +11,17 @@ import numpy as np
 
 
 def digest(tree: Any) -> str:
-    """SHA-256 (hex) of a pytree of arrays: path, dtype, shape and bytes of each leaf, by path.
+    """Returns the SHA-256 (hex) of a pytree of arrays.
 
-    A path is the keys joined by "/". So it is the same for JAX and NumPy arrays, on any number of
-    devices, and for dicts, dataclasses and named tuples of the same names.
+    It covers the path, dtype, shape and bytes of each leaf, sorted by path. A path is the keys
+    joined by "/". The result is therefore the same for JAX and NumPy arrays, on any number of
+    devices, and for dicts, dataclasses and named tuples with the same names.
     """
     return _digest(host_leaves(tree))
 
 
 def paths_and_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """(path, leaf) of every leaf, in the order of `jax.tree.leaves`."""
+    """Returns (path, leaf) of every leaf, in the order of `jax.tree.leaves`."""
     return [
         (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -28,7 +29,7 @@ def paths_and_leaves(tree: Any) -> list[tuple[str, Any]]:
 
 
 def host_leaves(tree: Any) -> dict[str, np.ndarray]:
-    """NumPy copy of every leaf by path; the copies from the devices overlap.
+    """Returns a NumPy copy of every leaf, by path. All copies from the devices run at once.
 
     Raises:
       ValueError: two leaves have the same path.
@@ -44,37 +45,41 @@ def host_leaves(tree: Any) -> dict[str, np.ndarray]:
 
 
 def types(named: Iterable[tuple[str, Any]]) -> dict[str, list]:
-    """[dtype, shape] of every leaf by path, as JSON keeps it."""
+    """Returns [dtype, shape] of every leaf, by path, in JSON types."""
     return {path: [np.dtype(leaf.dtype).name, list(leaf.shape)] for path, leaf in named}
 
 
 def make(leaves: Mapping[str, np.ndarray], records: Mapping[str, Any]) -> dict[str, Any]:
-    """The seal of arrays by path and of the JSON items beside them.
+    """Returns the seal of a checkpoint.
+
+    Args:
+      leaves: the arrays of the state, by path.
+      records: the JSON items of the checkpoint, by name.
 
     Returns:
-      {"leaves": `types`, "fields": digest of each top-level field of the state, "records": digest
-      of the JSON items and of the rest of the seal}.
+      {"leaves": what `types` returns, "fields": the digest of each top-level field of the state,
+      "records": the digest of the JSON items and of the two entries before}.
     """
     seal = {"leaves": types(leaves.items()), "fields": _digest_fields(leaves)}
     return seal | {"records": _digest_json({**seal, **records})}
 
 
 def check_records(seal: Mapping[str, Any], records: Mapping[str, Any]) -> None:
-    """Raises ValueError if the JSON items, or the seal itself, are not those of `make`."""
+    """Raises ValueError if the JSON items or the seal itself differ from what `make` saw."""
     sealed = {"leaves": seal["leaves"], "fields": seal["fields"], **records}
     if _digest_json(sealed) != seal["records"]:
         raise ValueError("its JSON records do not match their SHA-256")
 
 
 def check_leaves(seal: Mapping[str, Any], leaves: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError if the arrays of a field, all given in `leaves`, are not those sealed."""
+    """Raises ValueError if a field's arrays are damaged. `leaves` has whole fields only."""
     for field, found in _digest_fields(leaves).items():
         if found != seal["fields"][field]:
             raise ValueError(f"the arrays of its {field} do not match their SHA-256")
 
 
 def check_fits(seal: Mapping[str, Any], wanted: Mapping[str, list]) -> None:
-    """Raises ValueError naming the first leaf in which the sealed types and `wanted` differ."""
+    """Raises ValueError with the first leaf whose sealed type differs from the one in `wanted`."""
 
     def describe(kind: list | None) -> str:
         return f"{kind[0]}[{','.join(map(str, kind[1]))}]" if kind else "absent"
@@ -96,7 +101,7 @@ def _digest(leaves: Mapping[str, np.ndarray]) -> str:
 
 
 def _digest_fields(leaves: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Digest of each field of the state: an evaluation checks only the fields that it reads."""
+    """Returns the digest of each field: an evaluation checks only the fields that it reads."""
     fields: dict[str, dict[str, np.ndarray]] = {}
     for path, leaf in leaves.items():
         fields.setdefault(path.split("/")[0], {})[path] = leaf

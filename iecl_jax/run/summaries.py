@@ -1,4 +1,4 @@
-"""Where a run reports: log lines and TensorBoard event files, through clu's writers."""
+"""Makes the writer for a run's log lines and TensorBoard event files."""
 
 from typing import TYPE_CHECKING
 
@@ -9,14 +9,15 @@ if TYPE_CHECKING:
 
 
 def create_writer(workdir: str) -> "metric_writers.MetricWriter":
-    """Log lines from every process; event files in WORKDIR from process 0, written in a thread.
+    """Returns clu's writer: log lines on every process, event files in WORKDIR on process 0.
 
-    clu writes them with TensorFlow, which is kept away from the accelerators.
+    A thread writes the event files.
     """
-    # TensorFlow takes seconds to import, which whoever only reads a config need not wait for.
+    # Imported here, since TensorFlow takes seconds: commands that only read a config need none.
     import tensorflow as tf
     from clu import metric_writers
 
+    # clu writes with TensorFlow, which would otherwise allocate the GPU memory that JAX needs.
     tf.config.set_visible_devices([], "GPU")
     return metric_writers.create_default_writer(
         workdir, just_logging=jax.process_index() > 0, asynchronous=True

@@ -1,7 +1,7 @@
-"""What a run leaves in its WORKDIR as JSON: `config.json`, `provenance.json` and `results.json`.
+"""The JSON files of a WORKDIR: `config.json`, `provenance.json` and `results.json`.
 
-Every file is written to a temporary name and then renamed, so nobody meets half of one after a
-kill. Process 0 alone writes.
+Every file is written to a temporary name and then renamed, so a killed process never leaves half a
+file. Only process 0 writes.
 """
 
 import datetime
@@ -37,19 +37,19 @@ def prepare(
 ) -> None:
     """Makes WORKDIR, writes `config.json`, and appends this start to `provenance.json`.
 
-    `provenance.json` is a list of starts, oldest first, each with "time" (UTC, ISO 8601),
+    `provenance.json` lists the starts of the run, oldest first. Each has "time" (UTC, ISO 8601),
     "command", "git" ({"revision", "dirty"} of the repository that tracks this package, or null),
-    "python", "versions", "device", "num_processes", and "config_changes" (["key: old -> new", ...]
-    of a replaced config).
+    "python", "versions", "device", "num_processes", and "config_changes" (a list of
+    "key: old -> new" where this start replaced the config).
 
     Args:
-      workdir: the directory; made if absent, parents too.
+      workdir: the directory; it and its parents are made if absent.
       config: the whole config of the run.
-      command: the command line, as `sys.argv`.
-      allow_change: True replaces a `config.json` that differs.
+      command: the command line, like `sys.argv`.
+      allow_change: if True, replaces a `config.json` that differs.
 
     Raises:
-      ValueError: WORKDIR belongs to a run with another config, or one of its two files is not JSON.
+      ValueError: WORKDIR belongs to a run with another config, or a file in it is not JSON.
     """
     workdir = pathlib.Path(workdir)
     old = read_config(workdir)
@@ -97,16 +97,16 @@ def write_results(
     Args:
       workdir: an existing directory.
       job: `config.job`.
-      metrics: names to numbers, or nested mappings and sequences of them; arrays become lists.
-      steps: optimiser steps done.
+      metrics: numbers by name, or nested mappings and sequences of numbers; arrays become lists.
+      steps: number of optimizer steps taken.
       seconds: wall time of the job.
       images_per_second: training images per second of wall time, over all devices.
       seed: `config.seed`.
       params_digest: `seal.digest(state.params)`.
 
     Returns:
-      The arguments under their names, "device" (`device_description()`) and "versions"
-      (`versions()`). A number that is not finite is None (JSON null).
+      The arguments by name, "device" (from `device_description`) and "versions" (from `versions`).
+      A number that is not finite becomes None (JSON null).
     """
     results = _plain(
         {
@@ -127,7 +127,7 @@ def write_results(
 
 
 def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict | None:
-    """The config of the run in WORKDIR, or None; one of an earlier revision is brought up to date.
+    """Returns the config of the run in WORKDIR, with today's keys, or None if there is none.
 
     Raises:
       ValueError: config.json is damaged.
@@ -142,12 +142,12 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict | None:
 
 
 def read_results(workdir: str | os.PathLike) -> dict[str, Any] | None:
-    """What `write_results` left in WORKDIR, or None."""
+    """Returns the content of WORKDIR/results.json, or None if there is none."""
     return _read_json(pathlib.Path(workdir) / "results.json", default=None)
 
 
 def versions() -> dict[str, str | None]:
-    """Installed version of each package that could change a result; None if not installed."""
+    """Returns the version of each package that can change a result; None if not installed."""
     found: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
@@ -158,12 +158,12 @@ def versions() -> dict[str, str | None]:
 
 
 def device_description() -> str:
-    """Count and kind of the devices over all processes: "1 x cpu", "8 x NVIDIA H100 80GB HBM3"."""
+    """Returns count and kind of all processes' devices, such as "8 x NVIDIA H100 80GB HBM3"."""
     return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
 
 def git_state() -> dict[str, Any] | None:
-    """{"revision": hash, "dirty": bool} of the repository that tracks this file, or None."""
+    """Returns {"revision", "dirty"} of the git repository that tracks this file, or None."""
 
     def git(*arguments: str) -> str:
         here = pathlib.Path(__file__)
@@ -171,6 +171,7 @@ def git_state() -> dict[str, Any] | None:
         return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        # An installed package may lie inside another project's repository: that one does not count.
         git("ls-files", "--error-unmatch", pathlib.Path(__file__).name)
         return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
@@ -178,7 +179,7 @@ def git_state() -> dict[str, Any] | None:
 
 
 def _differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> list[str]:
-    """Sorted "dotted.key: old -> new" of the values in which two configs differ, as JSON."""
+    """Returns "dotted.key: old -> new" (values as JSON) where two configs differ, sorted by key."""
     before, after = (
         {name: json.dumps(value) for name, value in config_lib.leaves(config).items()}
         for config in (old, new)
@@ -191,7 +192,7 @@ def _differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict)
 
 
 def _plain(value: Any) -> Any:
-    """JSON types of scalars and arrays of NumPy and JAX; floats that are not finite become None."""
+    """Converts NumPy and JAX values to JSON types; floats that are not finite become None."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -213,6 +214,6 @@ def _read_json(path: pathlib.Path, default: Any) -> Any:
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes a text, its last line ended, whole or not at all (`data.files.open_whole`)."""
+    """Writes a text whole or not at all; its last line gets a newline if it has none."""
     with files.open_whole(path, "w") as file:
         file.write(text.removesuffix("\n") + "\n")

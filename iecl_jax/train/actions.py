@@ -1,4 +1,7 @@
-"""What is done between two steps: each action says when it is due, and does it."""
+"""The actions between two training steps: log, diagnose, evaluate, draw, save.
+
+Each action knows when it is due (`due`) and does its work when called. `train.loop` calls them.
+"""
 
 import dataclasses
 import datetime
@@ -17,7 +20,12 @@ from iecl_jax.train.loop import Now, Run
 
 @dataclasses.dataclass(frozen=True)
 class Every:
-    """now -> whether it is after a multiple of `steps` (0: none) or, with `at_end`, the last."""
+    """A schedule: maps a Now to whether something is due.
+
+    Attributes:
+      steps: due at every multiple of this many steps; 0 = at none.
+      at_end: if True, also due at the last step.
+    """
 
     steps: int
     at_end: bool = False
@@ -27,42 +35,42 @@ class Every:
 
 
 class Evaluation(Protocol):
-    """A measure of a state that knows its own schedule; see `evals`."""
+    """An evaluation of a TrainState with its own schedule; see `evals.parts.schedule`."""
 
     def due(self, now: Now) -> bool:
-        """Whether it is to be measured now."""
+        """Returns whether to evaluate now."""
 
     def __call__(self, state: Any, now: Now) -> Mapping[str, Any]:
-        """Names to numbers, or to tables of them."""
+        """Returns scores by name: numbers, or nested tables of numbers."""
 
 
 class Diagnosis(Protocol):
-    """What diagnostics found."""
+    """The result of one measurement of the diagnostics."""
 
     @property
     def values(self) -> dict[str, float]:
-        """Name -> number."""
+        """Numbers by name."""
 
     @property
     def layers(self) -> dict[str, dict[str, float]]:
-        """Group -> {layer: number}."""
+        """Group name -> {layer: number}."""
 
     def pictures(self, step: int) -> Mapping[str, np.ndarray]:
-        """Names to pictures uint8 [h, w, 3]."""
+        """Returns pictures uint8 [h, w, 3] by name."""
 
 
 class Diagnostics(Protocol):
-    """state -> Diagnosis; see `evals.diagnostics`."""
+    """Measures a TrainState; see `evals.parts.diagnostics`."""
 
     def __call__(self, state: Any) -> Diagnosis:
         """Measures the state."""
 
     def alarms(self, values: dict[str, float]) -> list[str]:
-        """A sentence for each of a diagnosis' values that is beyond its line."""
+        """Returns a sentence for each of `Diagnosis.values` that is outside its limit."""
 
 
 class Log:
-    """Writes the metrics (the loop has done so before any action) and says how far the run is."""
+    """Logs the progress. When it is due, the loop also writes the metrics, as before any action."""
 
     interruptible = False
 
@@ -70,11 +78,11 @@ class Log:
         self._run, self._every = run, Every(every)
 
     def due(self, now: Now) -> bool:
-        """At every multiple of `every` steps."""
+        """Due at every multiple of `every` steps."""
         return self._every(now)
 
     def __call__(self, now: Now) -> None:
-        """One line: step, speed, and how long the steps that are left take at that speed."""
+        """Logs a line with the step, the speed, and the time left at that speed."""
         speed, left = self._run.log.images_per_second, self._run.total - now.step
         told = f"step {now.step} of {self._run.total}"
         if speed:
@@ -84,7 +92,7 @@ class Log:
 
 
 class Diagnose:
-    """Measures what the method claims, warns, and gives the alarm that ends a collapsed run."""
+    """Runs the diagnostics, warns of a collapse, and sets the alarm that ends a collapsed run."""
 
     interruptible = True
 
@@ -95,14 +103,21 @@ class Diagnose:
         settings: ml_collections.ConfigDict,
         milestone: Every,
     ):
-        """Args: settings: `config.diagnostics`; milestone: when each layer is written too."""
+        """Makes the action.
+
+        Args:
+          run: the run to measure.
+          diagnostics: makes the measurement.
+          settings: `config.diagnostics`.
+          milestone: when the values of every layer and the pictures are also written.
+        """
         self._run, self._diagnostics, self._milestone = run, diagnostics, milestone
         self._every, self._stop_on_collapse = Every(settings.every_steps), settings.stop_on_collapse
 
     def due(self, now: Now) -> bool:
-        """Every `diagnostics.every_steps` steps, and at milestones.
+        """Due every `diagnostics.every_steps` steps, and at milestones.
 
-        Not where a run goes on: it would meet the alarm that has just ended it.
+        Not due where a run resumes: a run that ended with an alarm could otherwise never continue.
         """
         if now.stop or (now.resumed and not now.last):
             return False
@@ -124,7 +139,7 @@ class Diagnose:
 
 
 class Evaluate:
-    """Takes one evaluation when it is due."""
+    """Runs one evaluation when it is due and writes its scores."""
 
     interruptible = True
 
@@ -132,7 +147,7 @@ class Evaluate:
         self._run, self._evaluation = run, evaluation
 
     def due(self, now: Now) -> bool:
-        """When the evaluation says so, unless the run is to stop."""
+        """Due when the evaluation is due, unless the run is about to stop."""
         return not now.stop and self._evaluation.due(now)
 
     def __call__(self, now: Now) -> None:
@@ -150,11 +165,17 @@ class Draw:
     def __init__(
         self, run: Run, draw: Callable[[int, Any], Mapping[str, np.ndarray]], milestone: Every
     ):
-        """Args: draw: (step, state) -> names to pictures uint8 [h, w, 3]."""
+        """Makes the action.
+
+        Args:
+          run: the run whose state is drawn.
+          draw: (step, state) -> pictures uint8 [h, w, 3] by name.
+          milestone: when to draw.
+        """
         self._run, self._draw, self._milestone = run, draw, milestone
 
     def due(self, now: Now) -> bool:
-        """At milestones, unless the run is to stop."""
+        """Due at milestones, unless the run is about to stop."""
         return not now.stop and self._milestone(now)
 
     def __call__(self, now: Now) -> None:
@@ -162,16 +183,22 @@ class Draw:
 
 
 class Save:
-    """Saves a checkpoint with the scores of its step. The last of the actions."""
+    """Saves a checkpoint with the scores of its step. It must be the last of the actions."""
 
     interruptible = False
 
     def __init__(self, run: Run, every: int, *, scored: bool = False):
-        """Args: scored: whether every step that has scores is saved, so that the best is kept."""
+        """Makes the action.
+
+        Args:
+          run: the run to save.
+          every: steps between two checkpoints.
+          scored: if True, every step with scores is saved, so that the best can be kept.
+        """
         self._run, self._every, self._scored = run, Every(every, at_end=True), scored
 
     def due(self, now: Now) -> bool:
-        """Every so many steps, at the end, and before the run ends for another reason."""
+        """Due every `every` steps, at the last step, and before the run ends early."""
         scored = self._scored and bool(now.scores)
         return self._every(now) or now.stop or bool(now.alarm) or scored
 

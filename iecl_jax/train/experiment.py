@@ -1,4 +1,4 @@
-"""A config made into the functions that training is made of."""
+"""Builds everything that a config trains: method, objective, optimizer, views, and the step."""
 
 import dataclasses
 import functools
@@ -27,16 +27,16 @@ Metrics = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
-    """What a config trains, and how. Nothing is compiled before it is called.
+    """All functions that train a config. Nothing is compiled until it is called.
 
     Attributes:
-      config: of pretraining.
+      config: the pretraining config.
       method: see `methods.Method`.
       objective: (outputs, params) -> (loss, terms), see `methods.parts.objective`.
       tx: the optimizer, see `train.optim`.
-      schedules: name -> function of the step; logged.
-      make_views: (keys [b], images) -> views, see `data.augment`.
-      num_classes: of the online probe; 0 leaves the probe out.
+      schedules: functions of the step, by name; their values are logged.
+      make_views: (keys [b], images) -> list of views, see `data.augment`.
+      num_classes: number of classes of the online probe; 0 = no probe.
     """
 
     config: ml_collections.ConfigDict
@@ -50,12 +50,13 @@ class Experiment:
     def pure_step(
         self, state: TrainState, batch: Batch, seed: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        """One step of one device, under an axis named AXIS.
+        """Takes one training step on one device. It must run under an axis named AXIS.
 
         Args:
-          state: equal on all devices.
-          batch: of this device, see `train_step`.
-          seed: uint32 []. An argument, so that runs of other seeds share a compiled program.
+          state: the state, equal on all devices.
+          batch: the images of this device, see `train_step`.
+          seed: uint32 []. It is an argument, so that runs with other seeds share the compiled
+            program.
         """
         return train_step(
             state,
@@ -71,14 +72,15 @@ class Experiment:
     def pure_steps(
         self, state: TrainState, batches: Sequence[Batch], count: jax.Array, seed: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        """`pure_step` of the first `count` (int32 []) of the batches, one after the other.
+        """Takes a step for each of the first `count` (int32 []) batches, in one program.
 
         Returns:
-          (new state, metrics [len(batches)]); the rows from `count` on are zero.
+          (new state, metrics [len(batches)]); metrics from index `count` on are zero.
         """
         if len(batches) == 1:
             state, metrics = self.pure_step(state, batches[0], seed)
             return state, jax.tree.map(lambda x: x[None], metrics)
+        # A loop with a dynamic count: one compiled program serves calls of any length.
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
         _, shapes = jax.eval_shape(self.pure_step, state, batches[0], seed)
         rows = jax.tree.map(lambda x: jnp.zeros((len(batches), *x.shape), x.dtype), shapes)
@@ -92,12 +94,12 @@ class Experiment:
         return jax.lax.fori_loop(0, count, body, (state, rows))
 
     def mapped(self, devices: Sequence[Any] | None = None) -> Any:
-        """`pure_steps` under `jax.pmap`, with batches [D, b, ...]; it donates the state.
+        """Returns `pure_steps` under `jax.pmap`, for batches [D, b, ...]; it donates the state.
 
         Args:
-          devices: to map over; None = all there are.
+          devices: the devices to map over; None = all.
         """
-        # Replicas are equal, so the state goes in and comes out as one tree, without a device axis.
+        # The state is equal on all devices, so it enters and leaves without a device axis.
         return jax.pmap(
             self.pure_steps,
             axis_name=AXIS,
@@ -112,16 +114,16 @@ class Experiment:
         return self.mapped()
 
     def steps(self, state: TrainState, batches: Sequence[Batch]) -> tuple[TrainState, Metrics]:
-        """A step for each batch, in one call of the devices; what training calls.
+        """Takes a training step for each batch, in one call to the devices.
 
-        Compiled once, whatever the number of batches.
+        The program is compiled once for any number of batches.
 
         Args:
-          state: on all devices; donated.
-          batches: from 1 to `config.train.steps_per_call`, each [D, b, ...].
+          state: the state on all devices; it is donated.
+          batches: 1 to `config.train.steps_per_call` batches, each [D, b, ...].
 
         Returns:
-          (new state, metrics [steps_per_call]); the rows past the number of batches are zero.
+          (new state, metrics [steps_per_call]); metrics past the number of batches are zero.
         """
         missing = self.config.train.steps_per_call - len(batches)
         padded = [*batches, *[batches[-1]] * missing]
@@ -137,11 +139,11 @@ class Experiment:
         return jax.jit(views)
 
     def views(self, step: int, batch: Batch) -> list[jax.Array]:
-        """Views [b, S_i, S_i, 3] of a batch of one device, as `step` makes them."""
+        """Returns the views [b, S_i, S_i, 3] that training makes of a device's batch at `step`."""
         return self._views(np.uint32(self.config.seed), step, batch)
 
     def create_state(self) -> TrainState:
-        """The initial state of `config.seed`, on all devices of this process."""
+        """Returns the initial state for `config.seed`, on all devices of this process."""
         config, size = self.config, self.config.data.image_size
         images = config.saib.group_size if config.saib.enabled else 2
         state = train_state.create(
@@ -152,7 +154,7 @@ class Experiment:
             num_classes=self.num_classes,
             dynamic_scale=config.train.precision == "float16",
         )
-        # Where the step leaves it: for a state elsewhere it would be compiled once more.
+        # Placed like the states that the step returns: another placement would be compiled again.
         mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
         return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
 
@@ -160,7 +162,14 @@ class Experiment:
 def build(
     config: ml_collections.ConfigDict, *, total_steps: int, steps_per_epoch: int, num_classes: int
 ) -> Experiment:
-    """The experiment of a config."""
+    """Returns the experiment of a config.
+
+    Args:
+      config: a checked pretraining config.
+      total_steps: length of the training; the schedules end there.
+      steps_per_epoch: converts `schedule.warmup_epochs` to steps.
+      num_classes: number of classes of the online probe; 0 = no probe.
+    """
     method = methods.make(config, total_steps=total_steps, axis_name=AXIS)
     rate = optim.learning_rate(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     return Experiment(

@@ -1,4 +1,7 @@
-"""The training loop: steps, and between them the actions that are due."""
+"""The training loop: takes steps and, between them, runs the actions that are due.
+
+`train` is the loop, `Run` the training it moves forward, `Now` what the actions of a step share.
+"""
 
 import dataclasses
 import itertools
@@ -15,21 +18,22 @@ from iecl_jax.run.preemption import EXIT_CODE, Preemption
 
 
 class CollapseError(ValueError):
-    """The representation has collapsed, and `diagnostics.stop_on_collapse` is set."""
+    """Ends a run whose representation collapsed, if `diagnostics.stop_on_collapse` is set."""
 
 
 @dataclasses.dataclass
 class Now:
-    """A moment of a run: which step was taken last, and what has come of it so far.
+    """The situation after a step: its number, and what the actions have found so far.
 
     Attributes:
-      step: steps taken.
-      last: whether it is the last one.
-      stop: whether a signal asks to stop; only a save is due then.
-      resumed: whether the run goes on from here, after a signal or its end left something undone.
-      scores: of the evaluations, numbers or tables of them.
-      diagnosis: of the diagnostics.
-      alarm: a sentence of the diagnostics for which the run ends; "" without.
+      step: number of steps taken.
+      last: True at the last step.
+      stop: True if a signal asks to stop; then only saving is due.
+      resumed: True if no step was taken yet: the run repeats the actions that it may have skipped
+        before it was interrupted or finished.
+      scores: the scores of the evaluations: numbers, or tables of numbers.
+      diagnosis: the values of the diagnostics.
+      alarm: the sentence with which the diagnostics end the run; "" = no alarm.
     """
 
     step: int
@@ -42,41 +46,41 @@ class Now:
 
 
 class Action(Protocol):
-    """What is done between two steps; see `train.actions`.
+    """Something to do between two steps; see `train.actions`.
 
     Attributes:
-      interruptible: whether a signal to stop ends it at once.
+      interruptible: True if a signal to stop may end the action at once.
     """
 
     interruptible: bool
 
     def due(self, now: Now) -> bool:
-        """Whether to do it now; changes nothing."""
+        """Returns whether the action is due now. Has no side effects."""
 
     def __call__(self, now: Now) -> None:
-        """Does it, and notes in `now` what others shall know."""
+        """Does the action, and stores in `now` what later actions need."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class Run:
-    """A training under way; made, it goes on where its newest checkpoint is, if there is one.
+    """A training in progress. A new Run continues from its newest checkpoint, if there is one.
 
-    While entered it has batches, a log and a writer. Left, for whatever reason, it finishes the
-    save under way and closes all of them.
+    As a context it opens the batches, the log and the writer. Leaving the context, also by an
+    error, finishes the current save and closes everything.
 
     Attributes:
-      run_dir: for the event files.
-      checkpointer: of this run alone.
-      state: a new one, replaced by the newest checkpoint's; donated by each step.
+      run_dir: folder of the event files.
+      checkpointer: the checkpoints of this run.
+      state: a new state; the newest checkpoint's replaces it. Each step donates it.
       steps: (state, batches) -> (state, metrics [at least len(batches)]).
-      open_batches: (start=position) -> `data.TrainBatches`.
-      total: steps from beginning to end.
-      steps_per_epoch, batch_size: of the log.
-      group: of the metrics' names, see `MetricLog`.
-      step: steps taken.
+      open_batches: called with start=position, returns a `data.TrainBatches`.
+      total: number of steps of the whole training.
+      steps_per_epoch, batch_size: for the log, see `MetricLog`.
+      group: first part of the metrics' names, see `MetricLog`.
+      step: number of steps taken.
 
     Raises:
-      ValueError: it has taken more than `total` steps already.
+      ValueError: the checkpoint has more than `total` steps.
     """
 
     run_dir: str
@@ -119,7 +123,7 @@ class Run:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         failures = []
         for part in (self._batches, self.checkpointer, self.writer):
-            # Of several processes one that fails alone must not wait for the others.
+            # Closing waits for all processes, so a process that fails alone must skip it.
             if part is self.checkpointer and not _known_to_all(error):
                 continue
             try:
@@ -131,7 +135,10 @@ class Run:
             raise failures[0]
 
     def calls(self, actions: Sequence[Action], most: int) -> Iterator[range]:
-        """The steps that are left, see `calls`; first none, where something was left undone."""
+        """Yields the ranges of steps that are left, see `calls`.
+
+        The first range is empty if the actions of the restored step may be incomplete.
+        """
 
         def due(step: int) -> bool:
             now = Now(step, last=step == self.total)
@@ -141,7 +148,7 @@ class Run:
         return itertools.chain([range(0)], left) if self._undone else left
 
     def take(self, steps: range) -> None:
-        """Takes the next steps, in one call of the devices."""
+        """Takes the given next steps in one call to the devices; an empty range does nothing."""
         if steps:
             self.state, metrics = self.steps(self.state, [next(self._batches) for _ in steps])
             self.step = steps[-1]
@@ -159,15 +166,20 @@ class Run:
 
 
 def train(run: Run, actions: Sequence[Action], *, steps_per_call: int = 1) -> Now:
-    """Takes the steps that are left and, after each, the actions that are due; saving comes last.
+    """Takes the remaining steps and runs the actions that are due after each call.
+
+    Args:
+      run: the training.
+      actions: in the order in which they run; `Save` is the last.
+      steps_per_call: how many steps one call to the devices takes at most.
 
     Returns:
-      The last moment.
+      The Now of the last step.
 
     Raises:
       FloatingPointError: a metric is not finite.
-      CollapseError: the diagnostics gave an alarm; what was due is saved.
-      SystemExit: with code 75 after SIGTERM or Ctrl-C, once a checkpoint is written.
+      CollapseError: the diagnostics set an alarm; a checkpoint is written.
+      SystemExit: code 75, after SIGTERM or Ctrl-C; a checkpoint is written.
     """
     now = Now(run.step, last=run.step == run.total)
     with Preemption() as preemption, run:
@@ -176,12 +188,12 @@ def train(run: Run, actions: Sequence[Action], *, steps_per_call: int = 1) -> No
             now = Now(run.step, run.step == run.total, preemption.due(), resumed=not steps)
             for action in actions:
                 if action.due(now):
-                    run.log.write()  # what is not finite is neither measured nor saved
+                    run.log.write()  # Raises here, before a broken state is saved.
                     with run.log.clock_stopped(), preemption.interrupting(action.interruptible):
                         action(now)
                     now.stop |= action.interruptible and preemption.due()
             if now.alarm or now.stop:
-                run.checkpointer.newest()  # is whole before a sentence says so
+                run.checkpointer.newest()  # Waits, so that the message below is true.
             if now.alarm:
                 raise CollapseError(
                     f"step {now.step}, which is saved: {now.alarm} "
@@ -196,9 +208,9 @@ def train(run: Run, actions: Sequence[Action], *, steps_per_call: int = 1) -> No
 
 
 def calls(first: int, total: int, *, most: int, due: Callable[[int], bool]) -> Iterator[range]:
-    """The steps after `first` up to `total`, as the ranges that go to the device in one call.
+    """Yields the steps from `first` + 1 to `total` as ranges, one for each call to the devices.
 
-    A call takes `most` steps, or fewer if something is due before or the training ends.
+    A range has `most` steps, or fewer if something is due earlier or the training ends.
     """
     begin = first + 1
     for step in range(begin, total + 1):
@@ -208,6 +220,6 @@ def calls(first: int, total: int, *, most: int, due: Callable[[int], bool]) -> I
 
 
 def _known_to_all(error: BaseException | None) -> bool:
-    """Whether every process of the run leaves for the same reason at the same step."""
+    """Returns whether all processes leave the loop for the same reason at the same step."""
     together = (FloatingPointError, CollapseError, SystemExit)
     return error is None or jax.process_count() == 1 or isinstance(error, together)

@@ -1,4 +1,4 @@
-"""Optimizers, learning-rate schedule and weight-decay masks."""
+"""The optimizers, the learning-rate schedule, and the masks of weight decay and LARS."""
 
 import re
 from collections.abc import Callable
@@ -11,20 +11,20 @@ import optax
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
 PREDICTOR_SCHEDULES = ("cosine", "constant")
-# Words in the name of a leaf that is no kernel, however many axes it has; flax's attention has
-# biases [heads, d], and nn.Embed, a table of positions or tokens, a leaf "embedding".
+# A parameter with one of these words in its name is no kernel, even if it has several axes. In
+# Flax, attention has biases [heads, d], and nn.Embed names its table "embedding".
 NO_KERNEL = re.compile(r"(^|_)(bias|scale|norm|pos|position|token|embedding)(s|al)?(_|$)")
 
 
 def peak_learning_rate(config: ml_collections.ConfigDict) -> float:
-    """`optimizer.learning_rate` * batch / 256 (Goyal et al. 2017)."""
+    """Returns `optimizer.learning_rate` * batch / 256 (Goyal et al. 2017)."""
     return config.optimizer.learning_rate * config.train.batch_size / 256
 
 
 def learning_rate(
     config: ml_collections.ConfigDict, *, total_steps: int, steps_per_epoch: int
 ) -> optax.Schedule:
-    """Step -> learning rate: linear from 0 to the peak, then cosine to 0 at `total_steps`."""
+    """Returns the schedule: linear from 0 to the peak, then a cosine to 0 at `total_steps`."""
     peak = peak_learning_rate(config)
     warmup = round(config.schedule.warmup_epochs * steps_per_epoch)
     if warmup:
@@ -35,20 +35,19 @@ def learning_rate(
 
 
 def is_kernel(path: jax.tree_util.KeyPath, leaf: jax.Array) -> bool:
-    """Whether a parameter is a kernel: it has two axes or more, and its name no word of NO_KERNEL.
+    """Returns whether a parameter is a kernel: two axes or more, and no word of NO_KERNEL.
 
-    So biases, scales of norms, positions (`pos_embedding`) and tokens (`cls_token`) are none.
+    Biases, scales of norms, positions (`pos_embedding`) and tokens (`cls_token`) are no kernels.
     """
     name = jax.tree_util.keystr(path[-1:], simple=True)
     return leaf.ndim > 1 and NO_KERNEL.search(name) is None
 
 
 def decayed(params):
-    """True for what `optimizer.weight_decay` acts on: every kernel (`is_kernel`) of the online
-    network, in encoder, projector and predictor.
+    """Returns a mask of the parameters that `optimizer.weight_decay` decays.
 
-    All else is False: what is no kernel there, and SAIB, whose decay is the gamma term of the
-    objective.
+    It is True for every kernel (`is_kernel`) of the online network: encoder, projector, predictor.
+    SAIB is excluded: the gamma term of the objective decays it.
     """
     masks = jax.tree_util.tree_map_with_path(is_kernel, params)
     return {
@@ -58,10 +57,10 @@ def decayed(params):
 
 
 def kernels(params):
-    """True for the leaves that LARS scales: every kernel (`is_kernel`), and SAIB's positions."""
+    """Returns a mask of the parameters that LARS scales: all kernels, and SAIB's positions."""
 
     def scaled(path, leaf):
-        # SAIB's positions always were scaled: otherwise, runs with LARS would come out differently.
+        # Earlier revisions scaled SAIB's positions too; old runs with LARS must stay reproducible.
         return is_kernel(path, leaf) or (path[0].key == "saib" and leaf.ndim > 1)
 
     return jax.tree_util.tree_map_with_path(scaled, params)
@@ -74,15 +73,15 @@ def clip_by_trust_ratio(
     weight_decay: float,
     mask: Callable[[Any], Any],
 ) -> optax.GradientTransformation:
-    """LARC's clip (NVIDIA Apex): no kernel is learned faster than at the rate of the schedule.
+    """Returns LARC's clipping (NVIDIA Apex): LARS whose rate never exceeds the schedule's.
 
     With wd = `weight_decay` where `mask(params)` is True and 0 elsewhere, a gradient g becomes
 
         min(trust_coefficient |w| / (|g| + wd |w| + 1e-8) / lr, 1) * (g + wd w),
 
-    where lr = schedule(updates before this one) and norms are of one leaf. Only `kernels` with w
-    and g other than 0 are so scaled; the factor is 1 for all other leaves, and for all at lr = 0.
-    Momentum and the multiplication by -lr are to follow.
+    where lr = schedule(number of earlier updates) and the norms are over one leaf. The factor
+    applies to `kernels` with nonzero w and g; it is 1 for all other leaves, and for all at lr = 0.
+    Momentum and the multiplication by -lr must follow in the chain.
     """
 
     def init(params):
@@ -95,7 +94,7 @@ def clip_by_trust_ratio(
             wd = weight_decay if decay else 0.0
             g_norm, w_norm = jnp.linalg.norm(g.ravel()), jnp.linalg.norm(w.ravel())
             trust = trust_coefficient * w_norm / (g_norm + wd * w_norm + 1e-8)
-            ratio = trust / jnp.maximum(trust, rate)
+            ratio = trust / jnp.maximum(trust, rate)  # = min(trust / rate, 1), also at rate 0.
             scaled = kernel & (g_norm > 0) & (w_norm > 0)
             return jnp.where(scaled, ratio, 1.0) * (g + wd * w)
 
@@ -145,14 +144,16 @@ def _network_optimizer(
 def make(
     config: ml_collections.ConfigDict, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """The optimizer of `config.optimizer`; the online probe has SGD with momentum of its own.
+    """Returns the optimizer of `config.optimizer`.
 
-    sgd and adam are PyTorch's (L2 added to the gradient before momentum or moments), adamw has
-    decoupled decay, b1 = momentum in both Adams. lars leaves BN and biases unscaled; it is
-    You et al.'s, whose momentum is of steps, or with `trust_clip` that of `clip_by_trust_ratio`,
-    whose momentum is of gradients. With `predictor_schedule` "constant" the parameters of
-    online.predictor, if there are any, learn at the peak rate from the first step to the last
-    (SimSiam, Chen & He 2021) instead of by `schedule`.
+    - sgd and adam are PyTorch's: weight decay is added to the gradient before momentum or moments.
+    - adamw decouples the decay. In adam and adamw, b1 is `optimizer.momentum`.
+    - lars scales only `kernels`. It is that of You et al. 2017, with momentum over the scaled
+      updates; with `trust_clip` it is `clip_by_trust_ratio`, with momentum over gradients.
+
+    The online probe has its own SGD with momentum and a constant rate. If
+    `optimizer.predictor_schedule` is "constant", the parameters under online.predictor learn at the
+    peak rate at every step (SimSiam, Chen & He 2021) instead of by `schedule`.
     """
     settings = config.optimizer
     transforms = {

@@ -1,4 +1,4 @@
-"""Pretraining: what a config trains on which images, how it goes on, and its results.json."""
+"""Pretraining: opens the images, starts or resumes the run, trains, and writes results.json."""
 
 import functools
 import sys
@@ -31,13 +31,13 @@ from iecl_jax.train.loop import Action, Run, train
 
 
 class Pretraining(NamedTuple):
-    """A config that was checked, with what it needs.
+    """A checked pretraining config with its images and its experiment.
 
     Attributes:
-      config: of pretraining.
-      split: the images.
-      experiment: the step.
-      steps_per_epoch, total_steps: the lengths.
+      config: the pretraining config.
+      split: the images to train on.
+      experiment: what is trained, see `train.experiment`.
+      steps_per_epoch, total_steps: the length of an epoch and of the training, in steps.
       begun: time.monotonic() before the images were opened.
     """
 
@@ -50,10 +50,10 @@ class Pretraining(NamedTuple):
 
 
 def prepare(config: ml_collections.ConfigDict) -> Pretraining:
-    """Opens the images and builds the experiment; nothing is written or compiled yet.
+    """Checks the config, opens the images and builds the experiment. Writes and compiles nothing.
 
     Raises:
-      ValueError: the config is impossible, or does not fit its images or devices.
+      ValueError: the config is invalid, or does not fit the images or the devices.
     """
     begun = time.monotonic()
     config_lib.check(config, jax.device_count())
@@ -68,10 +68,10 @@ def prepare(config: ml_collections.ConfigDict) -> Pretraining:
 
 
 def start(task: Pretraining, run_dir: str, *, allow_config_change: bool = False) -> Run:
-    """The run in `run_dir`, a new one or where its newest checkpoint is.
+    """Returns the run in `run_dir`: a new one, or one restored from its newest checkpoint.
 
     Raises:
-      ValueError: `run_dir` belongs to another config, or has no checkpoint that is whole.
+      ValueError: `run_dir` belongs to another config, or none of its checkpoints is whole.
     """
     config = task.config
     workdir.prepare(run_dir, config, command=sys.argv, allow_change=allow_config_change)
@@ -103,15 +103,20 @@ def pretrain(
     draw: Callable[[int, Any], Mapping[str, np.ndarray]] | None = None,
     allow_config_change: bool = False,
 ) -> dict[str, Any]:
-    """Trains to the end, from the newest checkpoint in `run_dir` on; returns results.json.
+    """Trains to the end, starting from the newest checkpoint in `run_dir` if there is one.
 
-    A run that was killed goes on bit for bit as if it had not been.
+    A run that was killed and resumed gives the same result, bit for bit, as one that was not.
 
     Args:
-      task: of `prepare`.
+      task: what `prepare` returned.
       run_dir: gets config.json, provenance.json, event files, checkpoints/ and results.json.
-      evaluations, diagnostics, draw: what is measured and drawn meanwhile, see `train.actions`.
-      allow_config_change: whether `run_dir` may have been begun with another config.
+      evaluations: evaluations during and after the training, see `train.actions.Evaluate`.
+      diagnostics: measures the state during the training, see `train.actions.Diagnose`.
+      draw: draws pictures of the state, see `train.actions.Draw`.
+      allow_config_change: if True, `run_dir` may have been started with another config.
+
+    Returns:
+      The content of results.json.
 
     Raises:
       ValueError: see `start`.
@@ -124,6 +129,7 @@ def pretrain(
         logging.info("This run is finished; nothing is left to do.")
         run.checkpointer.close()
         return finished or {}
+    # Galleries and layer-wise diagnostics come together with the scheduled evaluations.
     milestone = Every(config.eval.every_epochs * task.steps_per_epoch, at_end=True)
     actions: list[Action] = [Log(run, config.train.log_every_steps)]
     if diagnostics is not None:

@@ -1,4 +1,4 @@
-"""What a training run carries from step to step."""
+"""The state that training carries from step to step, and its initial value."""
 
 from typing import Any
 
@@ -13,14 +13,16 @@ from iecl_jax.methods import Method
 
 @flax.struct.dataclass
 class TrainState:
-    """Equal on all devices.
+    """The state of a training; equal on all devices.
 
     Attributes:
       step: int32 scalar, the number of steps taken.
-      params: what the optimizer moves: "online", "saib" and "online_probe" subtrees.
-      method_state: what moves otherwise (see `methods.Method`).
-      opt_state: of optax.
-      dynamic_scale: loss scale of float16, else None.
+      params: the parameters that the optimizer updates, in subtrees "online", "saib" and
+        "online_probe".
+      method_state: everything else that changes, such as BN statistics and the momentum encoder
+        (see `methods.Method`).
+      opt_state: the state of the optax optimizer.
+      dynamic_scale: the loss scale in float16; otherwise None.
     """
 
     step: jax.Array
@@ -39,16 +41,18 @@ def create(
     num_classes: int,
     dynamic_scale: bool,
 ) -> TrainState:
-    """A new state; one compilation.
+    """Returns the initial state.
 
     Args:
-      key: typed PRNG key.
-      view_shape: (b, S, S, 3) with b a multiple of SAIB's group.
-      num_classes: of the online probe; 0 leaves the probe out.
-      dynamic_scale: whether to scale the loss (float16).
+      key: a typed PRNG key for the parameters.
+      method: the method to train.
+      tx: the optimizer.
+      view_shape: (b, S, S, 3), with b a multiple of `saib.group_size`.
+      num_classes: number of classes of the online probe; 0 = no probe.
+      dynamic_scale: whether to scale the loss, as float16 needs.
     """
 
-    @jax.jit
+    @jax.jit  # One program instead of thousands of small ones, one per operation.
     def init(key):
         params, method_state = method.init(key, [jnp.zeros(view_shape)] * 2)
         if num_classes:
@@ -64,6 +68,8 @@ def create(
             params=params,
             method_state=method_state,
             opt_state=tx.init(params),
+            # Arrays, since the type of a Python number would change after the first step. The
+            # minimum is below 1, so that `run.metrics` sees gradients that overflow at any scale.
             dynamic_scale=DynamicScale(
                 fin_steps=jnp.int32(0), scale=jnp.float32(2**16), minimum_scale=2.0**-14
             )

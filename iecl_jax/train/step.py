@@ -1,4 +1,4 @@
-"""One training step: augment, SAIB, forwards, loss, gradients, update, momentum encoder."""
+"""One training step (Algorithm 1): views, SAIB, forward passes, loss, update, momentum encoder."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -29,19 +29,24 @@ def train_step(
     schedules: Mapping[str, Callable[[jax.Array], jax.Array]],
     axis_name: str | None = AXIS,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Moves the state by one batch; pure, for `jax.pmap` (see `train.experiment.Experiment`).
+    """Trains on one batch. A pure function for `jax.pmap` (see `train.experiment.Experiment`).
 
     Args:
-      state: equal on all devices.
-      batch: the images of this device: "image" uint8 [b, H, W, 3], or a list of the views' crops,
-        uint8 [b, S_i, S_i, 3]; "label" int32 [b], -1 where unknown.
-      augment: (keys [b], "image") -> a list of views float32 [b, S_i, S_i, 3], normalised.
-      image_keys: (step, places [b]) -> keys [b]; a place is the image's in the global batch, so
-        that the number of devices changes nothing.
-      schedules: name -> function of the step; logged.
+      state: the state, equal on all devices.
+      batch: the images of this device: "image" is uint8 [b, H, W, 3], or a list of crops for the
+        views, each uint8 [b, S_i, S_i, 3]; "label" is int32 [b], -1 where unknown.
+      method: the method to train, see `methods.Method`.
+      objective: (outputs, params) -> (loss, terms), see `methods.parts.objective`.
+      augment: (keys [b], "image") -> list of normalised views float32 [b, S_i, S_i, 3].
+      image_keys: (step, places [b]) -> PRNG keys [b]. A place is the index of an image in the
+        global batch, so the keys do not depend on the number of devices.
+      tx: the optimizer.
+      schedules: functions of the step, by name; their values are logged.
+      axis_name: the axis of `jax.pmap`; None on a single device without pmap.
 
     Returns:
-      (new state, metrics): float32 scalars over the global batch; the objective's terms unweighted.
+      (new state, metrics). Metrics are float32 scalars over the global batch; the terms of the
+      objective are unweighted.
     """
     places = collectives.places(len(batch["label"]), axis_name)
     views = augment(image_keys(state.step, places), batch["image"])
@@ -50,13 +55,14 @@ def train_step(
         outputs, method_state = method.forward(params, state.method_state, views)
         loss, terms = objective(outputs, params)
         metrics = {"loss": loss, **terms}
-        if "online_probe" in params:  # trained on constants: nothing else receives its gradient
+        if "online_probe" in params:  # Its gradient must not reach the encoder.
             features = jax.lax.stop_gradient(outputs["features"])
             probe = probe_metrics(params["online_probe"], features, batch["label"], axis_name)
             metrics |= probe
             loss = loss + probe["probe_loss"]
         return loss, (method_state, metrics)
 
+    # Small float16 gradients underflow: DynamicScale multiplies the loss, then divides them.
     scale, finite = state.dynamic_scale, jnp.bool(True)
     if scale is None:
         (_, (method_state, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
@@ -74,7 +80,7 @@ def train_step(
     metrics |= {f"grad_norm_{name}": optax.tree.norm(tree) for name, tree in grads.items()}
     metrics |= {name: fn(state.step) for name, fn in schedules.items()}
     new = TrainState(state.step + 1, params, method_state, opt_state, scale)
-    if scale is not None:  # float16: an overflowing step moves nothing but step and loss scale
+    if scale is not None:  # An overflow changes only step and loss scale.
         kept = dataclasses.replace(state, step=new.step, dynamic_scale=scale)
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, kept)
         metrics |= {"loss_scale": scale.scale, "skipped_step": 1 - finite.astype(jnp.float32)}
@@ -84,12 +90,23 @@ def train_step(
 def probe_metrics(
     probe: Any, features: jax.Array, labels: jax.Array, axis_name: str | None
 ) -> dict[str, jax.Array]:
-    """Cross-entropy and accuracy of the online linear probe on features [b, F], labels int32 [b].
+    """Returns the cross-entropy and accuracy of the online linear probe.
 
-    Images with label -1 do not count; the mean over devices is the mean over all labelled images.
+    Images with label -1 do not count. The mean of each value over the devices is the mean over all
+    labelled images of the global batch.
+
+    Args:
+      probe: {"kernel": float32 [F, C], "bias": float32 [C]}.
+      features: pooled features float32 [b, F].
+      labels: int32 [b].
+      axis_name: see `train_step`.
+
+    Returns:
+      {"probe_loss", "probe_accuracy"}, float32 scalars.
     """
     logits = product(jax.nn.standardize(features), probe["kernel"]) + probe["bias"][None]
     labelled = (labels >= 0).astype(jnp.float32)
+    # The mean count per device: devices may hold different numbers of labelled images.
     count = jnp.maximum(collectives.mean(labelled.sum(), axis_name), 1e-6)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
     correct = (logits.argmax(1) == labels).astype(jnp.float32)

@@ -67,7 +67,8 @@ def _make_view(
     """
     names = [kinds.stem(name) for name in view.operators]
     modules = [kinds.load("operator", name, key="operators") for name in view.operators]
-    left_out = [view[name].get("prob", 1) == 0 or (cut and name == "crop") for name in names]
+    never = [name for name in names if "prob" in view[name] and view[name].prob == 0]
+    left_out = [*never, "crop"] if cut else never
 
     def random_view(key: jax.Array, image: jax.Array) -> jax.Array:
         # Operators that are left out have a key too, so the keys of the others do not change.
@@ -75,8 +76,8 @@ def _make_view(
         image = _to_float(image)
         if "crop" not in view.operators:
             image = resize(image, size=size)
-        for key, name, module, skip in zip(keys, names, modules, left_out, strict=True):
-            if not skip:
+        for key, name, module in zip(keys, names, modules, strict=True):
+            if name not in left_out:
                 image = module.apply(key, image, view[name], size)
                 _check_shape(name, image, size)
         return image

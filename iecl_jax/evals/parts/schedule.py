@@ -1,19 +1,4 @@
-"""The evaluations that run during training, each at its moments, and what they share there.
-
-An evaluation is a file of this folder, or any other file that `eval.names` or a job names. It has
-
-    Settings                     a Section; with `when`, from `Every` or `AtEnd`
-    RESULTS                      {result: words for a reader}; "(%)" in them says that the value is
-                                 a share from 0 to 1, shown times 100
-    measure(subject, settings)   -> {result: value}; what is not in RESULTS goes to results.json
-                                 without words, and so do tables of values
-
-and perhaps
-
-    check(subject, settings)     raises ValueError before the training or the job begins; the
-                                 sentence begins with the key, as in "knn.k=7 is more than ..."
-    Job                          a Section in place of Settings where a checkpoint is measured
-"""
+"""The evaluations that run during training, each at its moments, and what they share there."""
 
 import types
 from collections.abc import Sequence

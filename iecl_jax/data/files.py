@@ -34,9 +34,8 @@ def open_whole(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
         with open(scratch, mode, encoding=encoding, errors=errors) as file:
             yield file
             file.flush()
-            os.fsync(
-                file.fileno()
-            )  # else a crash of the machine could keep the name but lose the data
+            # Without it, a crash of the machine could keep the new name but lose the data.
+            os.fsync(file.fileno())
         os.replace(scratch, path)
     except BaseException:
         scratch.unlink(missing_ok=True)

@@ -41,9 +41,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return (
-        image if image.mode == "RGB" else image.convert("RGB")
-    )  # `convert` would copy an RGB image
+    return image if image.mode == "RGB" else image.convert("RGB")  # `convert` always copies
 
 
 def decode(source: Source) -> np.ndarray:

@@ -32,7 +32,7 @@ class Settings(online.Settings, ema.Settings):
 
 
 def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
-    """Raises ValueError unless the queue is a multiple of the batch."""
+    """Raises ValueError unless the length of the queue is a multiple of the batch size."""
     queue.check(config)
 
 

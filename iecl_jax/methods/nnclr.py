@@ -27,7 +27,7 @@ class Settings(online.Settings, online.PredictorSettings):
 
 
 def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
-    """Raises ValueError unless the queue is a multiple of the batch."""
+    """Raises ValueError unless the length of the queue is a multiple of the batch size."""
     queue.check(config)
 
 
@@ -66,6 +66,9 @@ def make(
 
 
 def nearest(z: Float32[Array, "b d"], support: Float32[Array, "K d"]) -> Float32[Array, "b d"]:
-    """Returns, for each row of z, the row of largest cosine in `support`, whose rows are unit."""
+    """Returns, for each row of z, the row of `support` with the largest cosine.
+
+    The rows of `support` have unit length. No gradient flows to z.
+    """
     similarity = product(z, support.T)  # z needs no normalising: its scale keeps the order
     return jnp.take(support, similarity.argmax(axis=1), axis=0)

@@ -33,7 +33,7 @@ def projector(config: ml_collections.ConfigDict, axis_name: str | None = None) -
 
 
 def predictor(config: ml_collections.ConfigDict, axis_name: str | None = None) -> MLP:
-    """Returns the predictor of `config.method.predictor`, which maps a projection to another one.
+    """Returns the predictor of `config.method.predictor`, which maps projections to predictions.
 
     It has BN after every layer except the last, with the BN groups of the encoder.
     """

@@ -1,5 +1,6 @@
-"""The type of computation. Parameters and statistics are always float32; activations have the type
-of `train.precision`.
+"""The types of computation.
+
+Parameters and statistics are always float32. Activations have the type of `train.precision`.
 """
 
 import jax.numpy as jnp

@@ -123,6 +123,7 @@ class ExpansiveBlock(nn.Module):
             "positions", initializers.small, (1, *patches.shape[1:3], 1), jnp.float32
         )
         patches = patches + positions.astype(self.dtype)
+        # A diagonal entry of W^T W is the sum of squares of 9 * 2g weights.
         deviation = math.sqrt(self.residual_scale / (9 * 2 * g))
         kernel = self.param("conv", initializers.normal(deviation), (3, 3, g, 2 * g), jnp.float32)
         kernel = kernel.astype(self.dtype)

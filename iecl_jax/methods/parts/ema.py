@@ -53,10 +53,11 @@ def make(config: ml_collections.ConfigDict, axis_name: str | None, *, total_step
     network = Network(build.encoder(config, axis_name), build.projector(config, axis_name))
     schedule = coefficient(config.method.ema, total_steps)
 
-    def followed(online):  # a predictor belongs to the online network alone
+    def followed(online):  # the momentum network has no predictor
         return {name: tree for name, tree in online.items() if name != "predictor"}
 
     def init(params, state):
+        # Copies, because a step that donates its arguments may not get the same buffer twice.
         copied = {"params": params["online"], "batch_stats": state["online"]}
         momentum = {name: jax.tree.map(jnp.copy, followed(tree)) for name, tree in copied.items()}
         return state | {"momentum": momentum}

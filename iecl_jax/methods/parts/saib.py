@@ -7,11 +7,8 @@ from jaxtyping import Array, Key
 from iecl_jax.methods.parts.method import Images, Method, Outputs, Tree, Views
 from iecl_jax.models import build
 
-SIDES = {
-    "query": (1,),
-    "anchor": (0,),
-    "both": (0, 1),
-}  # the places of the views that SAIB transforms
+# {saib.side: the places of the views that SAIB transforms}
+SIDES = {"query": (1,), "anchor": (0,), "both": (0, 1)}
 
 
 def attach(

@@ -168,7 +168,7 @@ def _views(
         "weak": [{"jitter": half}],
         "symmetric": [{"jitter": full}],
         "asymmetric": [
-            # The anchor is the view with less blur: its statistics are the ones that evaluation uses.
+            # The anchor is the sharper view: evaluation uses its BN statistics.
             {"jitter": cool, "blur_prob": 0.1, "solarize_prob": 0.2},
             {"jitter": cool, "blur_prob": 1.0},
         ],

@@ -1,20 +1,22 @@
-"""Evaluations, a file each: what is measured of a network during training or on a checkpoint.
+"""Evaluations of a network during training or on a checkpoint, one file for each.
 
-`eval.names` names those of a training and `job` that of a checkpoint: a file here, or the path of
-any `.py` file like them. An evaluation has
+`eval.names` lists the evaluations of a training. `job` is the evaluation of a checkpoint. Both name
+a file of this folder or the path of any other `.py` file with the same contents. An evaluation has
 
-    Settings                     a Section: its keys; `when`, the moments of a training, comes from
-                                 `parts.schedule.Every` or `AtEnd`
-    RESULTS                      {result: words for a reader}; "(%)" at their end says that the
-                                 value is a share from 0 to 1, which is shown times 100
-    measure(subject, settings)   -> {result: number}; also tables of numbers, and results without
-                                 words, which go to results.json alone; see `parts.subject.Subject`
+    Settings                     a Section with its keys. Inherit from `parts.schedule.Every` or
+                                 `AtEnd`, which add the key `when`: when to run during training
+    RESULTS                      {result: description for a reader}. A description that ends in
+                                 "(%)" means that the value is a share from 0 to 1, shown times 100
+    measure(subject, settings)   returns {result: number}; see `parts.subject.Subject`. It may also
+                                 return results that are not in RESULTS and tables of numbers: they
+                                 are only written to results.json
 
 and may have
 
-    check(subject, settings)     raises ValueError before a training or a job begins; the sentence
-                                 starts with the key, as in "knn.k=70 is more than ..."
-    Job                          a Section: the keys on a checkpoint, where they are others
+    check(subject, settings)     raises ValueError before the training or the job starts. The
+                                 message starts with the key, as in "knn.k=70 is more than ..."
+    Job                          a Section with the keys for a checkpoint, if they differ from
+                                 those of Settings
 """
 
 from iecl_jax.evals.parts.schedule import scheduled

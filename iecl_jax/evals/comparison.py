@@ -1,4 +1,4 @@
-"""Is a representation better than no learning? One table for several of them on the same images."""
+"""Compares the trained encoder with raw pixels and an untrained encoder, on the same images."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -16,23 +16,25 @@ from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.run import markdown
 
 Array = jax.Array | np.ndarray
-RESULTS: dict[str, str] = {}  # a table, which it prints itself
+RESULTS: dict[str, str] = {}  # `measure` prints its table itself.
 
 
 class Settings(AtEnd):
-    """During training."""
+    """The settings during training."""
 
-    labels_per_class = key(0, COUNT_OR_NONE, "labels of the linear classifier; 0 = no table")
+    labels_per_class = key(
+        0, COUNT_OR_NONE, "labels that the linear classifier gets; 0 = no comparison"
+    )
 
 
 class Job(Section):
-    """Of a checkpoint."""
+    """The settings on a checkpoint."""
 
-    labels_per_class = key(10, COUNT, "labels of the linear classifier")
+    labels_per_class = key(10, COUNT, "labels that the linear classifier gets")
 
 
 def check(subject: Subject, settings: Any) -> None:
-    """Raises ValueError where a class has fewer labelled training images."""
+    """Raises ValueError if a class has fewer labelled training images than `labels_per_class`."""
     if not settings.labels_per_class:
         return
     labels = subject.labels("train")
@@ -47,8 +49,11 @@ def check(subject: Subject, settings: Any) -> None:
 
 
 def measure(subject: Subject, settings: Any) -> dict[str, Any]:
-    """{"comparison": {representation: scores}} of raw pixels, the untrained encoder and the trained
-    one, printed as a table; {} when off. See `compare`."""
+    """Compares raw pixels, the untrained encoder and the trained encoder, and prints a table.
+
+    Returns:
+      {"comparison": {representation: scores}}, see `compare`; {} if `labels_per_class` is 0.
+    """
     if not settings.labels_per_class:
         return {}
     features: dict[str, Callable[[str], tuple[np.ndarray, np.ndarray]]] = {
@@ -76,7 +81,7 @@ def measure(subject: Subject, settings: Any) -> dict[str, Any]:
 
 
 def raw_pixels(images: np.ndarray) -> np.ndarray:
-    """Images uint8 [N, H, W, C] as features: float32 [N, H*W*C] in [0, 1]."""
+    """Returns images uint8 [N, H, W, C] as features float32 [N, H*W*C] in [0, 1]."""
     return images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
 
 
@@ -91,21 +96,22 @@ def compare(
     knn_temperature: float,
     num_classes: int,
 ) -> dict[str, dict[str, float]]:
-    """Few-label linear accuracy and kNN accuracy of each representation.
+    """Returns the few-label linear accuracy and the kNN accuracy of each representation.
 
     Args:
-      representations: name, such as "raw pixels", -> (train float [N, F], test float [M, F]); F may
-        differ between names, the images and their order may not.
-      train_labels, test_labels: int [N] and [M], -1 where unknown; kNN's bank is all of the
-        labelled training set.
-      labels_per_class, seed: of `few_labels.few_label_accuracy`.
-      knn_k, knn_temperature, num_classes: of `knn.knn_accuracy`.
+      representations: name, such as "raw pixels", -> (train float [N, F], test float [M, F]). F may
+        differ between representations; the images and their order must be the same.
+      train_labels, test_labels: int [N] and [M], -1 where unknown. kNN uses all labelled training
+        images.
+      labels_per_class, seed: see `few_labels.few_label_accuracy`.
+      knn_k, knn_temperature, num_classes: see `knn.knn_accuracy`.
 
     Returns:
-      name -> {"linear_few_mean", "linear_few_std", "knn_top1"}, in the order given, each in [0, 1].
+      {name: {"linear_few_mean", "linear_few_std", "knn_top1"}} in the given order, each score in
+      [0, 1].
 
     Raises:
-      ValueError: features and labels differ in number; and those of the two evaluations.
+      ValueError: features and labels differ in number, or one of the two evaluations raises it.
     """
     result = {}
     for name, (train, test) in representations.items():
@@ -131,7 +137,7 @@ def compare(
 
 
 def format_table(result: Mapping[str, Mapping[str, float]], title: str) -> str:
-    """The result of `compare` as a Markdown table under a title line, in percent."""
+    """Returns the result of `compare` as a Markdown table in percent, under a title line."""
     rows = []
     for name, score in result.items():
         mean, std, top1 = (

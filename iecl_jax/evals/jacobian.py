@@ -1,4 +1,4 @@
-"""SAIB's Jacobian on groups of images, and the norms of the encoder's convolutions."""
+"""Measures SAIB's Jacobian on groups of images, and the norms of the encoder's convolutions."""
 
 import functools
 from pathlib import Path
@@ -18,27 +18,33 @@ from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.evals.pictures import gallery, spectrum
 from iecl_jax.run import markdown
 
-RESULTS: dict[str, str] = {}  # two tables, which it prints itself
+RESULTS: dict[str, str] = {}  # `measure` prints its two tables itself.
 
 
 class Job(Section):
-    """Of a checkpoint."""
+    """The settings on a checkpoint."""
 
-    num_groups = key(4, COUNT, "groups of query views, each with a Jacobian of its own")
-    # running: BN divides by its running statistics, constants, as in the diagnostics;
-    # batch: by those of the group, as SAIB does in training where a batch is one group
-    statistics = key("running", ("running", "batch"), "of SAIB's BN; batch: as in training")
-    exact_up_to = key(1536, COUNT_OR_NONE, "dimensions of a group that get all singular values")
-    depth = key(64, COUNT, "Lanczos steps above that")
-    num_probes = key(8, COUNT, "random vectors a group, above that")
+    num_groups = key(4, COUNT, "number of groups of query views; each has its own Jacobian")
+    # running: BN uses its running statistics, which are constants, as in the diagnostics.
+    # batch: BN uses the statistics of the group, as in training with one group per batch.
+    statistics = key(
+        "running", ("running", "batch"), "statistics that SAIB's BN uses; batch: as in training"
+    )
+    exact_up_to = key(
+        1536,
+        COUNT_OR_NONE,
+        "largest dimension of a group for which all singular values are computed",
+    )
+    depth = key(64, COUNT, "Lanczos steps for larger groups")
+    num_probes = key(8, COUNT, "random vectors per group, for larger groups")
 
 
 class Settings(AtEnd, Job):
-    """During training."""
+    """The settings during training."""
 
 
 def check(subject: Subject, settings: Any) -> None:
-    """Raises ValueError where there is no SAIB, or the settings ask for more than there is."""
+    """Raises ValueError if there is no SAIB, or the settings exceed the images or dimensions."""
     config = subject.config
     if not config.saib.enabled:
         raise ValueError("the network was made with saib.enabled=False: it has no SAIB to measure.")
@@ -57,13 +63,14 @@ def check(subject: Subject, settings: Any) -> None:
 
 
 def measure(subject: Subject, settings: Any) -> dict[str, Any]:
-    """Prints two tables and leaves RUN_DIR/jacobian.png.
+    """Measures, prints two tables and writes RUN_DIR/jacobian.png.
 
-    Returns what `over_groups` says, "groups" (a row of `measure_groups` each) and "layers"
-    (`diagnostics.conv_layers`).
+    Returns:
+      The values of `over_groups`, "groups" (the rows of `measure_groups`) and "layers" (see
+      `diagnostics.conv_layers`).
     """
     config = ml_collections.ConfigDict(subject.config.to_dict())
-    config.train.precision = "float32"  # whatever the run computed in
+    config.train.precision = "float32"  # Whatever precision the run used.
     saib, size = config.saib, config.data.image_size
     count = settings.num_groups * saib.group_size
     views = fixed_views(config, subject.split("pretrain"), count)
@@ -95,11 +102,19 @@ def measure(subject: Subject, settings: Any) -> dict[str, Any]:
 def measure_groups(
     saib: jacobian.Map, groups: Any, settings: Any, seed: int
 ) -> tuple[list[jacobian.Spectrum], list[dict[str, float]]]:
-    """(spectrum, row of the table) for each group of query views [n, g, S, S, 3].
+    """Returns the spectrum and the table row of each group.
 
-    A row has log_det and log_det_stderr (nats per dimension; 0 where all singular values are
-    computed), log_det_half_depth (with half as many Lanczos steps: how far the quadrature has
-    converged), sigma_min, sigma_max and share_below_1 of the singular values.
+    Args:
+      saib: maps a group of images [g, S, S, 3] to SAIB's output.
+      groups: query views float32 [n, g, S, S, 3].
+      settings: see `Job`.
+      seed: seed of the random vectors.
+
+    Returns:
+      (n spectra, n rows). A row has "log_det" (nats per dimension); "log_det_stderr", its standard
+      error (0 if all singular values are computed); "log_det_half_depth", the value with half as
+      many Lanczos steps, which shows how far the quadrature has converged; and "sigma_min",
+      "sigma_max" and "share_below_1" of the singular values.
     """
 
     @jax.jit
@@ -131,7 +146,7 @@ def measure_groups(
 
 
 def over_groups(rows: list[dict[str, float]]) -> dict[str, float]:
-    """One row for all groups: means, the error of the mean, and the extreme singular values."""
+    """Returns one row for all groups: means, the mean's standard error, extreme singular values."""
     mean = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     errors = [row["log_det_stderr"] for row in rows]
     return mean | {
@@ -142,9 +157,10 @@ def over_groups(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def format_groups(rows: list[dict[str, float]], title: str) -> str:
-    """The table of the Jacobians in Markdown.
+    """Returns the Markdown table of the Jacobians.
 
-    "error" is the standard error over probes; the last three columns are of the singular values.
+    The column "error" is the standard error over the random vectors. The last three columns
+    describe the singular values.
     """
     formats = ("{:+.4f}", "{:.4f}", "{:+.4f}", "{:.4f}", "{:.3f}", "{:.1%}")
     named = [*((str(i), row) for i, row in enumerate(rows)), ("all", over_groups(rows))]
@@ -157,7 +173,10 @@ def format_groups(rows: list[dict[str, float]], title: str) -> str:
 
 
 def format_layers(layers: dict[str, dict[str, float]]) -> str:
-    """The table of the convolutions' norms in Markdown; spectral normalisation bounds the first."""
+    """Returns the Markdown table of the convolutions' norms.
+
+    Spectral normalisation bounds the norm as a matrix by 1, not the norm as an operator.
+    """
     matrix, operator = layers["conv_matrix_norm"], layers["conv_operator_norm"]
     rows = [[path, f"{matrix[path]:.3f}", f"{operator[path]:.3f}"] for path in matrix]
     return markdown.table(["convolution", "norm as a matrix", "as an operator"], rows)

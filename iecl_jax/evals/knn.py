@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour accuracy on the test split (Wu et al. 2018)."""
+"""Measures weighted k-nearest-neighbour accuracy on the test split (Wu et al. 2018)."""
 
 from typing import Any
 
@@ -12,23 +12,23 @@ RESULTS = {"knn_top1": "kNN, top-1 (%)"}
 
 
 class Settings(Every):
-    """During training."""
+    """The settings during training."""
 
-    k = key(20, COUNT, "neighbours")
+    k = key(20, COUNT, "number of neighbours")
     temperature = key(0.07, POSITIVE, "weights are exp(cosine / temperature)")
 
 
 class Job(Section):
-    """Of a checkpoint."""
+    """The settings on a checkpoint."""
 
-    k = key(0, COUNT_OR_NONE, "neighbours; 0 = as during pretraining")
+    k = key(0, COUNT_OR_NONE, "number of neighbours; 0 = as during pretraining")
     temperature = key(
         0.0, NOT_NEGATIVE, "weights are exp(cosine / temperature); 0 = as during pretraining"
     )
 
 
 def check(subject: Subject, settings: Any) -> None:
-    """Raises ValueError where there are fewer labelled training images than neighbours."""
+    """Raises ValueError if there are fewer labelled training images than neighbours."""
     labelled, k = (subject.labels("train") >= 0).sum(), _asked(subject, settings)["k"]
     subject.labels("test")
     if k > labelled:
@@ -39,7 +39,7 @@ def check(subject: Subject, settings: Any) -> None:
 
 
 def measure(subject: Subject, settings: Any) -> dict[str, float]:
-    """{"knn_top1"} in [0, 1], with the labelled training images as neighbours."""
+    """Returns {"knn_top1"} in [0, 1]; the neighbours are the labelled training images."""
     top1 = knn.knn_accuracy(
         *subject.features("train"),
         *subject.features("test"),

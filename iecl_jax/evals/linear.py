@@ -1,4 +1,4 @@
-"""A linear classifier on features computed once, its learning rate chosen on held-out images."""
+"""Trains a linear classifier on fixed features; chooses its learning rate on held-out images."""
 
 from typing import Any
 
@@ -24,37 +24,41 @@ RESULTS = {
 
 
 class Grid(Section):
-    """Training of the grid: that of `num_epochs` apart, which each user has a default of."""
+    """The training of the grid. `num_epochs` is not here, since its default differs by user."""
 
     learning_rates = key(
-        (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), RATES, "the grid; each falls to 0 on a cosine"
+        (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+        RATES,
+        "learning rates to choose from; each falls to 0 on a cosine",
     )
-    batch_size = key(512, COUNT, "images of a step")
-    momentum = key(0.9, BELOW_ONE, "of SGD")
-    weight_decay = key(1e-5, NOT_NEGATIVE, "of the kernel, not of the bias")
-    holdout = key(0.1, INSIDE_SHARE, "share of the training images that chooses from the grid")
+    batch_size = key(512, COUNT, "images per step")
+    momentum = key(0.9, BELOW_ONE, "momentum of SGD")
+    weight_decay = key(1e-5, NOT_NEGATIVE, "weight decay of the kernel; the bias has none")
+    holdout = key(
+        0.1, INSIDE_SHARE, "share of the training images held out to choose the learning rate"
+    )
 
 
 class Settings(AtEnd, Grid):
-    """During training."""
+    """The settings during training."""
 
-    num_epochs = key(0, COUNT_OR_NONE, "passes over the training features; 0 = no such classifier")
+    num_epochs = key(0, COUNT_OR_NONE, "passes over the training features; 0 = no classifier")
 
 
 class Job(Grid):
-    """Of a checkpoint."""
+    """The settings on a checkpoint."""
 
     num_epochs = key(20, COUNT, "passes over the training features")
 
 
 def check(subject: Subject, settings: Any) -> None:
-    """Raises ValueError where no image can be held out."""
+    """Raises ValueError if no image can be held out."""
     if settings.num_epochs:
         check_holdout(subject, f"linear.num_epochs={settings.num_epochs}")
 
 
 def check_holdout(subject: Subject, setting: str) -> None:
-    """Raises ValueError, beginning with `setting`, where no class has two labelled images."""
+    """Raises ValueError, with a message that starts with `setting`, if no class has two labels."""
     labels = subject.labels("train")
     subject.labels("test")
     if np.bincount(labels[labels >= 0]).max() < 2:
@@ -65,7 +69,10 @@ def check_holdout(subject: Subject, setting: str) -> None:
 
 
 def measure(subject: Subject, settings: Any) -> dict[str, float]:
-    """{"linear_top1"} in [0, 1], and "linear_top5" of more than five classes; {} when off."""
+    """Returns {"linear_top1"} in [0, 1], and "linear_top5" if there are more than five classes.
+
+    Returns {} if `num_epochs` is 0.
+    """
     if not settings.num_epochs:
         return {}
     scores = grid(subject, settings, feature_norm="layer_norm")
@@ -73,16 +80,16 @@ def measure(subject: Subject, settings: Any) -> dict[str, float]:
 
 
 def grid(subject: Subject, settings: Any, *, feature_norm: str) -> dict[str, Any]:
-    """Trains and tests a grid of classifiers on the features of the unaugmented images.
+    """Trains and tests a grid of classifiers on features of unaugmented images.
 
     Args:
-      subject: whose features they are.
-      settings: those of `Grid` and "num_epochs".
-      feature_norm: of `linear_probe.normalize_features`.
+      subject: the network and its data set.
+      settings: the keys of `Grid`, and "num_epochs".
+      feature_norm: see `linear_probe.normalize_features`.
 
     Returns:
-      {"best_learning_rate", "holdout_accuracy", "linear_top1", perhaps "linear_top5"}; see
-      `probe_grid.choose_and_test`.
+      {"best_learning_rate", "holdout_accuracy", "linear_top1"}, and "linear_top5" if there are more
+      than five classes; see `probe_grid.choose_and_test`.
     """
     train, train_labels = subject.features("train")
     test, test_labels = subject.features("test")

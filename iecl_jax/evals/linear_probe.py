@@ -1,7 +1,8 @@
-"""Linear evaluation of a frozen encoder, section 4.1 of the paper.
+"""The linear evaluation of a frozen encoder in section 4.1 of the paper.
 
-Streams freshly augmented images through the encoder and trains a classifier on them. With `cached`
-it trains a grid of learning rates on features computed once, as `linear` does.
+It trains a classifier on freshly augmented images that pass through the encoder in every epoch.
+With `cached` it instead trains a grid of learning rates on features that are computed once, like
+`linear`.
 """
 
 import functools
@@ -43,11 +44,11 @@ RESULTS = linear.RESULTS
 
 
 class CropAndFlip(View):
-    """The views of the classifier's training: random resized crop and horizontal flip alone."""
+    """The view that the classifier is trained on: only random resized crop and horizontal flip."""
 
     @staticmethod
     def inside(own, given):
-        """The settings of each operator's file, with these defaults."""
+        """Returns the settings of each operator, with the defaults of this view."""
         changed: dict[str, dict[str, Any]] = {
             "crop": {"scale": (0.08, 1.0)},
             "jitter": {"prob": 0.0},
@@ -59,26 +60,36 @@ class CropAndFlip(View):
 
 
 class Job(Section):
-    """Of a checkpoint."""
+    """The settings on a checkpoint."""
 
-    batch_size = key(512, COUNT, "images of a step, over all devices")
+    batch_size = key(512, COUNT, "images per step, over all devices")
     num_epochs = key(200, COUNT, "passes over the training images")
-    learning_rate = key(0.03, POSITIVE, "at this batch size, not scaled; cosine to 0")
-    momentum = key(0.9, BELOW_ONE, "of SGD")
-    weight_decay = key(1e-5, NOT_NEGATIVE, "of the kernel")
-    feature_norm = key("layer_norm", ("layer_norm", "none"), "of the features, no parameters")
-    cached = key(False, None, "a grid of learning rates on features computed once")
-    learning_rates = key((0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0), RATES, "that grid")
-    holdout = key(0.1, INSIDE_SHARE, "share of the training images that chooses from the grid")
+    learning_rate = key(
+        0.03, POSITIVE, "first rate, not scaled by the batch; falls to 0 on a cosine"
+    )
+    momentum = key(0.9, BELOW_ONE, "momentum of SGD")
+    weight_decay = key(1e-5, NOT_NEGATIVE, "weight decay of the kernel; the bias has none")
+    feature_norm = key(
+        "layer_norm", ("layer_norm", "none"), "normalisation of the features, without parameters"
+    )
+    cached = key(False, None, "train a grid of learning rates on features computed once")
+    learning_rates = key(
+        (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0), RATES, "with cached: the grid"
+    )
+    holdout = key(
+        0.1,
+        INSIDE_SHARE,
+        "with cached: share of the training images held out to choose",
+    )
     augment = CropAndFlip
 
 
 class Settings(AtEnd, Job):
-    """During training."""
+    """The settings during training."""
 
 
 def check(subject: Subject, settings: Any) -> None:
-    """Raises ValueError where a batch does not fit the devices or the data set."""
+    """Raises ValueError if a batch does not fit the devices or the data set."""
     for split in ("train", "test"):
         subject.labels(split)
     batch, devices = settings.batch_size, jax.local_device_count()
@@ -94,9 +105,9 @@ def check(subject: Subject, settings: Any) -> None:
 
 
 def measure(subject: Subject, settings: Any) -> dict[str, Any]:
-    """{"linear_top1"} in [0, 1], and "linear_top5" of more than five classes.
+    """Returns {"linear_top1"} in [0, 1], and "linear_top5" if there are more than five classes.
 
-    With `cached` also "best_learning_rate" and "holdout_accuracy".
+    With `cached`, the result also has "best_learning_rate" and "holdout_accuracy".
     """
     if settings.cached:
         return linear.grid(subject, settings, feature_norm=settings.feature_norm)
@@ -115,10 +126,13 @@ def measure(subject: Subject, settings: Any) -> dict[str, Any]:
 
 
 def train_on_stream(subject: Subject, settings: Any) -> linear_probe.Params:
-    """The classifier of the paper, trained on the training loop; resumes as pretraining does.
+    """Trains the paper's classifier with the training loop; it resumes like pretraining.
 
-    Its checkpoints lie in RUN_DIR/probe-DIGEST: a classifier belongs to one encoder, and that of
-    other weights starts anew beside it.
+    A classifier belongs to one encoder. Its checkpoints are in RUN_DIR/probe-DIGEST, where DIGEST
+    identifies the encoder's weights; the classifier of another encoder gets its own folder.
+
+    Returns:
+      The trained parameters on the host.
 
     Raises:
       FloatingPointError: the loss is not finite.
@@ -162,7 +176,7 @@ def train_on_stream(subject: Subject, settings: Any) -> linear_probe.Params:
 
 
 def _stream_config(subject: Subject, settings: Any) -> ml_collections.ConfigDict:
-    """The pretraining's config with the images, the one view, the batches and the seed to use."""
+    """Returns the pretraining config with seed, batch size and single view of the classifier."""
     config = ml_collections.ConfigDict(subject.config.to_dict())
     config.seed, config.train.batch_size = subject.seed, settings.batch_size
     config.augment.update({"views": ("anchor",), "anchor": settings.augment})
@@ -170,7 +184,7 @@ def _stream_config(subject: Subject, settings: Any) -> ml_collections.ConfigDict
 
 
 def _new_probe(subject: Subject, weights: Any, tx: Any) -> linear_probe.ProbeState:
-    """An untrained classifier, where the step leaves it: `pmap` may then reuse its memory."""
+    """Returns an untrained classifier, placed like the step's output: `pmap` can donate it."""
     size = subject.config.data.image_size
     encoded = jax.eval_shape(subject.method.encode, *weights, jnp.zeros((1, size, size, 3)))
     key = jax.random.key(subject.seed)
@@ -182,7 +196,7 @@ def _new_probe(subject: Subject, weights: Any, tx: Any) -> linear_probe.ProbeSta
 def _mapped_step(
     subject: Subject, settings: Any, config: ml_collections.ConfigDict, tx: Any, weights: Any
 ) -> Callable[[Any, Sequence[Any]], tuple[Any, dict[str, jax.Array]]]:
-    """(probe, [batch]) -> (probe, {"loss": [1]}), for `Run.steps`."""
+    """Returns (probe, [batch]) -> (probe, {"loss": [1]}), for `Run.steps`."""
     make_views = augment.make_augment(
         config.augment, config.data.image_size, *data.statistics(config.data)
     )

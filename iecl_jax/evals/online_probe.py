@@ -1,4 +1,4 @@
-"""Test accuracy of the linear classifier that is trained beside the encoder."""
+"""Measures the test accuracy of the linear classifier that is trained along with the encoder."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ RESULTS = {"online_probe_top1": "online probe, top-1 (%)"}
 
 
 class Settings(Every):
-    """Nothing but when."""
+    """The settings: only when to evaluate."""
 
 
 def check(subject: Subject, settings: Any) -> None:
-    """Raises ValueError where the test images or their labels are missing, or the probe."""
+    """Raises ValueError if the labelled images or the probe are missing."""
     for split in ("train", "test"):
         subject.labels(split)
     if subject.params is not None and "online_probe" not in subject.params:
@@ -25,7 +25,7 @@ def check(subject: Subject, settings: Any) -> None:
 
 
 def measure(subject: Subject, settings: Any) -> dict[str, float]:
-    """{"online_probe_top1"} in [0, 1]."""
+    """Returns {"online_probe_top1"} in [0, 1]."""
     probe = jax.tree.map(lambda leaf: leaf[None], jax.device_get(subject.params["online_probe"]))
     features, labels = subject.features("test")
     normalized = linear_probe.normalize_features(features, "layer_norm")

@@ -1,1 +1,1 @@
-"""Measures of features and networks, pure functions that know of no run: what evaluations share."""
+"""Functions that measure features and networks. They know nothing of runs or configs."""

@@ -1,8 +1,8 @@
 """Spectral norms of an encoder's convolutions: as matrices, and as operators on images.
 
-Spectral normalisation divides by the norm of the kernel as a [kh * kw * in, out] matrix (Eq. 17),
-so that is the norm it bounds, by 1. How much a convolution can stretch an image is its operator
-norm, which this bounds only by sqrt(kh * kw): 3 for a 3x3 kernel, 7 for a 7x7 one.
+Spectral normalisation (Eq. 17) divides a kernel by its norm as a [kh * kw * in, out] matrix, so it
+bounds that norm by 1. The operator norm says how much a convolution can stretch an image. Spectral
+normalisation only bounds it by sqrt(kh * kw): by 3 for a 3x3 kernel, by 7 for a 7x7 kernel.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,10 +20,10 @@ ITERATIONS = 20
 
 
 def matrix_norm(kernel: jax.Array, *, iterations: int = ITERATIONS) -> jax.Array:
-    """Largest singular value of a kernel [kh, kw, in, out] as a [kh * kw * in, out] matrix.
+    """Returns the largest singular value of a kernel [kh, kw, in, out] as a matrix.
 
-    The convolution takes the patch of a pixel through this matrix. See `operator_norm` for
-    `iterations` and accuracy.
+    The matrix is [kh * kw * in, out]; the convolution multiplies the patch around each pixel by it.
+    See `operator_norm` for `iterations` and the accuracy.
 
     Returns:
       float32 scalar >= 0.
@@ -34,35 +34,36 @@ def matrix_norm(kernel: jax.Array, *, iterations: int = ITERATIONS) -> jax.Array
 def operator_norm(
     kernel: jax.Array, height: int, width: int, *, iterations: int = ITERATIONS
 ) -> jax.Array:
-    """Largest |K * x| / |x| over images x [height, width, in], for circular convolution, stride 1.
+    """Returns the largest |K * x| / |x| over images x, for circular convolution with stride 1.
 
-    The Fourier transform turns circular convolution into one in x out matrix a frequency, the
-    transform of the kernel there, so its singular values are those of these matrices (Sedghi, Gupta
-    & Long 2019). Taps beyond the grid wrap around it. Half of the frequencies suffice: the others
-    hold complex conjugates.
+    The Fourier transform turns a circular convolution into one [in, out] matrix per frequency: the
+    transform of the kernel at that frequency. The singular values of the convolution are those of
+    these matrices (Sedghi, Gupta & Long 2019). Taps beyond the grid wrap around. Half of the
+    frequencies suffice: the matrices of the others are complex conjugates.
 
-    What is known of it:
-    - it is at most sqrt(kh * kw) times the matrix norm (Tsuzuku et al. 2018), as every pixel stands
-      in kh * kw patches, and at least the matrix norm where the kernel fits into the grid;
-    - a stride keeps some pixels of the output, so the strided norm is no larger;
-    - zero padding of the same size is circular convolution on a grid larger by kh - 1 and kw - 1,
-      of images that are 0 on the added pixels, cropped: its norm is at most the norm on that grid.
+    Bounds:
+    - The norm is at most sqrt(kh * kw) times the matrix norm (Tsuzuku et al. 2018), since every
+      pixel is in kh * kw patches. It is at least the matrix norm if the kernel fits into the grid.
+    - A stride drops pixels of the output, so the norm of a strided convolution is no larger.
+    - A convolution with zero padding is a circular one on a grid larger by kh - 1 and kw - 1, whose
+      input is 0 on the added pixels and whose output is cropped. So its norm is at most the norm on
+      that larger grid.
 
     Args:
       kernel: float [kh, kw, in, out].
-      height: rows of the grid.
-      width: columns of the grid.
-      iterations: Lanczos steps on A^H A, all frequencies at once, each costing two products with
-        the kernel. The estimate is a lower bound, within float32 rounding, and exact from
-        min(in, out) steps. With 20 it was 0.1 % low at most on random kernels of up to 512 channels
-        (and matrices of 2048 x 2048), whose leading singular values lie close together, and right
-        to six digits where one of them leads.
+      height: rows of the grid, pixels.
+      width: columns of the grid, pixels.
+      iterations: Lanczos steps on A^H A, for all frequencies at once; each takes two products with
+        the kernel. Up to float32 rounding, the result is a lower bound, and it is exact with
+        min(in, out) steps or more. With 20 steps it was at most 0.1 % too low on random kernels of
+        up to 512 channels and random matrices of 2048 x 2048, whose leading singular values lie
+        close together. It was right to six digits where one singular value dominates.
 
     Returns:
       float32 scalar >= 0.
     """
     if kernel.shape[2] > kernel.shape[3]:
-        kernel = kernel.swapaxes(2, 3)  # transposes every A, to iterate on the smaller side
+        kernel = kernel.swapaxes(2, 3)  # Transposes every A: Lanczos runs on the smaller side.
     kh, kw, channels, features = kernel.shape
     matrix = kernel.astype(jnp.float32).reshape(-1, features)
     angle = _angles(height, kh)[:, None, :, None] + _angles(width, kw)[None, : width // 2 + 1, None]
@@ -81,7 +82,8 @@ def operator_norm(
 
 
 def _angles(size: int, taps: int) -> jax.Array:
-    """float32 [size, taps]: angle of frequency f at tap t, 2 pi f t / size, reduced in integers."""
+    """Returns 2 pi f t / size for frequency f and tap t, float32 [size, taps]."""
+    # f t is reduced modulo `size` as an integer, so that large angles lose no digits.
     turns = np.outer(np.arange(size), np.arange(taps)) % size / size
     return jnp.asarray(2 * np.pi * turns, jnp.float32)
 
@@ -92,7 +94,7 @@ def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
 
 def _largest_eigenvalue(gram: Any, start: jax.Array, iterations: int) -> jax.Array:
-    """Of Hermitian positive matrices, one for each f of v [2, f, n] -> gram(v), by Lanczos."""
+    """Returns the largest eigenvalues of f Hermitian positive matrices; `gram` multiplies by them."""
 
     def unit(v: jax.Array) -> tuple[jax.Array, jax.Array]:
         norm = jnp.sqrt(jnp.square(v).sum((0, 2), keepdims=True))
@@ -112,15 +114,15 @@ def _largest_eigenvalue(gram: Any, start: jax.Array, iterations: int) -> jax.Arr
 
 
 def _bisect(diagonal: jax.Array, beside: jax.Array) -> jax.Array:
-    """Largest eigenvalue of tridiagonal matrices, one for each f, from below.
+    """Returns the largest eigenvalue of each tridiagonal matrix, by bisection, rounded down.
 
-    x is above all eigenvalues of T exactly if each pivot of x I - T is positive. LAPACK is no
-    choice here: its batched calls wait for the threads that they run on (jaxlib 0.10.2), so that
-    several in one program can wait for ever.
+    A number x is above all eigenvalues of T if and only if every pivot of x I - T is positive.
+    LAPACK cannot be used here: in jaxlib 0.10.2 on the CPU, several batched LAPACK calls in one
+    program can deadlock.
 
     Args:
       diagonal: [n, f].
-      beside: [n - 1, f], squares of the off-diagonal.
+      beside: [n - 1, f], squares of the off-diagonal elements.
     """
 
     def halve(_, bounds):
@@ -134,8 +136,9 @@ def _bisect(diagonal: jax.Array, beside: jax.Array) -> jax.Array:
         above = above.all()
         return jnp.where(above, low, middle), jnp.where(above, middle, high)
 
+    # 26 halvings reach the resolution of float32.
     sides = jnp.pad(jnp.sqrt(beside), ((1, 1), (0, 0)))
-    bounds = diagonal.max(), (diagonal + sides[1:] + sides[:-1]).max()  # Gershgorin's circles
+    bounds = diagonal.max(), (diagonal + sides[1:] + sides[:-1]).max()  # Gershgorin's bound
     return jax.lax.fori_loop(0, 26, halve, bounds)[0]
 
 
@@ -147,21 +150,22 @@ def encoder_norms(
     image_size: int,
     iterations: int = ITERATIONS,
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """Both norms of every `Conv` of an encoder, on the grid of its input, as evaluation applies it.
+    """Returns both norms of every `Conv` of an encoder, as evaluation applies it.
 
-    A spectral-normalised kernel is first divided by the sigma that an evaluation call divides by.
-    Convolutions of the same shape and grid share a program, which runs once for each.
+    The operator norm is that on the grid of the layer's input. A spectral-normalised kernel is
+    first divided by the same sigma as in evaluation. Convolutions with the same shape and grid are
+    compiled once.
 
     Args:
-      encode: images [1, S, S, 3] -> anything: an evaluation call of the encoder.
+      encode: calls the encoder in evaluation mode on images [1, S, S, 3]; its result is not used.
       params: the encoder's parameters.
-      batch_stats: its batch statistics, with the u of spectral normalisation where that is on.
+      batch_stats: the encoder's batch statistics, including the u of spectral normalisation.
       image_size: S, pixels.
       iterations: see `operator_norm`.
 
     Returns:
-      {"layer1_0/conv1": (matrix norm, operator norm), ...}: float32 scalars by the path of the
-      module, in the order of the calls; {} of an encoder without convolutions.
+      {"layer1_0/conv1": (matrix norm, operator norm), ...}: float32 scalars by module path, in the
+      order of the calls; {} for an encoder without convolutions.
     """
     groups: dict[tuple, dict[str, jax.Array]] = {}
     grids = input_grids(encode, image_size)
@@ -172,7 +176,10 @@ def encoder_norms(
         kernel = kernel["kernel"]
         if "u" in stats:
             kernel = kernel / power_iteration(kernel.reshape(-1, kernel.shape[-1]), stats["u"])[0]
-        pointwise = kernel.shape[:2] == (1, 1)  # the same matrix at every frequency
+        pointwise = kernel.shape[:2] == (
+            1,
+            1,
+        )  # A 1x1 kernel has the same matrix at all frequencies.
         groups.setdefault((kernel.shape, None if pointwise else grid), {})[path] = kernel
 
     norms: dict[str, tuple[jax.Array, jax.Array]] = {}
@@ -189,8 +196,10 @@ def encoder_norms(
 
 
 def input_grids(encode: Callable[[jax.Array], Any], image_size: int) -> dict[str, tuple[int, int]]:
-    """{path of a `Conv`: (height, width) of its input}; see `encoder_norms`. Computes shapes
-    alone."""
+    """Returns {path of a `Conv`: (height, width) of its input}. It only computes shapes.
+
+    See `encoder_norms` for the arguments.
+    """
     grids = {}
 
     def record(call, args, kwargs, context):

@@ -1,4 +1,4 @@
-"""Frozen features of a whole data set, as NumPy arrays for the evaluations."""
+"""Computes the features of a whole data set as NumPy arrays."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -12,22 +12,22 @@ Encode = Callable[[np.ndarray], jax.Array | np.ndarray]
 def extract(
     encode: Encode, batches: Iterable[Batch], *, num_examples: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features and labels of the first `num_examples` real images, in the order of `batches`.
+    """Returns the features and labels of the first `num_examples` images, in order.
 
-    The next batch is dispatched before the previous one is fetched, so the device does not wait
+    The next batch is dispatched before the previous result is fetched, so the device does not wait
     for the host.
 
     Args:
-      encode: compiled function, images uint8 [b, H, W, 3] -> float32 [b, F].
-      batches: {"image": uint8 [b, H, W, 3], "label": int [b], "mask": bool [b]}; rows whose mask is
-        False are padding and are dropped.
+      encode: a compiled function, images uint8 [b, H, W, 3] -> float32 [b, F].
+      batches: each {"image": uint8 [b, H, W, 3], "label": int [b], "mask": bool [b]}; a mask of
+        False marks padding, which is dropped.
       num_examples: N, at least 1.
 
     Returns:
       (features float32 [N, F], labels int32 [N]).
 
     Raises:
-      ValueError: the batches hold fewer than N real images, or N < 1.
+      ValueError: the batches have fewer than N images without padding, or N < 1.
     """
     if num_examples < 1:
         raise ValueError(f"num_examples is {num_examples}: ask for at least 1.")
@@ -53,7 +53,7 @@ def extract(
 def _one_ahead(
     encode: Encode, batches: Iterable[Batch]
 ) -> Iterator[tuple[jax.Array | np.ndarray, Batch]]:
-    """Yields (encode(images), batch), having dispatched the following batch first."""
+    """Yields (encode(images), batch), always after the next batch was dispatched."""
     waiting = None
     for batch in batches:
         dispatched = (encode(batch["image"]), batch)

@@ -1,4 +1,4 @@
-"""Logistic regression on a few labels of each class, over seeded draws of them."""
+"""Logistic regression on a few randomly drawn labels of each class."""
 
 import jax
 import numpy as np
@@ -16,29 +16,29 @@ def few_label_accuracy(
     seed: int,
     num_draws: int = 5,
 ) -> tuple[float, float]:
-    """Test accuracy of logistic regression on a few labels, over several draws of them.
+    """Returns the test accuracy of logistic regression on a few labels, over several draws.
 
-    Features are standardised with the mean and deviation of all training features, which takes no
-    labels. The regression is scikit-learn's, C = 1, run until it converges. The draws depend on
-    train_labels and seed only, so representations of the same images are compared on the same
-    draws.
+    Features are standardised by the mean and standard deviation of all training features, which
+    needs no labels. The regression is scikit-learn's with C = 1, run to convergence. The draws only
+    depend on train_labels and seed, so different representations of the same images are compared on
+    the same draws.
 
     Args:
       train_features, test_features: float [N, F] and [M, F].
       train_labels, test_labels: int [N] and [M]; examples labelled -1 are neither drawn nor tested.
-      labels_per_class: examples drawn of each class.
-      seed: of the draws.
-      num_draws: at least 1.
+      labels_per_class: number of examples drawn from each class.
+      seed: seed of the draws.
+      num_draws: number of draws, at least 1.
 
     Returns:
-      (mean, standard deviation) of the accuracy in [0, 1] over the draws; the deviation divides by
-      num_draws - 1, and is 0 for one draw.
+      (mean, standard deviation) of the accuracy in [0, 1] over the draws. The standard deviation
+      divides by num_draws - 1; it is 0 for one draw.
 
     Raises:
       ValueError: a class has fewer than labels_per_class examples, there are fewer than two
         classes, no test example is labelled, or num_draws < 1.
     """
-    # Takes a second to import, which whoever only reads a config need not wait for.
+    # Imported here, since it takes a second: commands that only read a config do not need it.
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
@@ -63,15 +63,15 @@ def few_label_accuracy(
 
 
 def draw_labels(labels: np.ndarray, *, labels_per_class: int, seed: int, draw: int) -> np.ndarray:
-    """Draw number `draw` of `labels_per_class` examples of every class, without replacement.
+    """Draws `labels_per_class` examples of every class without replacement.
 
     Args:
       labels: int [N]; -1 is no class.
       labels_per_class: at least 1.
-      seed, draw: non-negative; another draw of the same seed is an independent choice.
+      seed, draw: non-negative; each pair gives an independent draw.
 
     Returns:
-      Rows, int64 [classes * labels_per_class], sorted.
+      The indices of the drawn examples, int64 [classes * labels_per_class], sorted.
 
     Raises:
       ValueError: a class has too few examples, there is no class, or labels_per_class < 1.

@@ -1,8 +1,8 @@
-"""Singular values of SAIB's Jacobian: all of them, or their distribution by Lanczos quadrature.
+"""Singular values of SAIB's Jacobian J: all of them, or their distribution by Lanczos quadrature.
 
-SAIB with fixed BN statistics maps each group of g images to itself, so the Jacobian of a batch is
-block-diagonal and a group's block is square, n x n with n = g * H * W * C. log|det J| is the
-increment of differential entropy (Eq. 12).
+With fixed BN statistics, SAIB maps each group of g images independently of the others. The Jacobian
+of a batch is therefore block-diagonal, and the block of a group is square: n x n with
+n = g * H * W * C. log|det J| is the increment of the differential entropy (Eq. 12).
 """
 
 import math
@@ -18,11 +18,11 @@ Map = Callable[[jax.Array], jax.Array]
 
 
 class Spectrum(NamedTuple):
-    """A weighted sample of singular values, the mean over probes of a distribution.
+    """A distribution of singular values: the mean over probes of weighted samples.
 
     Attributes:
-      values: singular values, float32 [probes, k], descending; arrays of JAX or NumPy.
-      weights: of each, float32 [probes, k]; a probe's sum to 1.
+      values: singular values, float32 [probes, k], descending; JAX or NumPy arrays.
+      weights: their weights, float32 [probes, k]; the weights of a probe sum to 1.
     """
 
     values: Any
@@ -32,26 +32,28 @@ class Spectrum(NamedTuple):
 def lanczos(
     fn: Map, x: jax.Array, key: jax.Array, *, depth: int, num_probes: int
 ) -> tuple[Spectrum, Spectrum]:
-    """Stochastic Lanczos quadrature of the Jacobian J of fn at x, from products with J and J'.
+    """Estimates the singular values of the Jacobian J of fn at x by stochastic Lanczos quadrature.
 
-    Golub-Kahan bidiagonalisation of J from a random sign vector v, which is Lanczos on J'J without
-    squaring the condition number. Its singular values and the squared first entries of the right
-    singular vectors are the nodes and weights of a Gauss rule: sum w f(sigma^2) estimates
-    v'f(J'J)v / n, whose expectation is tr f(J'J) / n. The largest value is a lower bound of
-    sigma_max(J), the smallest an upper bound of sigma_min(J). A Gauss rule never underestimates
-    log: what is still missing at `depth` steps makes log|det J| too large, most where singular
-    values are near 0.
+    For each probe, a random sign vector v, it runs Golub-Kahan bidiagonalisation of J, which needs
+    only products with J and J'. That is Lanczos on J'J without squaring the condition number. The
+    singular values of the bidiagonal matrix and the squared first entries of its right singular
+    vectors are the nodes and weights of a Gauss rule: sum w f(sigma^2) estimates v'f(J'J)v / n,
+    whose expectation is tr f(J'J) / n.
+
+    The largest node is a lower bound of sigma_max(J), the smallest an upper bound of sigma_min(J).
+    A Gauss rule never underestimates the logarithm. With too few steps log|det J| is therefore too
+    large, most of all where singular values are near 0.
 
     Args:
-      fn: x -> an array of x's shape.
-      x: float32, any shape with n >= `depth` entries.
-      key: typed PRNG key of the probes.
-      depth: products with each of J and J' a probe takes; memory is 2 * depth * n floats.
-      num_probes: random vectors, taken one after another.
+      fn: x -> an array with x's shape.
+      x: float32, any shape, n >= `depth` entries.
+      key: a typed PRNG key for the probes.
+      depth: Lanczos steps: products of a probe with J, and with J'. Needs 2 * depth * n floats.
+      num_probes: number of random vectors; they run one after another.
 
     Returns:
-      The spectrum after `depth` steps, and that after half of them: how far log|det J| falls
-      between the two says how far it has converged.
+      (spectrum after `depth` steps, spectrum after half of them). The difference of log|det J|
+      between the two shows how far it has converged.
 
     Raises:
       ValueError: `depth` is more than n.
@@ -63,7 +65,8 @@ def lanczos(
     bidiagonalise = decomp.bidiag(depth, reortho="full")
 
     def spectrum(small: jax.Array) -> Spectrum:
-        # Where Krylov space ends early (J = c I), what follows is 0 / 0 and gets the weight 0.
+        # If the Krylov space ends early (as for J = c I), the remaining rows are 0 / 0. The filler
+        # is decoupled from the first row, so its nodes get the weight 0.
         filler = small[0, 0] * jnp.eye(len(small))
         _, values, right = jnp.linalg.svd(jnp.where(jnp.isnan(small), filler, small))
         return Spectrum(values, jnp.square(right[:, 0]))
@@ -74,14 +77,15 @@ def lanczos(
         half = max(1, depth // 2)
         return spectrum(small), spectrum(small[:half, :half])
 
-    with jax.default_matmul_precision("highest"):  # float32 on GPUs too, not TF32
+    with jax.default_matmul_precision("highest"):  # GPUs would use TF32.
         return jax.lax.map(probe, jax.random.split(key, num_probes))
 
 
 def exact(fn: Map) -> Callable[[jax.Array], Spectrum]:
-    """x -> all n singular values of the Jacobian of fn at x, one "probe" of equal weights.
+    """Returns a function that computes all n singular values of the Jacobian of fn at x.
 
-    n forward-mode products and an SVD: for n up to a few thousand.
+    It takes n forward-mode products and an SVD, so it suits n up to a few thousand. The spectrum
+    has one probe with equal weights.
     """
     jacobian = jax.jit(jax.jacfwd(fn))
 
@@ -96,10 +100,11 @@ def exact(fn: Map) -> Callable[[jax.Array], Spectrum]:
 
 
 def log_det(spectrum: Spectrum) -> tuple[float, float]:
-    """(log|det J| / n, its standard error over probes), nats per dimension.
+    """Returns (log|det J| / n, its standard error over the probes), in nats per dimension.
 
-    The error is that of the random vectors alone, not of the depth of `lanczos`, which only adds; a
-    single probe, such as an exact spectrum's, has none (nan). A singular value of 0 gives -inf.
+    The standard error covers the choice of the random vectors, not the positive error of a small
+    `depth` in `lanczos`. It is nan for a single probe, such as that of an exact spectrum. A
+    singular value of 0 gives log|det J| = -inf.
     """
     values, weights = (np.asarray(part, np.float64) for part in spectrum)
     with np.errstate(divide="ignore"):
@@ -111,6 +116,6 @@ def log_det(spectrum: Spectrum) -> tuple[float, float]:
 
 
 def share_below_one(spectrum: Spectrum) -> float:
-    """Share of the singular values below 1, in which the map contracts."""
+    """Returns the share of the singular values below 1: directions in which the map contracts."""
     values, weights = (np.asarray(part, np.float64) for part in spectrum)
     return float(weights[values < 1].sum() / weights.sum())

@@ -1,8 +1,8 @@
 """Weighted cosine k-nearest-neighbour classification (Wu et al. 2018, arXiv:1805.01978, §3.4).
 
-Class c scores the sum of exp(s_i / T) over those of the k most similar bank examples that are
-labelled c, with s_i the cosine similarity to the query. This is the evaluation of MoCo's colab
-notebook and of DINO.
+The score of class c is the sum of exp(s_i / T) over those of the k nearest bank examples that have
+label c, where s_i is the cosine similarity to the query. MoCo's Colab notebook and DINO evaluate
+the same way.
 """
 
 import functools
@@ -27,29 +27,29 @@ def knn_predict(
     query_chunk: int = 1024,
     bank_chunk: int = 16384,
 ) -> np.ndarray:
-    """Predicted class of each query.
+    """Returns the predicted class of each query.
 
-    The bank visits the device one chunk at a time and each query keeps its k best so far, so the
-    device holds about M * (F + 2k) + bank_chunk * F + query_chunk * bank_chunk floats whatever N
-    is. Of equally similar bank examples the one with the lower index is the nearer; of equally
-    scored classes the lower one is predicted.
+    The bank is sent to the device in chunks, and each query keeps its k nearest so far. The device
+    therefore holds about M * (F + 2k) + bank_chunk * F + query_chunk * bank_chunk floats for any N.
+    Of equally similar bank examples, the one with the lower index counts as nearer. Of classes with
+    equal scores, the lower one is predicted.
 
     Args:
-      bank: float [N, F], of any length (features are l2-normalised here).
-      bank_labels: int [N]; examples labelled -1 are left out of the bank.
-      queries: float [M, F].
+      bank: float [N, F]; the rows are l2-normalised here, they need not have unit length.
+      bank_labels: int [N]; examples labelled -1 are ignored.
+      queries: float [M, F]; also l2-normalised here.
       k: number of neighbours.
       temperature: T > 0.
-      num_classes: labels are below it.
-      query_chunk: queries compared at once.
-      bank_chunk: bank examples compared at once.
+      num_classes: number of classes; every label is below it.
+      query_chunk: number of queries compared at once.
+      bank_chunk: number of bank examples compared at once.
 
     Returns:
-      int32 [M].
+      The predicted classes, int32 [M].
 
     Raises:
-      ValueError: k is below 1 or above the number of labelled bank examples, T is not positive,
-        or a label is not below num_classes.
+      ValueError: k is below 1 or above the number of labelled bank examples, T is not positive, or
+        a label is not below num_classes.
     """
     labels = np.asarray(bank_labels, np.int32)
     num_labelled = int((labels >= 0).sum())
@@ -82,17 +82,17 @@ def knn_predict(
 def knn_accuracy(
     bank: Array, bank_labels: Array, queries: Array, query_labels: Array, **settings
 ) -> float:
-    """Share of the labelled queries whose class `knn_predict` finds.
+    """Returns the share of the labelled queries that `knn_predict` classifies correctly.
 
     Args:
-      bank, bank_labels, queries, settings: of `knn_predict`.
+      bank, bank_labels, queries, settings: the arguments of `knn_predict`.
       query_labels: int [M]; queries labelled -1 are not counted.
 
     Returns:
-      Accuracy in [0, 1].
+      The accuracy in [0, 1].
 
     Raises:
-      ValueError: no query is labelled; and those of `knn_predict`.
+      ValueError: no query is labelled, or `knn_predict` raises it.
     """
     truth = np.asarray(query_labels)
     labelled = truth >= 0
@@ -103,13 +103,13 @@ def knn_accuracy(
 
 
 def _pad(rows: Array, multiple: int) -> jax.Array:
-    """Rows [n, F] as float32, with rows of zeros added up to a multiple of `multiple`."""
+    """Returns the rows [n, F] as float32, padded with zeros to a multiple of `multiple` rows."""
     rows = jnp.asarray(rows, jnp.float32)
     return jnp.pad(rows, ((0, -len(rows) % multiple), (0, 0)))
 
 
 def _normalize(x: jax.Array) -> jax.Array:
-    """x / ||x|| along the last axis; zero rows stay zero."""
+    """Returns x / ||x|| along the last axis; rows of zeros stay zero."""
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
@@ -121,10 +121,10 @@ def _nearer(
     bank: jax.Array,
     bank_labels: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The k best of the neighbours so far and a bank chunk.
+    """Merges the k nearest neighbours so far with the examples of a bank chunk.
 
-    `similarities` and `classes` are [chunks, Q, k], nearest first; `queries` [chunks, Q, F] has
-    unit rows. The neighbours so far stand first in the merge and `top_k` prefers lower places, so
+    `similarities` and `classes` are [chunks, Q, k], nearest first; `queries` is [chunks, Q, F] with
+    unit rows. The neighbours so far come first in the merge. Since `top_k` prefers lower positions,
     lower bank indices win ties.
     """
     bank = _normalize(bank)
@@ -146,10 +146,10 @@ def _nearer(
 def _vote(
     similarities: jax.Array, classes: jax.Array, temperature: jax.Array, *, num_classes: int
 ) -> jax.Array:
-    """Class of the largest sum of exp(s / T), int32 [chunks, Q].
+    """Returns the class with the largest sum of exp(s / T), int32 [chunks, Q].
 
-    The nearest similarity is subtracted first: it scales all classes alike and keeps exp finite
-    for small T.
+    The largest similarity is subtracted first, which scales all scores equally and keeps exp finite
+    for a small T.
     """
 
     def vote(chunk):

@@ -1,7 +1,8 @@
-"""A linear probe on frozen features: its parameters, one step of its training, its accuracy.
+"""A linear probe on frozen features: its parameters, its training step and its accuracy.
 
-The paper's protocol (§4.1) augments and encodes the images anew in every epoch: the caller does
-that and takes `probe_step`s. `probe_grid` trains many probes on features computed once.
+In the paper's protocol (§4.1) the images are augmented and encoded again in every epoch:
+`evals.linear_probe` does that and calls `probe_step`. `probe_grid` trains many probes on features
+that are computed once.
 """
 
 import functools
@@ -22,9 +23,9 @@ class ProbeState(NamedTuple):
     """A probe in training.
 
     Attributes:
-      step: int32 [], steps taken.
+      step: int32 [], number of steps taken.
       params: {"kernel": float32 [F, C], "bias": float32 [C]}.
-      opt_state: of `probe_optimizer`.
+      opt_state: the state of `probe_optimizer`.
     """
 
     step: jax.Array
@@ -33,7 +34,7 @@ class ProbeState(NamedTuple):
 
 
 def normalize_features(x: Array, how: str) -> jax.Array:
-    """What the probe sees of the features.
+    """Returns the normalised features, the input of the probe.
 
     Args:
       x: float [..., F].
@@ -44,7 +45,7 @@ def normalize_features(x: Array, how: str) -> jax.Array:
       float32 [..., F].
 
     Raises:
-      ValueError: another `how`.
+      ValueError: `how` is unknown.
     """
     x = jnp.asarray(x, jnp.float32)
     if how == "none":
@@ -57,14 +58,18 @@ def normalize_features(x: Array, how: str) -> jax.Array:
 def probe_optimizer(
     learning_rate: float | jax.Array, *, momentum: float, weight_decay: float, total_steps: int
 ) -> optax.GradientTransformation:
-    """SGD with momentum, the rate falling to 0 on a cosine.
+    """Returns SGD with momentum, as in torch.optim.SGD, with a cosine schedule to 0.
 
-    With g the gradient plus weight_decay * kernel (none on the bias), as in torch.optim.SGD:
-    v <- momentum * v + g;  params <- params - rate_t * v;
-    rate_t = learning_rate * (1 + cos(pi * t / total_steps)) / 2 at step t = 0, 1, ...
+    With g the gradient plus weight_decay * kernel (the bias has no decay):
 
-    The paper (§4.1): learning_rate 0.03 at batch 512, momentum 0.9, weight_decay 1e-5, 200 epochs.
-    `learning_rate` may be traced. Raises ValueError if total_steps < 1.
+        v <- momentum * v + g;  params <- params - rate_t * v;
+        rate_t = learning_rate * (1 + cos(pi * t / total_steps)) / 2 at step t = 0, 1, ...
+
+    The paper (§4.1) has learning_rate 0.03 at batch 512, momentum 0.9, weight_decay 1e-5 and 200
+    epochs. `learning_rate` may be a traced value.
+
+    Raises:
+      ValueError: total_steps < 1.
     """
     if total_steps < 1:
         raise ValueError(f"the probe's total_steps is {total_steps}: train for at least 1 step.")
@@ -82,14 +87,14 @@ def probe_optimizer(
 def init_probe(
     key: jax.Array, feature_dim: int, num_classes: int, tx: optax.GradientTransformation
 ) -> ProbeState:
-    """A new probe: kernel from N(0, 0.01^2), bias 0, as MoCo's `main_lincls.py`."""
+    """Returns a new probe: kernel from N(0, 0.01^2), bias 0, as in MoCo's `main_lincls.py`."""
     kernel = 0.01 * jax.random.normal(key, (feature_dim, num_classes), jnp.float32)
     params = {"kernel": kernel, "bias": jnp.zeros(num_classes, jnp.float32)}
     return ProbeState(jnp.zeros((), jnp.int32), params, tx.init(params))
 
 
 def probe_logits(params: Params, features: jax.Array) -> jax.Array:
-    """features [B, F] @ kernel [F, C] + bias, in full float32: [B, C]."""
+    """Returns features [B, F] @ kernel [F, C] + bias [C] in full float32: [B, C]."""
     return product(features, params["kernel"]) + params["bias"][None]
 
 
@@ -101,17 +106,17 @@ def probe_step(
     tx: optax.GradientTransformation,
     axis_name: str | None = None,
 ) -> tuple[ProbeState, jax.Array]:
-    """One SGD step on the mean cross-entropy of the labelled examples; pure, for jit or pmap.
+    """Takes one SGD step on the mean cross-entropy of the labelled examples. A pure function.
 
     Args:
-      state: of `init_probe(..., tx)`.
+      state: a state that started as `init_probe(..., tx)`.
       features: float32 [B, F], normalised.
       labels: int32 [B]; examples labelled -1 are not counted.
-      tx: of `probe_optimizer`.
-      axis_name: inside `jax.pmap`, its axis: the batch is then the examples of all devices.
+      tx: the optimizer, from `probe_optimizer`.
+      axis_name: the axis of `jax.pmap`, over whose devices the batch is spread; None without pmap.
 
     Returns:
-      (state after the step, loss float32 [] before it).
+      (state after the step, loss before the step, float32 []).
     """
 
     def total_loss(params):
@@ -131,10 +136,15 @@ def probe_step(
 
 
 def count_correct(params: Params, features: jax.Array, labels: jax.Array, *, k: int) -> jax.Array:
-    """How many labels are among the k largest logits, int32 []; pure, to be jitted.
+    """Returns how many labels are among the k largest logits, int32 []. A pure function.
 
-    A label of -1 never is, nor is any label where a diverged probe's logits are not finite.
-    features float32 [B, F], normalised as in training; labels int32 [B]; k at most C.
+    A label of -1 never counts. Logits that are not finite, from a probe that diverged, never count.
+
+    Args:
+      params: the parameters of a probe, see `ProbeState`.
+      features: float32 [B, F], normalised as in training.
+      labels: int32 [B].
+      k: at most C.
     """
     logits = probe_logits(params, features)
     _, best = jax.lax.top_k(logits, k)
@@ -145,17 +155,17 @@ def count_correct(params: Params, features: jax.Array, labels: jax.Array, *, k: 
 def grid_accuracy(
     params: Params, features: Array, labels: Array, *, k: int = 1, batch_size: int = 4096
 ) -> np.ndarray:
-    """Top-k accuracy of each of several probes.
+    """Returns the top-k accuracy of each of several probes.
 
     Args:
-      params: {"kernel": float32 [G, F, C], "bias": float32 [G, C]} of G probes.
+      params: {"kernel": float32 [G, F, C], "bias": float32 [G, C]} for G probes.
       features: float [N, F], normalised as in training.
       labels: int [N]; examples labelled -1 are not counted.
-      k: the label must be among the k largest logits; at most C.
-      batch_size: examples at once.
+      k: an example counts as correct if its label is among the k largest logits; at most C.
+      batch_size: number of examples on the device at once.
 
     Returns:
-      float64 [G], in [0, 1].
+      Accuracies, float64 [G], in [0, 1].
 
     Raises:
       ValueError: no example is labelled.
@@ -174,6 +184,6 @@ def grid_accuracy(
 
 @functools.partial(jax.jit, static_argnames="k")
 def _count_correct_of_grid(params, features, labels, *, k):
-    """`count_correct` of each probe of a grid, int32 [G]."""
+    """Returns `count_correct` of each probe of a grid, int32 [G]."""
     count = functools.partial(count_correct, k=k)
     return jax.vmap(count, in_axes=(0, None, None))(params, features, labels)

@@ -1,7 +1,7 @@
-"""What an encoder keeps of its inputs, measured on a batch of features: rank, spread, agreement.
+"""Measures of how much an encoder preserves: rank, spread and agreement of a batch of features.
 
-Every measure takes float arrays with an example a row, at least two of them, returns a float32
-scalar, finite also where all rows are equal or 0, and can be jitted.
+Every function takes float arrays with at least two rows, one row per example, and returns a float32
+scalar. The result is finite even if all rows are equal or 0. All functions can be jitted.
 """
 
 import jax
@@ -12,47 +12,51 @@ from iecl_jax.losses.contrastive import l2_normalize
 
 
 def rank_me(features: jax.Array, *, epsilon: float = 1e-7) -> jax.Array:
-    """RankMe: exp of the entropy of the singular values, scaled to sum 1, of features [n, F].
+    """Returns RankMe of features [n, F]: exp of the entropy of the normalised singular values.
 
-    The number of directions that the rows use, from 1 (they are multiples of one vector) to
-    min(n, F), where all singular values are equal; at the lower end epsilon adds about
+    It is the effective number of directions of the rows: from 1, if they are multiples of one
+    vector, to min(n, F), if all singular values are equal. At the lower end epsilon adds about
     16 epsilon min(n, F). Rows are not centred, so their mean counts as a direction.
-
-    The singular values come from an SVD of the features and not, cheaper, from the eigenvalues of
-    their Gram matrix: rounding fills those up to sqrt(2^-24) of the largest, so that rank one can
-    come out as 1.3, and a strong mean hides what varies around it.
 
     Reference: Garrido et al. 2023, Eq. 1, with its epsilon.
     """
+    # An SVD, not the cheaper eigenvalues of the Gram matrix: their rounding errors reach
+    # sqrt(2^-24) of the largest singular value, so that rank one can come out as 1.3, and a large
+    # mean hides the variation around it.
     values = jnp.linalg.svdvals(features.astype(jnp.float32))
     p = values / jnp.maximum(values.sum(), 1e-30) + epsilon
     return jnp.exp(-(p * jnp.log(p)).sum())
 
 
 def alignment(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Mean squared distance of the l2-normalised rows of x and y, both [n, d], pair by pair.
+    """Returns the mean squared distance of l2-normalised pairs of rows of x and y, both [n, d].
 
-    From 0 (each pair is one direction) to 4 (opposite directions); 2 for unrelated pairs.
+    It ranges from 0 (equal directions) to 4 (opposite directions); unrelated pairs give 2.
+
     Reference: Wang & Isola 2020, Eq. 3 with alpha = 2.
     """
     return jnp.square(l2_normalize(x) - l2_normalize(y)).sum(1).mean()
 
 
 def uniformity(z: jax.Array, *, t: float = 2.0) -> jax.Array:
-    """log mean_{i < j} exp(-t |z_i - z_j|^2) of the l2-normalised rows of z [n, d].
+    """Returns log mean_{i < j} exp(-t |z_i - z_j|^2) of the l2-normalised rows of z [n, d].
 
-    From -4t to 0 (all rows are one direction), within rounding; the lower, the more uniform: about
-    -2t + 2t^2/d, for large d, on rows that are uniform on the sphere.
-    Reference: Wang & Isola 2020, Eq. 5; minus d times the Renyi entropy of `losses.entropy`.
+    It ranges from -4t to 0 (all rows have one direction), up to rounding. Lower is more uniform:
+    rows that are uniform on the sphere give about -2t + 2t^2/d for large d. It equals -d times the
+    Renyi entropy of `losses.entropy`.
+
+    Reference: Wang & Isola 2020, Eq. 5.
     """
     return -z.shape[1] * entropy.renyi2(l2_normalize(z), kernel_scale=t)
 
 
 def feature_std(features: jax.Array) -> jax.Array:
-    """sqrt(F) times the mean over channels of the deviation over rows, features [n, F] normalised.
+    """Returns sqrt(F) times the mean, over channels, of the standard deviation over rows.
 
-    Rows are l2-normalised, the deviation is the biased one. From 0 (all rows are one direction) to
-    1; about 1 for rows that are uniform on the sphere.
-    Reference: Chen & He 2021 (SimSiam), §4.1, there compared with 1/sqrt(F).
+    The rows of features [n, F] are l2-normalised first. The standard deviation divides by n. The
+    result ranges from 0 (all rows have one direction) to 1, and is about 1 for rows that are
+    uniform on the sphere.
+
+    Reference: Chen & He 2021 (SimSiam), §4.1, which compares the mean with 1/sqrt(F).
     """
     return l2_normalize(features).std(0).mean() * features.shape[1] ** 0.5

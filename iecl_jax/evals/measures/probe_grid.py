@@ -1,7 +1,7 @@
-"""A grid of linear probes, one for each learning rate, trained at once on features computed once.
+"""Trains linear probes with a grid of learning rates together, on features computed once.
 
-One fixed rate misjudges methods, since the best one differs by two orders of magnitude between
-them; `choose_and_test` chooses it on a held-out part of the training set.
+The best learning rate differs between methods by two orders of magnitude, so a fixed rate would
+misjudge methods. `choose_and_test` chooses the rate on a held-out part of the training set.
 """
 
 import functools
@@ -35,27 +35,27 @@ def train_grid(
     weight_decay: float,
     seed: int,
 ) -> Params:
-    """One probe for each learning rate, trained side by side on one device.
+    """Trains one probe for each learning rate, all together on one device.
 
-    All start from the same parameters and see the same batches, and each is what `probe_step` with
-    its rate alone would give. An epoch is a seeded permutation cut into batches; the examples left
-    over, fewer than a batch, wait for another epoch.
+    All probes start from the same parameters and see the same batches. Each result is the same as
+    if `probe_step` had trained that probe alone. An epoch is a seeded permutation cut into batches;
+    the last, incomplete batch is dropped.
 
     Args:
       features: float [N, F], normalised by the caller.
       labels: int [N]; examples labelled -1 are not counted.
-      learning_rates: G rates, each the start of a cosine to 0.
+      learning_rates: G rates; each falls to 0 on a cosine.
       num_classes: C.
       num_epochs: passes over the features.
-      batch_size: examples of a step; N if that is smaller.
-      momentum, weight_decay: of `probe_optimizer`.
-      seed: of the first kernel and of the data order.
+      batch_size: examples per step; N if that is smaller.
+      momentum, weight_decay: see `probe_optimizer`.
+      seed: seed of the initial kernel and of the data order.
 
     Returns:
-      {"kernel": float32 [G, F, C], "bias": float32 [G, C]}.
+      The parameters {"kernel": float32 [G, F, C], "bias": float32 [G, C]}.
 
     Raises:
-      ValueError: there is no example, a label is not below num_classes, or num_epochs < 1.
+      ValueError: there are no examples, a label is not below num_classes, or num_epochs < 1.
     """
     features, labels = jnp.asarray(features, jnp.float32), jnp.asarray(labels, jnp.int32)
     num_examples, width = features.shape
@@ -94,10 +94,10 @@ def _grid_epoch(
     batch_size: int,
     **sgd,
 ) -> ProbeState:
-    """One epoch of every probe of a grid.
+    """Trains every probe of a grid for one epoch.
 
-    `states` has a leading axis [G], `rates` are [G], `sgd` is the rest of `probe_optimizer`'s
-    arguments.
+    `states` has a leading axis [G], `rates` is [G], and `sgd` has the other arguments of
+    `probe_optimizer`.
     """
     steps = len(features) // batch_size
     order = jax.random.permutation(key, len(features))[: steps * batch_size]
@@ -127,22 +127,22 @@ def choose_and_test(
     seed: int,
     holdout: float = 0.1,
 ) -> dict[str, float | dict[float, float]]:
-    """Chooses a learning rate without the test set, then tests that one probe once.
+    """Chooses a learning rate without the test set, then tests a probe with that rate.
 
-    A seeded, stratified part of the training set is held out; every rate trains on the rest, and
-    the rate with the best held-out top-1 (the first of equals) trains again on all of the training
-    set. Only that probe sees the test set.
+    A stratified part of the training set, chosen by the seed, is held out. A probe for every rate
+    trains on the rest. The rate with the best held-out top-1 accuracy (of equals, the first) trains
+    a new probe on the whole training set. Only that probe sees the test set.
 
     Args:
       train_features, test_features: float [N, F] and [M, F], normalised.
       train_labels, test_labels: int [N] and [M]; examples labelled -1 are left out.
-      holdout: share of each class that is held out, between 0 and 1; at least one example, except
-        of a class with a single one.
-      learning_rates and the other settings: of `train_grid`.
+      holdout: share of each class that is held out, between 0 and 1. At least one example is held
+        out, except from a class with a single one.
+      learning_rates and the other settings: see `train_grid`.
 
     Returns:
-      {"best_learning_rate", "holdout_accuracy": {rate: top-1}, "test_top1", and "test_top5" if
-      there are more than 5 classes}; accuracies in [0, 1].
+      {"best_learning_rate", "holdout_accuracy": {rate: top-1}, "test_top1"}, and "test_top5" if
+      there are more than 5 classes. Accuracies are in [0, 1].
 
     Raises:
       ValueError: holdout is not between 0 and 1, no rate is given, or nothing can be held out.
@@ -177,18 +177,18 @@ def choose_and_test(
 
 
 def split_holdout(labels: np.ndarray, *, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits the labelled examples in two, each class in the same proportion.
+    """Splits the labelled examples into two parts, every class in the same proportion.
 
-    Of a class with n > 1 examples, round(share * n) but at least 1 and at most n - 1 are held out;
-    a class with one example keeps it.
+    From a class with n > 1 examples, round(share * n) are held out, at least 1 and at most n - 1.
+    A class with one example keeps it.
 
     Args:
-      labels: int [N]; rows labelled -1 are in neither part.
+      labels: int [N]; examples labelled -1 are in neither part.
       share: between 0 and 1, exclusive.
       seed: non-negative.
 
     Returns:
-      (rows kept, rows held out), int64, sorted.
+      (indices kept, indices held out), int64, sorted.
 
     Raises:
       ValueError: share is out of range, or no class has two labelled examples.

@@ -1,1 +1,1 @@
-"""What evaluations are made of: their subject, their schedule, jobs; and the diagnostics."""
+"""Parts that evaluations share (subject, schedule, jobs, results), and the diagnostics."""

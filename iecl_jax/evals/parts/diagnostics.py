@@ -1,6 +1,6 @@
-"""What the method claims about entropy, measured during training on images that stay the same.
+"""Measures the method's claims about entropy during training, always on the same images.
 
-Nothing here is part of the training step, and a measurement changes nothing in the state.
+The diagnostics are not part of the training step, and they do not change the state.
 """
 
 import functools
@@ -21,16 +21,17 @@ from iecl_jax.losses import entropy
 from iecl_jax.losses.contrastive import l2_normalize
 from iecl_jax.train.state import TrainState
 
+# Value -> the key of `config.diagnostics` with its lower limit.
 ALARMS = {"rank_me": "min_rank", "feature_std": "min_feature_std"}
 
 
 class Measured(NamedTuple):
-    """One measurement.
+    """The result of one measurement.
 
     Attributes:
-      values: name -> number; see `Diagnostics`.
-      layers: "conv_matrix_norm" and "conv_operator_norm" -> {convolution's path: norm}.
-      spectrum: of SAIB's Jacobian; None where SAIB is off.
+      values: numbers by name, see `Diagnostics`.
+      layers: "conv_matrix_norm" and "conv_operator_norm", each {path of a convolution: norm}.
+      spectrum: the spectrum of SAIB's Jacobian; None if SAIB is off.
     """
 
     values: dict[str, float]
@@ -38,7 +39,7 @@ class Measured(NamedTuple):
     spectrum: jacobian.Spectrum | None
 
     def pictures(self, step: int) -> dict[str, np.ndarray]:
-        """{"jacobian_spectrum": uint8 [h, w, 3]}; {} without a spectrum that can be drawn."""
+        """Returns {"jacobian_spectrum": uint8 [h, w, 3]}; {} if there is no finite spectrum."""
         if self.spectrum is None or not np.isfinite(self.values["log_det"]):
             return {}
         title = f"Jacobian of SAIB, step {step}"
@@ -46,35 +47,40 @@ class Measured(NamedTuple):
 
 
 class Diagnostics:
-    """state -> Measured, on the first images of a split, always with the same augmentation.
+    """Measures a TrainState on the first images of a split, always with the same augmentation.
 
-    There are `diagnostics.num_images` of them, or as many as the split and SAIB's and BN's groups
-    allow. Everything is computed in float32 on one device. Embeddings are those of Q in training
-    mode. Measured.values:
+    The number of images is `diagnostics.num_images`, or fewer if the split is smaller; it is a
+    multiple of the groups of SAIB and BN. Everything is computed in float32 on one device. The
+    embeddings are those of the online network Q in training mode. `Measured.values` has:
 
-      entropy_anchor, entropy_query, entropy_query_saib: coding rate of l2-normalised embeddings,
-        nats per dimension, whatever the objective's estimator; the last with SAIB on the query
-      entropy_gain: entropy_query_saib - entropy_query, what of SAIB's increment the encoder keeps
+      entropy_anchor, entropy_query, entropy_query_saib: coding rate of the l2-normalised embeddings
+        of the anchor, the query, and the query with SAIB, in nats per dimension. It does not depend
+        on the estimator of the objective.
+      entropy_gain: entropy_query_saib - entropy_query, the part of SAIB's increment that the
+        encoder preserves
       log_det, log_det_stderr: log|det J| of SAIB with running BN statistics on the first group of
-        query views, nats per dimension, and its standard error over probes; log_det_half_depth
-        with half as many Lanczos steps, to see how far it has converged (`measures.jacobian`)
-      sigma_min, sigma_max: its extreme singular values as far as Lanczos has found them
-      rank_me, feature_std: of the anchors' pooled features (`measures.preservation`)
-      alignment, uniformity: of anchor and query, and of anchor embeddings
-      conv_matrix_norm, conv_operator_norm: the largest over the encoder's convolutions
+        query views, in nats per dimension, and its standard error over the random vectors
+      log_det_half_depth: log_det with half as many Lanczos steps, which shows how far it has
+        converged (`measures.jacobian`)
+      sigma_min, sigma_max: the extreme singular values of that Jacobian that Lanczos found
+      rank_me, feature_std: rank and spread of the anchors' pooled features
+        (`measures.preservation`)
+      alignment: of the embeddings of anchor and query
+      uniformity: of the embeddings of the anchor
+      conv_matrix_norm, conv_operator_norm: the largest norms over the encoder's convolutions
 
-    What a network does not have is not measured: without SAIB there is no entropy_query_saib,
-    entropy_gain, log_det and sigma, without convolutions no norm of one.
+    Without SAIB there is no entropy_query_saib, entropy_gain, log_det or sigma; without
+    convolutions there are no conv norms.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, split: data.Split):
-        """Nothing is read or compiled before the first measurement."""
+        """Prepares the measurement. The first call reads the images and compiles."""
         self._config, self._split, self._seed = config, split, np.uint32(config.seed)
         self._settings, self.num_images = config.diagnostics, _count(config, split)
         in_float32 = ml_collections.ConfigDict(config.to_dict())
         in_float32.train.precision = "float32"
-        # Three programs, not one: batched LAPACK calls that XLA runs side by side in one can wait
-        # for each other for ever (jaxlib 0.10.2, CPU).
+        # Three programs, not one: with jaxlib 0.10.2 on the CPU, several batched LAPACK calls in
+        # one program can deadlock.
         self._embeddings = _precisely(embedding_measures, in_float32)
         self._norms = _precisely(conv_layers, in_float32)
         self._spectrum = _precisely(saib_spectrum, in_float32) if config.saib.enabled else None
@@ -85,7 +91,8 @@ class Diagnostics:
         return jax.device_put(views, jax.local_devices()[0])
 
     def __call__(self, state: TrainState) -> Measured:
-        """Waits for the state's step, then takes the measures."""
+        """Measures the state; waits until its step is computed."""
+        # The state is equal on all devices; the copy on the first one is enough.
         weights = jax.tree.map(
             lambda leaf: leaf.addressable_data(0), (state.params, state.method_state)
         )
@@ -102,7 +109,7 @@ class Diagnostics:
         return Measured({name: float(value) for name, value in values.items()}, layers, spectrum)
 
     def alarms(self, values: dict[str, float]) -> list[str]:
-        """A sentence for each measure that is below its line, or not a number."""
+        """Returns a sentence for each value that is below its limit or not a number."""
         return [
             f"diagnostics/{name} is {values[name]:.3g}, below diagnostics.{line}="
             f"{self._settings[line]:g}: the representation may have collapsed."
@@ -112,10 +119,10 @@ class Diagnostics:
 
 
 def fixed_views(config: ml_collections.ConfigDict, split: data.Split, count: int) -> np.ndarray:
-    """The first `count` images of a split as anchor and query, float32 [2, count, S, S, 3].
+    """Returns anchor and query of the first `count` images, float32 [2, count, S, S, 3].
 
-    They are augmented on the device with the keys of step 0; images that vary in size or are large
-    are cropped out of what evaluation sees of them.
+    The views are made on the device with the keys of step 0. If training crops on the host, since
+    the images are large or vary in size, the views are cropped from the evaluation crop instead.
     """
     batch = next(data.eval_batches(config.data, split, count, np.arange(count)))
     make_views = augment.make_augment(
@@ -139,8 +146,10 @@ def _count(config: ml_collections.ConfigDict, split: data.Split) -> int:
 def conv_layers(
     config: ml_collections.ConfigDict, params: Any, method_state: Any
 ) -> dict[str, dict[str, jax.Array]]:
-    """{"conv_matrix_norm", "conv_operator_norm"} -> {path of an encoder's convolution: norm}; {} of
-    an encoder without convolutions."""
+    """Returns {"conv_matrix_norm": {path: norm}, "conv_operator_norm": {path: norm}}.
+
+    The paths are those of the encoder's convolutions. Without convolutions the result is {}.
+    """
     encode = methods.make(config, total_steps=1).encode
     norms = conv_norms.encoder_norms(
         functools.partial(encode, params, method_state),
@@ -155,7 +164,7 @@ def conv_layers(
 def embedding_measures(
     config: ml_collections.ConfigDict, params: Any, method_state: Any, views: jax.Array
 ) -> dict[str, jax.Array]:
-    """The measures of embeddings and pooled features of views [2, b, S, S, 3]."""
+    """Returns the measures of embeddings and pooled features, for views [2, b, S, S, 3]."""
     method = methods.make(config, total_steps=1)
     rate = functools.partial(entropy.coding_rate, epsilon=config.objective.entropy.epsilon)
     anchor, query = views
@@ -185,7 +194,7 @@ def saib_spectrum(
     group: jax.Array,
     seed: jax.Array,
 ) -> tuple[jacobian.Spectrum, jacobian.Spectrum]:
-    """Of SAIB's Jacobian at a group [g, S, S, 3], with running statistics (`jacobian.lanczos`)."""
+    """Returns what `jacobian.lanczos` finds for SAIB with running statistics on [g, S, S, 3]."""
     method = methods.make(config, total_steps=1)
     return jacobian.lanczos(
         lambda images: method.transform(params, method_state, images),
@@ -197,7 +206,7 @@ def saib_spectrum(
 
 
 def _precisely(fn: Callable[..., Any], config: ml_collections.ConfigDict) -> Callable[..., Any]:
-    """fn(config, ...) compiled, with float32 products on GPUs too, not TF32."""
+    """Returns fn(config, ...) compiled, with products in full float32 (GPUs would use TF32)."""
 
     def precise(*args):
         with jax.default_matmul_precision("highest"):

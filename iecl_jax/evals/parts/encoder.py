@@ -1,4 +1,4 @@
-"""The frozen anchor encoder applied to whole splits: what every evaluation starts from."""
+"""Opens the splits of a data set and encodes them with a frozen encoder."""
 
 import functools
 from collections.abc import Callable
@@ -18,11 +18,11 @@ Encode = Callable[[np.ndarray], np.ndarray]
 
 
 class Unlabelled(ValueError):
-    """A data set lacks the labels or the test images that an evaluation needs."""
+    """Raised if a data set lacks the labels or test images that an evaluation needs."""
 
 
 def replicate(tree: Any) -> Any:
-    """Puts a tree, of host arrays or of arrays equal on all devices, on each local device."""
+    """Copies a tree to each local device. Its arrays are on the host or equal on all devices."""
     mesh = Mesh(np.array(jax.local_devices()), ("local",))
     return jax.device_put(jax.device_get(tree), NamedSharding(mesh, PartitionSpec()))
 
@@ -30,13 +30,13 @@ def replicate(tree: Any) -> Any:
 class SplitEncoder:
     """Encodes the splits of a config's data set on the devices of this process.
 
-    A split is opened when it is first asked for, and kept decoded where `data.cache` says so.
+    A split is opened at its first use. `data.cache` says where its decoded images are kept.
     """
 
     def __init__(
         self, config: ml_collections.ConfigDict, method: Method, pretrain: data.Split | None = None
     ):
-        """`pretrain`: the split of that name, if it is open already."""
+        """Compiles nothing yet. `pretrain` is the split of that name, if it is already open."""
         self._config = config
         self._devices = jax.local_devices()
         self._opened: dict[str, data.Split] = {} if pretrain is None else {"pretrain": pretrain}
@@ -50,8 +50,9 @@ class SplitEncoder:
         self._encode = jax.pmap(pooled, in_axes=(None, None, 0), devices=self._devices)
 
     def split(self, name: str) -> data.Split:
-        """The split "pretrain", "train" or "test"; ValueError where the data set has none."""
+        """Returns the split "pretrain", "train" or "test"; raises ValueError if there is none."""
         if name not in self._opened:
+            # In most data sets "pretrain" is "train": it is not opened a second time.
             known = self._opened.get("pretrain") if name == "train" else None
             if known is None or not known.is_train:
                 known = data.open_split(self._config.data, name)
@@ -59,10 +60,10 @@ class SplitEncoder:
         return self._opened[name]
 
     def labelled(self, name: str) -> data.Split:
-        """The split "train" or "test", of which some images at least are labelled.
+        """Returns the split "train" or "test", which has at least one labelled image.
 
         Raises:
-          Unlabelled: there is no such split, or it has no labels.
+          Unlabelled: the split does not exist or has no labels.
         """
         try:
             split = self.split(name)
@@ -73,7 +74,10 @@ class SplitEncoder:
         return split
 
     def bind(self, params: Any, method_state: Any) -> Encode:
-        """images uint8 [b, H, W, 3] -> features float32 [b, F], b a multiple of the devices."""
+        """Returns a function: images uint8 [b, H, W, 3] -> pooled features float32 [b, F].
+
+        b must be a multiple of the number of devices.
+        """
         weights = ({"online": params["online"]}, {"online": method_state.get("online", {})})
         return functools.partial(self._run, *replicate(weights))
 
@@ -83,9 +87,9 @@ class SplitEncoder:
         return encoded.reshape(len(images), -1)
 
     def extract(self, encode: Encode, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """(encode of every image float32 [N, F], labels int32 [N]) of "train" or "test"."""
+        """Returns (features float32 [N, F] by `encode`, labels int32 [N]) of "train" or "test"."""
         split = self.labelled(name)
         devices = len(self._devices)
-        batch_size = -(-self._config.eval.batch_size // devices) * devices  # rounded up
+        batch_size = -(-self._config.eval.batch_size // devices) * devices  # Rounded up.
         batches = data.eval_batches(self._config.data, split, batch_size)
         return features.extract(encode, batches, num_examples=len(split))

@@ -1,4 +1,4 @@
-"""An evaluation as a job of its own, on a checkpoint."""
+"""Runs an evaluation as a job of its own, on a checkpoint."""
 
 import sys
 import time
@@ -21,12 +21,15 @@ from iecl_jax.run.seal import digest
 def run(
     config: ml_collections.ConfigDict, run_dir: str, *, allow_config_change: bool = False
 ) -> dict[str, Any]:
-    """Measures what `config.checkpoint` holds by the evaluation that `config.job` names.
+    """Runs the evaluation `config.job` on the checkpoint `config.checkpoint`.
 
-    Prints the scores and writes results.json, which it returns.
+    It prints the scores and writes results.json to `run_dir`.
+
+    Returns:
+      The content of results.json.
 
     Raises:
-      ValueError: a setting is impossible or does not fit the network or its data set.
+      ValueError: a setting is invalid, or does not fit the network or its data set.
     """
     started = time.monotonic()
     config_lib.check(config, jax.local_device_count())
@@ -55,11 +58,11 @@ def run(
 
 
 def load(config: ml_collections.ConfigDict, run_dir: str) -> Subject:
-    """The network that a job's config asks for.
+    """Returns the network that a job's config names, with its data set.
 
-    It comes from the checkpoint `config.checkpoint`, a workdir or one of its checkpoints; where
-    that is empty, `config.pretrain` is initialised and not trained. `config.data.dir`, if set, says
-    where the data lie on this machine.
+    `config.checkpoint` is a workdir or one of its checkpoints. If it is empty, the network is that
+    of `config.pretrain`, initialised but not trained. `config.data.dir`, if set, replaces the
+    folder of the data in the pretraining config.
     """
     weights: dict[str, Any] = {}
     if config.checkpoint:

@@ -1,4 +1,4 @@
-"""The results of evaluations in words."""
+"""Describes the results of evaluations for a reader."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ _SHARE = " (%)"
 
 
 def words(names: Iterable[str] = ()) -> dict[str, str]:
-    """{result: words} of all evaluations of this package, and of those named besides."""
+    """Returns {result: description} of all evaluations of this package and of those in `names`."""
     found: dict[str, str] = {}
     for name in (*kinds.names("evaluation"), *names):
         found |= kinds.load("evaluation", name).RESULTS
@@ -16,11 +16,11 @@ def words(names: Iterable[str] = ()) -> dict[str, str]:
 
 
 def shown(text: str, value: float | None) -> tuple[str, str]:
-    """(words, value) of a result as a reader sees them.
+    """Returns (description, formatted value) of a result.
 
     Args:
-      text: of RESULTS; at its end "(%)" says that the value is a share.
-      value: None is a number that was not finite.
+      text: the description in RESULTS; if it ends in "(%)", the value is a share from 0 to 1.
+      value: the result; None stands for a number that was not finite.
     """
     share = text.endswith(_SHARE)
     if value is None:

@@ -1,4 +1,4 @@
-"""The evaluations that run during training, each at its moments, and what they share there."""
+"""Schedules the evaluations of a training, and lets those of one step share their features."""
 
 import types
 from collections.abc import Sequence
@@ -21,23 +21,23 @@ _WHEN = ("every", "end")
 
 
 class Every(Section):
-    """Of an evaluation that runs at intervals."""
+    """The settings of an evaluation that by default runs at intervals."""
 
-    when = key("every", _WHEN, "every: each eval.every_epochs and at the end; end: at the end")
+    when = key("every", _WHEN, "every: each eval.every_epochs and at the end; end: only at the end")
 
 
 class AtEnd(Section):
-    """Of an evaluation that runs at the end alone."""
+    """The settings of an evaluation that by default only runs at the end."""
 
-    when = key("end", _WHEN, "end: at the end; every: each eval.every_epochs too")
+    when = key("end", _WHEN, "end: only at the end; every: also each eval.every_epochs")
 
 
 class Scheduled:
-    """An evaluation at its moments of a training.
+    """An evaluation with its schedule in a training.
 
     Attributes:
-      name: the stem of its file.
-      every_steps: steps between two moments; 0 = at the end alone.
+      name: the stem of the evaluation's file.
+      every_steps: steps between two evaluations; 0 = only at the end.
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class Scheduled:
         self._moments = moments
 
     def due(self, now: Now) -> bool:
-        """Whether it is to run now."""
+        """Returns whether the evaluation is due now."""
         return actions.Every(self.every_steps, at_end=True)(now)
 
     def check(self, subject: Subject) -> None:
-        """Raises ValueError where the settings do not fit the data set."""
+        """Raises ValueError if the settings do not fit the data set."""
         if hasattr(self._module, "check"):
             self._module.check(subject, self._settings)
 
     def __call__(self, state: TrainState, now: Now) -> dict[str, Any]:
-        """What it measures; numbers, which may stand in nested dictionaries and lists."""
+        """Returns the results: numbers, also in nested dictionaries and lists."""
         try:
             return self._module.measure(self._moments.subject(state, now), self._settings)
         except Unlabelled as error:
@@ -73,7 +73,7 @@ class Scheduled:
 
 
 class _Moments:
-    """One subject for the evaluations of one moment, whose features go after the last of them."""
+    """Holds one Subject for all evaluations of a step, and drops its features after the last."""
 
     def __init__(self, subject: Subject):
         self._before = subject
@@ -94,15 +94,16 @@ class _Moments:
 def scheduled(
     config: ml_collections.ConfigDict, method: Method, split: data.Split, run_dir: str
 ) -> list[Scheduled]:
-    """The evaluations of `eval.names`, in that order, to be called in it.
+    """Returns the evaluations of `eval.names`, in that order. Call them in that order, too.
 
-    One that needs labels which the data set lacks is left out, with a warning.
+    An evaluation that needs labels or test images is left out, with a warning, if the data set has
+    none.
 
     Args:
-      config: of the pretraining.
-      method: of that config.
-      split: the images that it trains on.
-      run_dir: where evaluations leave files.
+      config: the pretraining config.
+      method: the method of that config.
+      split: the images of the pretraining.
+      run_dir: folder to which evaluations may write files.
 
     Raises:
       ValueError: a setting does not fit the data set.

@@ -1,4 +1,4 @@
-"""What an evaluation looks at: a network at one moment, and the images it is judged on."""
+"""The subject of an evaluation: a network with fixed weights, and its data set."""
 
 import dataclasses
 from typing import Any
@@ -17,12 +17,12 @@ from iecl_jax.train import state as train_state
 
 @dataclasses.dataclass
 class Work:
-    """What an evaluation has done, for `results.json` of a job.
+    """The work of an evaluation, for the `results.json` of a job.
 
     Attributes:
-      images: encoded or trained on.
-      steps: of an optimizer.
-      params: what it trained; None if nothing.
+      images: number of images encoded or trained on.
+      steps: number of optimizer steps.
+      params: the parameters that the evaluation trained; None if it trained nothing.
     """
 
     images: int = 0
@@ -32,17 +32,17 @@ class Work:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
-    """A network, its data set, and features that all evaluations of one moment share.
+    """A network, its data set, and its features, which the evaluations of one step share.
 
     Attributes:
-      config: the pretraining config that the network was made from.
-      method: of that config.
+      config: the pretraining config of the network.
+      method: the method of that config.
       encoder: opens the splits of the data set and encodes them.
-      run_dir: where an evaluation may leave files.
-      seed: of whatever the evaluation draws.
-      params, method_state: the network's weights; None before the training starts, when an
-        evaluation checks its settings.
-      work: what the evaluations have done so far.
+      run_dir: folder to which an evaluation may write files.
+      seed: seed for everything random in an evaluation.
+      params, method_state: the network's weights; None before the training starts, when the
+        evaluations check their settings.
+      work: the work of the evaluations so far.
     """
 
     config: ml_collections.ConfigDict
@@ -58,11 +58,11 @@ class Subject:
     )
 
     def at(self, params: Any, method_state: Any) -> "Subject":
-        """The same with other weights, and no features yet."""
+        """Returns a Subject with other weights, whose features are not computed yet."""
         return dataclasses.replace(self, params=params, method_state=method_state)
 
     def untrained(self) -> "Subject":
-        """The same with the weights that training starts from."""
+        """Returns a Subject with the initial weights of the training."""
         size = self.config.data.image_size
         images = self.config.saib.group_size if self.config.saib.enabled else 2
         state = train_state.create(
@@ -77,15 +77,15 @@ class Subject:
 
     @property
     def num_classes(self) -> int:
-        """Classes of the labels; raises `encoder.Unlabelled` where there are none."""
+        """The number of classes; raises `encoder.Unlabelled` if there are no labels."""
         return self.encoder.labelled("train").num_classes
 
     def split(self, name: str) -> data.Split:
-        """The split "pretrain", "train" or "test"; ValueError where the data set has none."""
+        """Returns the split "pretrain", "train" or "test"; raises ValueError if there is none."""
         return self.encoder.split(name)
 
     def labels(self, name: str) -> np.ndarray:
-        """int32 [N], -1 = unlabelled, of the split "train" or "test"; reads no image.
+        """Returns the labels int32 [N] of "train" or "test", -1 = unlabelled. Reads no images.
 
         Raises:
           encoder.Unlabelled: there is no such split, or it has no labels.
@@ -93,10 +93,10 @@ class Subject:
         return self.encoder.labelled(name).labels
 
     def features(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Pooled features float32 [N, F] and labels int32 [N] of "train" or "test".
+        """Returns pooled features float32 [N, F] and labels int32 [N] of "train" or "test".
 
-        They are computed at the first call, of unaugmented images by the anchor's encoder. A file
-        that is broken gives its place to the next one, with that one's label.
+        The first call computes them, with the online encoder, from unaugmented images. The next
+        image, with its label, replaces an image whose file is broken.
 
         Raises:
           encoder.Unlabelled: there is no such split, or it has no labels.
@@ -107,11 +107,11 @@ class Subject:
         return self._features[name]
 
     def encode(self, encode: Encode, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """`features`, but computed by `encode` (images uint8 [b, H, W, 3] -> [b, F])."""
+        """Returns what `features` does, but with `encode` (images uint8 [b, H, W, 3] -> [b, F])."""
         encoded = self.encoder.extract(encode, name)
         self.work.images += len(encoded[0])
         return encoded
 
     def settings(self, name: str, declared: type[section.Section]) -> ml_collections.ConfigDict:
-        """The settings that the pretraining has for an evaluation, or those `declared`."""
+        """Returns the pretraining's settings for an evaluation, or the defaults of `declared`."""
         return self.config.eval.get(name) or section.defaults(declared)

@@ -1,1 +1,1 @@
-"""Pictures of what an evaluation measured."""
+"""Draws what the evaluations and diagnostics measure."""

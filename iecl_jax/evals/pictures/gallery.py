@@ -1,4 +1,4 @@
-"""The gallery: sources, their two views, and what SAIB makes of the query view (Fig. 2)."""
+"""Draws the gallery: source images, their two views, and SAIB's output for the query (Fig. 2)."""
 
 import pathlib
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ ROWS = ("source", "anchor view", "query view", "SAIB(query)", "added by SAIB")
 
 
 def draw(sources: np.ndarray, views: np.ndarray, transformed: np.ndarray) -> np.ndarray:
-    """One picture, a column an image.
+    """Returns the gallery as one picture with a column for each image.
+
+    All views share one scale. SAIB's output is rescaled, image by image, to the mean and standard
+    deviation of its view, since its skip connections alone double the input. The last row shows
+    SAIB's output minus the best multiple of the view, on its own scale.
 
     Args:
       sources: [n, H, W, 3] in [0, 1].
-      views: float [2, n, S, S, 3], anchor and query, normalised as the network sees them.
+      views: float [2, n, S, S, 3], anchor and query, normalised as for the network.
       transformed: float [n, S, S, 3], SAIB's output for the query views, in the same units.
 
     Returns:
       uint8 [height, width, 3].
-
-    The views are shown on one common scale. SAIB's output is rescaled image by image to the mean
-    and deviation of its view, because its skip connections alone double it; the last row is what
-    remains of it after the best multiple of the view is taken away, on a scale of its own.
     """
     low, high = views.min(), views.max()
     shown = (views - low) / (high - low)
@@ -43,15 +43,16 @@ def draw(sources: np.ndarray, views: np.ndarray, transformed: np.ndarray) -> np.
 
 
 def separate(query: np.ndarray, transformed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What SAIB's output looks like beside its input, and what in it is new.
+    """Rescales SAIB's output to its input, and separates what SAIB added.
 
     Args:
       query: float [n, S, S, 3], SAIB's input.
-      transformed: float [n, S, S, 3], its output.
+      transformed: float [n, S, S, 3], SAIB's output.
 
     Returns:
-      The output with the mean and deviation of the input, image by image; and the output less its
-      mean and less the best multiple of the input. Both float [n, S, S, 3].
+      (rescaled, added), both float [n, S, S, 3]: the output with the mean and standard deviation of
+      the input; and the output minus its mean and minus the best multiple (least squares) of the
+      centred input. Both are per image.
     """
     axes = (1, 2, 3)
     mean = query.mean(axes, keepdims=True)
@@ -64,10 +65,10 @@ def separate(query: np.ndarray, transformed: np.ndarray) -> tuple[np.ndarray, np
 
 
 def grid(rows: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
-    """Images in rows with a title on the left: uint8 [height, width, 3].
+    """Returns rows of images, each with a title on the left, as uint8 [height, width, 3].
 
     Args:
-      rows: (title, images float [n, H, W, 3], shown clipped to [0, 1]), the same n in each.
+      rows: (title, images float [n, H, W, 3]); images are clipped to [0, 1]; n is the same in all.
     """
     count = len(rows[0][1])
     margin = 0.3 + 0.075 * max(len(line) for title, _ in rows for line in title.split("\n"))
@@ -88,6 +89,6 @@ def grid(rows: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
 
 
 def save(picture: np.ndarray, path: pathlib.Path) -> None:
-    """Writes uint8 [h, w, 3] as PNG, whole or not at all."""
+    """Writes a picture uint8 [h, w, 3] as PNG, whole or not at all."""
     with files.open_whole(path) as file:
         Image.fromarray(picture).save(file, format="PNG")

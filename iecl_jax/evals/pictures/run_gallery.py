@@ -1,4 +1,4 @@
-"""A run's gallery: its first images as the training and SAIB see them at a step."""
+"""Draws a run's gallery: its first images, their views at a step, and SAIB's output."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,9 +17,9 @@ _COLUMNS = 8
 
 
 class RunGallery:
-    """(step, state) -> {"gallery": uint8 [h, w, 3]}, see `gallery.draw`.
+    """Maps (step, state) to {"gallery": uint8 [h, w, 3]}, see `gallery.draw`.
 
-    Process 0 also writes it to RUN_DIR/gallery/STEP.png.
+    Process 0 also writes the picture to RUN_DIR/gallery/STEP.png.
     """
 
     def __init__(
@@ -30,9 +30,18 @@ class RunGallery:
         run_dir: str,
         views: Callable[[int, Any], Sequence[jax.Array]],
     ):
-        """`split`: the images of the pretraining; `views`: as the step makes them of a batch."""
+        """Chooses the images.
+
+        Args:
+          config: the pretraining config.
+          method: the method of that config.
+          split: the images of the pretraining.
+          run_dir: folder of the run.
+          views: (step, batch) -> the views that the training step makes.
+        """
         count = _COLUMNS
         if config.saib.enabled:
+            # SAIB needs whole groups.
             count = config.saib.group_size * -(-count // config.saib.group_size)
         self._config, self._split, self._indices = config, split, np.arange(count) % len(split)
         self._folder, self._views = Path(run_dir) / "gallery", views

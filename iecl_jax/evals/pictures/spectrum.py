@@ -1,4 +1,4 @@
-"""The spectrum of SAIB's Jacobian: how much it stretches, and how much it shrinks."""
+"""Draws the singular values of SAIB's Jacobian: how much SAIB stretches and shrinks."""
 
 import math
 
@@ -10,30 +10,30 @@ from iecl_jax.evals.measures import jacobian
 from iecl_jax.evals.measures.jacobian import Spectrum
 from iecl_jax.evals.pictures import style
 
-SMALLEST = 1e-12  # a singular value below this counts as this one
+SMALLEST = 1e-12  # Smaller singular values are drawn as this one, since the axis is logarithmic.
 _BINS = 60
 
 
 def draw(found: Spectrum, title: str) -> np.ndarray:
-    """A weighted histogram over log sigma with sigma = 1 marked, and log|det J| in words.
+    """Draws a weighted histogram over log sigma, with sigma = 1 marked and log|det J| as text.
 
     Args:
-      found: values and weights of Lanczos quadrature, each value standing for the singular values
-        around it, or all singular values.
-      title: what is shown, for example the step.
+      found: all singular values; or nodes and weights of Lanczos quadrature, where each node stands
+        for the singular values around it.
+      title: the title, for example with the step.
 
     Returns:
       uint8 [height, width, 3].
 
     Raises:
-      ValueError: there is nothing to draw, or a value is negative or not finite.
+      ValueError: there are no values, or a value is negative or not finite.
     """
     with style.context():
         return style.picture(figure(found, title))
 
 
 def _checked(found: Spectrum) -> Spectrum:
-    """Both parts as float64, the values at least SMALLEST."""
+    """Returns values (at least SMALLEST) and weights as float64; raises ValueError, see `draw`."""
     sigma, weights = (np.asarray(part, np.float64) for part in found)
     if sigma.shape != weights.shape or not sigma.size:
         raise ValueError(
@@ -47,7 +47,7 @@ def _checked(found: Spectrum) -> Spectrum:
 
 
 def figure(found: Spectrum, title: str) -> Figure:
-    """The figure of `draw`, to be made within `style.context`."""
+    """Returns the figure of `draw`. Call it within `style.context`."""
     found = _checked(found)
     sigma, weights = found
     below_one, (log_det, stderr) = jacobian.share_below_one(found), jacobian.log_det(found)
@@ -55,7 +55,7 @@ def figure(found: Spectrum, title: str) -> Figure:
     share = weights / weights.sum()
     low, high = min(logs.min(), -0.05), max(logs.max(), 0.05)
     margin = 0.04 * (high - low)
-    # Bins are counted from sigma = 1, so that none holds values of both sides.
+    # sigma = 1 is an edge, so that no bin mixes values below and above it.
     width = (high - low + 2 * margin) / _BINS
     first, last = np.floor((low - margin) / width), np.ceil((high + margin) / width)
     edges = width * np.arange(first, last + 1)
@@ -85,7 +85,7 @@ def figure(found: Spectrum, title: str) -> Figure:
 
 
 def _label_ticks(axis, low: float, high: float) -> None:
-    """Round values of sigma, 1 among them, as dense as there is room for."""
+    """Puts ticks at round values of sigma, as many as fit."""
     ratio = high / low
     if ratio < 3:
         locator = MaxNLocator(7, steps=[1, 2, 5, 10])

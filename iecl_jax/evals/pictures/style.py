@@ -1,4 +1,4 @@
-"""The look that all figures share: colours that the colour-blind can tell apart, one small font."""
+"""The common style of all figures: colours for colour-blind readers, and one small font."""
 
 import pathlib
 from typing import Any
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from iecl_jax.data import files
 from iecl_jax.run.events import Curve
 
-# Okabe and Ito's palette, the darker ones first; line styles repeat the distinction in grey.
+# Okabe and Ito's palette, the darker colours first. Line styles also differ, for prints in grey.
 BLUE, RED, GREEN, PURPLE, SKY, ORANGE = "#0072b2 #d55e00 #009e73 #cc79a7 #56b4e9 #e69f00".split()  # noqa: SIM905
 COLOURS = (BLUE, RED, GREEN, PURPLE, SKY, ORANGE)
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
@@ -43,20 +43,20 @@ _SETTINGS: Any = {
     "svg.hashsalt": "iecl_jax",
     "pdf.fonttype": 42,
 }
-FEW_POINTS = 20  # up to so many, each is marked
+FEW_POINTS = 20  # A curve with at most this many points gets a mark at each.
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def context():
-    """The context in which a figure is made, drawn on and saved."""
+    """Returns the context in which a figure must be made, drawn and saved."""
     return matplotlib.rc_context(_SETTINGS)
 
 
 def subplots(rows: int, columns: int, *, width: float, height: float, **options: Any):
-    """(figure, axes [rows, columns]) of `width` by `height` inches, within `context`.
+    """Returns (figure, axes [rows, columns]) of `width` by `height` inches.
 
-    No window and no global state. `options` are those of `Figure.subplots`. Draw on the axes within
-    `context`.
+    It opens no window and changes no global state. Call it, and draw on the axes, within `context`.
+    `options` go to `Figure.subplots`.
     """
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
@@ -64,9 +64,9 @@ def subplots(rows: int, columns: int, *, width: float, height: float, **options:
 
 
 def plot(axes: Axes, curve: Curve, number: int, label: str | None = None) -> None:
-    """Draws a curve in the colour and dashes of its `number` (0 ...), with dots where it is short.
+    """Draws a curve in the colour and dashes of its `number`, counted from 0.
 
-    Values that are not finite leave a gap.
+    A short curve gets a dot at each point. Values that are not finite leave a gap.
     """
     axes.plot(
         curve.steps,
@@ -80,29 +80,29 @@ def plot(axes: Axes, curve: Curve, number: int, label: str | None = None) -> Non
 
 
 def reference_line(axes: Axes, value: float, *, vertical: bool = False) -> None:
-    """A thin dashed line at `value`, for what a curve is compared with."""
+    """Draws a thin dashed line at `value`, a reference for the curves."""
     line = axes.axvline if vertical else axes.axhline
     line(value, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
 
 
 def picture(figure: Figure) -> np.ndarray:
-    """The figure as uint8 [height, width, 3]."""
+    """Returns the figure as uint8 [height, width, 3]."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def check_path(path: pathlib.Path) -> None:
-    """Raises ValueError unless the file name says PNG, SVG or PDF."""
+    """Raises ValueError unless the file name ends in .png, .svg or .pdf."""
     if path.suffix not in SUFFIXES:
         raise ValueError(f"--out={path} must end in one of {', '.join(SUFFIXES)}.")
 
 
 def save(figure: Figure, path: pathlib.Path) -> None:
-    """Writes the figure as its suffix says (`SUFFIXES`), whole or not at all.
+    """Writes the figure in the format of the file name's suffix, whole or not at all.
 
     Raises:
-      ValueError: the suffix is another one.
+      ValueError: the suffix is not in `SUFFIXES`.
     """
     check_path(path)
     with context(), files.open_whole(path) as file:

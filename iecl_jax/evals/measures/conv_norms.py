@@ -94,7 +94,7 @@ def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
 
 def _largest_eigenvalue(gram: Any, start: jax.Array, iterations: int) -> jax.Array:
-    """Returns the largest eigenvalues of f Hermitian positive matrices; `gram` multiplies by them."""
+    """Returns the largest eigenvalues of f Hermitian positive matrices, given by their products."""
 
     def unit(v: jax.Array) -> tuple[jax.Array, jax.Array]:
         norm = jnp.sqrt(jnp.square(v).sum((0, 2), keepdims=True))

@@ -169,6 +169,8 @@ def run(command: Command) -> None:
         except (ValueError, FloatingPointError) as error:
             logging.debug("traceback", exc_info=True)
             sys.exit(f"error: {error}")
+        except KeyboardInterrupt:  # outside of the loop, where there is nothing to save
+            sys.exit("error: stopped by Ctrl-C; the same command goes on from the last checkpoint.")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from iecl_jax.config import section
 from iecl_jax.data.augment import resizing
 from iecl_jax.data.augment.operators import crop
 
+pytestmark = pytest.mark.quick
+
 RESAMPLE = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,

@@ -14,6 +14,8 @@ from scipy import ndimage, stats
 from iecl_jax.config import kinds, section
 from iecl_jax.data.augment.operators import blur, flip, gray, jitter, noise, rotate, solarize
 
+pytestmark = pytest.mark.quick
+
 GRAY = np.array([0.2989, 0.587, 0.114])
 KEYS = jax.random.split(jax.random.key(0), 4000)
 

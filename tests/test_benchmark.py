@@ -389,6 +389,7 @@ def test_everything_is_measured_without_tensorflow(tmp_path):
     path, trace = tmp_path / "all.json", tmp_path / "trace"
     options = [f"--config={TINY}", "--rounds=2", "--steps=3", f"--json={path}", f"--trace={trace}"]
     options += ["--", *TINY_OVERRIDES, "--config.data.name=digits", f"--config.data.dir={tmp_path}"]
+    options += ["--config.encoder.name=tests/tiny_resnet.py"]
     code = f"""{WITHOUT_TENSORFLOW}
 from iecl_jax.tools.benchmark import __main__, roofline
 roofline.MATRIX_SIDE["cpu"] = 64

@@ -8,6 +8,8 @@ import pytest
 
 from iecl_jax import config as config_lib
 
+pytestmark = pytest.mark.quick
+
 
 def load(name: str, arg: str) -> ml_collections.ConfigDict:
     return importlib.import_module(f"configs.{name}").get_config(arg)

@@ -14,6 +14,8 @@ from configs.study import SETTINGS
 from iecl_jax import config as config_lib
 from iecl_jax.config import kinds
 
+pytestmark = pytest.mark.quick
+
 ROOT = pathlib.Path(__file__).parent.parent
 ENDS = ("", "+saib", "+terms", "+sn", "+saib+sn", "+terms+sn")
 PLUGGED = ["ie_cl", *(name + end for name in methods.RECIPES for end in ENDS)]

@@ -11,6 +11,8 @@ from scipy import stats
 from configs import imagenet_r50
 from iecl_jax.data import crops, images
 
+pytestmark = pytest.mark.quick
+
 
 def smooth_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     """A photograph's kind of content: random values on a coarse grid, enlarged."""

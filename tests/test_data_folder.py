@@ -11,6 +11,8 @@ from PIL import Image
 from configs import imagenet_r50
 from iecl_jax.data import TrainBatches, eval_batches, open_split
 
+pytestmark = pytest.mark.quick
+
 
 def folder(path, **changes) -> ml_collections.ConfigDict:
     data = imagenet_r50.get_config().data

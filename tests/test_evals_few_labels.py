@@ -7,6 +7,8 @@ from sklearn.linear_model import LogisticRegression
 
 from iecl_jax.evals.measures import few_labels
 
+pytestmark = pytest.mark.quick
+
 LABELS = np.random.default_rng(0).integers(-1, 4, 200)
 
 

@@ -7,6 +7,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from iecl_jax.evals.measures import knn
 
+pytestmark = pytest.mark.quick
+
 SETTINGS: dict[str, Any] = {"k": 7, "temperature": 0.1, "num_classes": 4}
 
 

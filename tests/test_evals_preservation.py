@@ -8,6 +8,8 @@ import scipy.special
 
 from iecl_jax.evals.measures import preservation
 
+pytestmark = pytest.mark.quick
+
 rank_me = jax.jit(preservation.rank_me)
 alignment = jax.jit(preservation.alignment)
 uniformity = jax.jit(preservation.uniformity, static_argnames="t")

@@ -9,6 +9,8 @@ import pytest
 from iecl_jax.run.events import Curve
 from iecl_jax.tools.figures import chart
 
+pytestmark = pytest.mark.quick
+
 
 def chart_of(values, steps=None, **options):
     values = np.asarray(values, np.float64)

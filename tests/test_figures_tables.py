@@ -9,6 +9,8 @@ from iecl_jax.evals.pictures import style
 from iecl_jax.tools.figures import bars, heat_map
 from iecl_jax.tools.tables import pictures
 
+pytestmark = pytest.mark.quick
+
 NAN = float("nan")
 
 

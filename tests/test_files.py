@@ -7,6 +7,8 @@ import pytest
 from iecl_jax.data.files import open_whole
 from iecl_jax.run.workdir import write_atomically
 
+pytestmark = pytest.mark.quick
+
 
 def test_the_old_content_stays_until_the_new_one_is_whole(tmp_path):
     path = tmp_path / "new" / "folder" / "file"

@@ -10,6 +10,8 @@ import pytest
 from iecl_jax.models import collectives
 from iecl_jax.tools.benchmark import hlo
 
+pytestmark = pytest.mark.quick
+
 # What a GPU's compiler writes: pairs of start and done, several arrays in one, comments in tuples.
 ASYNCHRONOUS = """
 ENTRY %main {

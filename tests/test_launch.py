@@ -14,6 +14,8 @@ from iecl_jax import config as config_lib
 from iecl_jax import main  # main defines the flags
 from iecl_jax.run import preemption  # main defines the flags
 
+pytestmark = pytest.mark.quick
+
 ROOT = pathlib.Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
 SCRIPTS = ["single.sh", "multi_process_cpu.sh", "slurm.sbatch"]

@@ -12,6 +12,8 @@ from loss_reference import numeric_gradient, value_and_grad
 
 from iecl_jax.losses import contrastive
 
+pytestmark = pytest.mark.quick
+
 
 def _info_nce_reference(anchors, keys, positives, temperature, negatives=None):
     def unit(v):

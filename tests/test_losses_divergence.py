@@ -15,6 +15,8 @@ from loss_reference import numeric_gradient, value_and_grad
 
 from iecl_jax.losses import divergence
 
+pytestmark = pytest.mark.quick
+
 FORMS = [divergence.closed, divergence.eq16, divergence.softmax]
 
 

@@ -13,6 +13,8 @@ from loss_reference import numeric_gradient, value_and_grad
 
 from iecl_jax.losses import entropy
 
+pytestmark = pytest.mark.quick
+
 
 def _coding_rate(z, epsilon):
     n, d = z.shape

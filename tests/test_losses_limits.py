@@ -11,6 +11,8 @@ from loss_reference import value_and_grad
 
 from iecl_jax.losses import contrastive, redundancy, similarity, whitening
 
+pytestmark = pytest.mark.quick
+
 
 def _nt_xent(first, second):
     views = jnp.stack([first, second])

@@ -15,6 +15,8 @@ from iecl_jax.methods.nnclr import nearest
 from iecl_jax.models.conv import power_iteration
 from iecl_jax.train.step import probe_metrics
 
+pytestmark = pytest.mark.quick
+
 ROWS, PLACES = jnp.ones((6, 4)), jnp.arange(6)
 info_nce = functools.partial(contrastive.info_nce, positives=PLACES, temperature=0.2)
 nt_xent = functools.partial(contrastive.nt_xent, places=PLACES, temperature=0.2)

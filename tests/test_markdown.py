@@ -5,6 +5,8 @@ from markdown_rows import rows
 
 from iecl_jax.run import markdown
 
+pytestmark = pytest.mark.quick
+
 LINES = [["name", "of", "a|b"], ["long words", "x", "1.5"], ["", "", "-10.25"]]
 
 

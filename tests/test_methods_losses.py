@@ -24,6 +24,8 @@ from iecl_jax.config import kinds, schema, section
 from iecl_jax.methods import nnclr
 from iecl_jax.methods.parts import queue
 
+pytestmark = pytest.mark.quick
+
 BATCH, WIDTH, QUEUE = 12, 3, 5  # two devices of 6, so that slices of 4 lie across them
 
 

@@ -120,7 +120,7 @@ def test_processes_stop_together_and_resume_as_if_they_never_had(two, tmp_path, 
     stopped = start(workdir)
     stopped.send_when_it_has_saved(signal.SIGTERM, process=1)  # to one of them alone
     assert stopped.codes() == [preemption.EXIT_CODE] * 2, stopped.log
-    steps = re.findall(r"Stopped by SIGTERM after step (\d+), which is saved", stopped.log)
+    steps = re.findall(r"Stopped after step (\d+), which is saved", stopped.log)
     assert len(steps) == 2
     assert set(steps) == {str(stopped.newest_checkpoint())}
 

@@ -12,6 +12,8 @@ import pytest
 
 from iecl_jax.run import seal
 
+pytestmark = pytest.mark.quick
+
 
 def test_digest_depends_on_values_names_dtypes_and_shapes_alone():
     tree: dict[str, Any] = {

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.quick
+
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted((ROOT / "iecl_jax").rglob("*.py"))
 

@@ -15,6 +15,8 @@ from configs import imagenet_r50
 from iecl_jax import config as config_lib
 from iecl_jax.run import workdir
 
+pytestmark = pytest.mark.quick
+
 
 def make_config(**changes) -> ml_collections.ConfigDict:
     config = imagenet_r50.get_config("100")

@@ -92,8 +92,11 @@ def _check_saib(config: ml_collections.ConfigDict, per_device: int) -> None:
 
 
 def _check_sizes(config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError unless the first two views have the images' size and none is larger than
-    the view before."""
+    """Raises ValueError if the size of a view does not fit.
+
+    The first two views must have the size of the images, and no view may be larger than the one
+    before.
+    """
     augment, largest = config.augment, config.data.image_size
     for place, name in enumerate(augment.views):
         size = augment[name].size or config.data.image_size

@@ -24,8 +24,11 @@ class Evaluation(Section):
 
     @staticmethod
     def inside(own, given):
-        """Returns the evaluation's section and, where an untrained network takes the place of a
-        checkpoint, the pretraining config that builds it."""
+        """Returns the section of the evaluation.
+
+        If the config has a section `pretrain`, which builds an untrained network in the place of a
+        checkpoint, that section is returned too.
+        """
         evaluation = kinds.load("evaluation", own["job"], key="job")
         settings = getattr(evaluation, "Job", evaluation.Settings)
         untrained = {"pretrain": Pretrain} if "pretrain" in given else {}

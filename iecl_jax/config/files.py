@@ -14,7 +14,7 @@ from ml_collections.config_flags.tuple_parser import TupleParser
 
 from iecl_jax.config import schema, section
 
-_ONE_AT_A_TIME = threading.Lock()  # runpy.run_path replaces sys.modules["__main__"] while it runs
+_ONE_AT_A_TIME = threading.Lock()  # runpy changes sys.modules and sys.argv as it runs
 
 
 class Loaded(NamedTuple):

@@ -23,14 +23,14 @@ from iecl_jax.config.section import Section, key
 
 
 def _are_operators(names: Sequence[str]) -> bool:
-    """Whether each name can be a section of a view, none occurs twice, and `crop` comes first."""
+    """Returns whether all names can be sections of a view, differ, and have `crop` only first."""
     sections = [kinds.stem(name) for name in names]
     words = all(name.isidentifier() and name not in ("operators", "size") for name in sections)
     return words and len(set(sections)) == len(sections) and "crop" not in names[1:]
 
 
 def _are_views(names: Sequence[str]) -> bool:
-    """Whether there are two names or more, all different, and each can be a section."""
+    """Returns whether there are two different names or more, which can be sections."""
     words = all(name.isidentifier() and name != "views" for name in names)
     return words and len(set(names)) == len(names) >= 2
 

@@ -35,7 +35,7 @@ RATES = Rule(lambda rates: len(rates) > 0 and min(rates) > 0, "one number or mor
 
 
 def _three(values: Sequence[Any], above: float) -> bool:
-    """Whether there are three finite numbers above a bound."""
+    """Returns whether there are three finite numbers above a bound."""
     numbers = [v for v in values if isinstance(v, int | float) and above < v < math.inf]
     return len(values) == len(numbers) == 3
 

@@ -1,4 +1,4 @@
-"""Images and labels: opening data sets, training batches on the devices, evaluation batches."""
+"""Images and labels: data sources, training batches on the devices, and evaluation batches."""
 
 from iecl_jax.data.eval_batches import eval_batches
 from iecl_jax.data.sources import cropped_on_host, open_split, statistics

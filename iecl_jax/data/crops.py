@@ -1,4 +1,4 @@
-"""Where the random crops of an image lie, when the host cuts them."""
+"""Draws the random crops of an image and cuts them, on the host."""
 
 import math
 import threading
@@ -10,24 +10,25 @@ import numpy as np
 from iecl_jax.data import images
 from iecl_jax.data.augment import view_sizes
 
-_of_thread = threading.local()
+_of_thread = threading.local()  # holds a random generator for each thread
 
 
 def view_generator(seed: int, step: int, place: int, view: int) -> np.random.Generator:
-    """Random numbers of one view: Philox keyed by (seed, step), counter set by (place, view).
+    """Returns the random generator of one view.
 
-    It is the thread's only generator, good until the next call: a new one would read the system's
-    entropy for nothing.
+    It is a Philox generator with key (seed, step), whose counter starts at (place, view). Each
+    thread has only one generator, so it is valid until the next call in that thread.
     """
+    # Setting the state is faster than a new generator, which would read the system's entropy.
     if not hasattr(_of_thread, "generator"):
         _of_thread.generator = np.random.Generator(np.random.Philox(0))
-    # The counter's two low words count the numbers drawn, so the streams never meet.
+    # The two low words of the counter count the numbers drawn, so streams never overlap.
     counter = np.array([0, 0, view, place], np.uint64)
     _of_thread.generator.bit_generator.state = {
         "bit_generator": "Philox",
         "state": {"counter": counter, "key": np.array([seed, step], np.uint64)},
         "buffer": np.zeros(4, np.uint64),
-        "buffer_pos": 4,  # all of the buffer is used up
+        "buffer_pos": 4,  # the buffer counts as used up
         "has_uint32": 0,
         "uinteger": 0,
     }
@@ -41,11 +42,11 @@ def sample_box(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> images.Box:
-    """A box as torchvision's RandomResizedCrop.get_params draws it.
+    """Draws a box as torchvision's `RandomResizedCrop.get_params` does.
 
-    The area's share of the image is uniform in `scale`, log(width / height) uniform between the
-    logs of `ratio`, the place uniform. After ten boxes that do not fit, the largest centred one
-    whose width / height lies in `ratio`.
+    The share of the image's area is uniform in `scale`, log(width / height) is uniform between the
+    logs of `ratio`, and the place is uniform. If ten boxes do not fit, the result is the largest
+    centred box whose width / height lies in `ratio`.
     """
     log_ratio = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(10):
@@ -70,11 +71,11 @@ def make_random_views(
       config: a pretraining config.
 
     Returns:
-      (source, step, place) -> a list of uint8 [S_i, S_i, 3], the views of `config.augment` of the
-      image at `place` of the global batch of `step`; a view without `crop` is the whole image.
-      Errors of the decoder (`split.DECODE_ERRORS`) pass through.
+      A function (source, step, place) -> a list of uint8 [S_i, S_i, 3], the views of
+      `config.augment` of the image at `place` in the global batch of `step`. A view without `crop`
+      is the whole image. The function raises the errors of the decoder (`split.DECODE_ERRORS`).
     """
-    # Read once: reading a ConfigDict takes microseconds, for each of a million images.
+    # Reads the config here, not per image: reading a ConfigDict takes microseconds.
     views = [config.augment[name] for name in config.augment.views]
     crops = [view.crop if "crop" in view.operators else None for view in views]
     limits = [(tuple(crop.scale), tuple(crop.ratio)) if crop else None for crop in crops]

@@ -1,4 +1,4 @@
-"""The images of a split in order, for evaluation."""
+"""Yields the images of a split in order, for evaluation."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,13 +18,23 @@ def eval_batches(
     batch_size: int,
     indices: np.ndarray | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields each image once, in order or in the order of `indices` (int [n]).
+    """Yields batches of B = `batch_size` images, each image once.
 
-    {"image": uint8 [B,H,W,3] at the split's own size, or if that varies [B,S,S,3]: shorter side
-    resized to round(S * 256 / 224), centre of S kept; "label": int32 [B], -1 = unlabelled;
-    "mask": bool [B], False in the places that fill up the last batch (zero image, label -1)}.
-    The next batch is decoded in `data.num_threads` threads meanwhile. With a data.cache the decoded
-    images are kept in the split for the next time.
+    The next batch is decoded in `data.num_threads` threads while the caller uses this one. With a
+    `data.cache`, the split keeps the decoded images for the next time.
+
+    Args:
+      data: config.data.
+      split: the images.
+      batch_size: B.
+      indices: int [n], the images to read, in this order; all of the split by default.
+
+    Yields:
+      A dict of
+        image: uint8 [B,H,W,3] at the split's own size. If sizes vary, [B,S,S,3]: the shorter side
+          is resized to round(S * 256 / 224), and the centre of side S = data.image_size is cut out.
+        label: int32 [B], -1 = unlabelled.
+        mask: bool [B], False for the rows that fill up the last batch (zero image, label -1).
     """
     indices = np.arange(len(split)) if indices is None else np.asarray(indices)
     batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
@@ -51,6 +61,7 @@ def eval_batches(
 
 
 def _pad(pixels: np.ndarray, labels: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+    """Fills a batch up to `batch_size` rows, so that every batch has the same shape to compile."""
     extra = batch_size - len(labels)
     return {
         "image": np.pad(pixels, ((0, extra), (0, 0), (0, 0), (0, 0))),

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all: whoever opens it meets the old content or the new."""
+"""Writes files atomically: a reader finds either the old content or the new one."""
 
 import contextlib
 import os
@@ -10,15 +10,18 @@ from typing import IO, Any
 
 @contextlib.contextmanager
 def open_whole(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
-    """A file to write, which becomes `path` when the block ends.
+    """Opens a temporary file for writing, which replaces `path` when the block ends.
 
-    Until then it lies beside `path` under a name of its own, so that several processes may write
-    the same file. An error in the block removes it and leaves `path` as it was. A kill leaves
-    `path` as it was too, and the other file beside it.
+    The temporary file lies beside `path` under a unique name, so several processes may write the
+    same file. An error in the block removes the temporary file and does not change `path`. A kill
+    does not change `path` either, but leaves the temporary file.
 
     Args:
-      path: its folder is made if there is none.
-      mode: "wb", or "w" for text, in UTF-8; what UTF-8 cannot say is written as an escape.
+      path: the file; its folder is created if it does not exist.
+      mode: "wb", or "w" for text in UTF-8. Characters that UTF-8 cannot encode become escapes.
+
+    Yields:
+      The open temporary file.
 
     Raises:
       OSError: the file cannot be written.
@@ -31,7 +34,8 @@ def open_whole(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
         with open(scratch, mode, encoding=encoding, errors=errors) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())  # a crash of the machine could keep the name and lose the data
+            # Without it, a crash of the machine could keep the new name but lose the data.
+            os.fsync(file.fileno())
         os.replace(scratch, path)
     except BaseException:
         scratch.unlink(missing_ok=True)

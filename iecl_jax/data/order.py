@@ -1,4 +1,4 @@
-"""The order of the training images, and which part of a batch a process loads."""
+"""Decides the order of the training images, and which part of a batch a process loads."""
 
 import functools
 
@@ -7,15 +7,16 @@ import numpy as np
 
 
 def batch_order(num_images: int, batch_size: int, seed: int) -> grain.MapDataset:
-    """Batch t of training as int64 [batch_size] indices, for any t >= 0 (random access).
+    """Returns a data set whose element t is batch t of training: indices, int64 [batch_size].
 
-    Each epoch is a new permutation of the images, less the remainder that does not fill a batch;
-    the order depends on the arguments alone. An epoch's permutation is drawn at once, and kept:
-    Grain's own `shuffle` takes 18 microseconds an image of Python, which cached images would feel.
+    Any t >= 0 can be read directly. Each epoch is a new permutation of the images, without the
+    remainder that does not fill a batch. The order depends only on the arguments.
     """
+    # The permutation of an epoch is drawn as a whole and cached. Grain's own `shuffle` takes 18
+    # microseconds of Python per image, which would slow down cached images.
     steps_per_epoch = num_images // batch_size
 
-    @functools.lru_cache(maxsize=2)  # Prefetching asks for two epochs in turn where they meet.
+    @functools.lru_cache(maxsize=2)  # at an epoch's end, prefetching reads two epochs in turn
     def permutation(epoch: int) -> np.ndarray:
         return np.random.default_rng((seed, epoch)).permutation(num_images)
 
@@ -27,6 +28,6 @@ def batch_order(num_images: int, batch_size: int, seed: int) -> grain.MapDataset
 
 
 def process_slice(batch_size: int, process_index: int, process_count: int) -> slice:
-    """Places of the global batch that a process loads: equal runs in process order."""
+    """Returns the places of the global batch that a process loads: equal runs in process order."""
     size = batch_size // process_count
     return slice(process_index * size, (process_index + 1) * size)

@@ -1,4 +1,4 @@
-"""A split of a data set: images by index, with their labels, whatever the files behind them are."""
+"""A split of a data set: images and labels by index, for every kind of file behind them."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ Indices = Sequence[int] | np.ndarray
 
 MAX_NATIVE_SIZE = 96  # pixels: larger images are cropped on the host
 MAX_BROKEN_SHARE = 0.01
-# What Pillow raises on files that are cut off, damaged, no image at all or unreasonably large.
+# What Pillow raises for files that are truncated, damaged, not an image, or too large.
 DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -32,21 +32,25 @@ DECODE_ERRORS = (
 
 
 class Record(NamedTuple):
-    """An undecoded image (encoded bytes, the path of its file, or uint8 [H,W,3]) and its label."""
+    """An image, not decoded yet (encoded bytes, a path, or pixels uint8 [H,W,3]), and its label."""
 
     image: images.Source
     label: int  # -1 = unlabelled
 
 
 class BrokenFiles:
-    """Counts the files that could not be decoded, and gives up above 1 % of `total`."""
+    """Counts the files that cannot be decoded, and raises ValueError above 1 % of `total`."""
 
     def __init__(self, total: int, where: str):
         self.names: list[str] = []
         self._total, self._where, self._lock = total, where, threading.Lock()
 
     def add(self, name: str, error: Exception) -> None:
-        """Logs `name` once as a warning; ValueError when more than 1 % of the files are broken."""
+        """Counts a broken file, and logs it as a warning the first time.
+
+        Raises:
+          ValueError: more than 1 % of the files are broken.
+        """
         with self._lock:
             if name not in self.names:
                 self.names.append(name)
@@ -64,40 +68,40 @@ class BrokenFiles:
 class Split:
     """Random access to N images.
 
-    `read(indices)` returns their Records; `read_labels()` all labels without decoding an image.
-    With `broken` set, an image that cannot be decoded gives its place to the next one that can,
-    with that one's label; without, the decoder's error is raised.
+    `read(indices)` returns their Records. `read_labels()` returns all labels, without decoding an
+    image. If `broken` is set, an image that cannot be decoded is replaced by the next one that can,
+    with the label of that one. Otherwise the decoder's error is raised.
     """
 
     name: str
     class_names: tuple[str, ...]  # () = unlabelled
-    image_shape: tuple[int, int] | None  # (h, w) of every image if that is small; None = sizes vary
+    image_shape: tuple[int, int] | None  # (h, w) if all images have it and it is small
     length: int
     read: Callable[[Indices], list[Record]]
     read_labels: Callable[[], np.ndarray]
     num_threads: int = 8
     broken: BrokenFiles | None = None
-    is_train: bool = False  # whether these are the images of split "train", also where that is open
+    is_train: bool = False  # whether these are the same images as those of split "train"
 
     def __len__(self) -> int:
         return self.length
 
     @property
     def num_classes(self) -> int:
-        """Number of classes; 0 = unlabelled."""
+        """The number of classes; 0 = unlabelled."""
         return len(self.class_names)
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        """int32 [N], -1 = unlabelled; read at the first use."""
+        """The labels, int32 [N], -1 = unlabelled; they are read at the first use."""
         return self.read_labels().astype(np.int32)
 
     def load(self, index: int) -> np.ndarray:
-        """The image as uint8 [H,W,3], RGB."""
+        """Returns an image as RGB, uint8 [H,W,3]."""
         return self.decode([index], lambda _, image: images.decode(image))[0][0]
 
     def encoded(self, index: int) -> bytes | None:
-        """The image's file as it is stored, or None if its pixels are computed."""
+        """Returns the bytes of an image's file, or None if the image is given as pixels."""
         image = self.read([index])[0].image
         if isinstance(image, Path):
             return image.read_bytes()
@@ -106,7 +110,11 @@ class Split:
     def decode(
         self, indices: Indices, function: Callable[[int, images.Source], T]
     ) -> tuple[list[T], np.ndarray]:
-        """Returns [function(position in indices, image)] and the labels int32 [len(indices)]."""
+        """Calls `function(position in indices, image)` for each image.
+
+        Returns:
+          (results, labels): the list of results, and the labels, int32 [len(indices)].
+        """
         results, labels = [], []
         for position, (index, record) in enumerate(zip(indices, self.read(indices))):
             result, label = self._decode_one(int(index), record, position, function)
@@ -121,9 +129,16 @@ class Split:
         shapes: Sequence[tuple[int, ...]],
         function: Callable[[int, images.Source], Sequence[np.ndarray]],
     ) -> tuple[list[np.ndarray], np.ndarray]:
-        """`decode` in the threads of `pool`; `function` returns a uint8 array of each shape.
+        """Does what `decode` does, in the threads of `pool`, and stacks the results.
 
-        Returns (a uint8 [len(indices), *shape] for each shape, labels int32 [len(indices)]).
+        Args:
+          pool: the threads.
+          indices: int [n], the images.
+          shapes: the shapes of the arrays that `function` returns for an image.
+          function: returns a uint8 array of each of the shapes.
+
+        Returns:
+          (results, labels): a uint8 array [n, *shape] for each shape, and the labels, int32 [n].
         """
         results = [np.empty((len(indices), *shape), np.uint8) for shape in shapes]
         labels = np.empty(len(indices), np.int32)
@@ -138,7 +153,7 @@ class Split:
 
         chunks = np.array_split(np.arange(len(indices)), min(self.num_threads, len(indices)))
         for _ in pool.map(decode, chunks):
-            pass  # An error of a thread is raised here.
+            pass  # raises the error of a thread, if there is one
         return results, labels
 
     def _decode_one(self, index, record, position, function):
@@ -154,9 +169,10 @@ class Split:
 
     @functools.cached_property
     def pixels(self) -> tuple[np.ndarray, np.ndarray]:
-        """All images uint8 [N,H,W,3] and labels int32 [N], decoded at the first use and kept.
+        """All images, uint8 [N,H,W,3], and labels, int32 [N]; decoded at the first use and kept.
 
-        ValueError if the sizes vary.
+        Raises:
+          ValueError: the images are large or their sizes vary.
         """
         if self.image_shape is None:
             raise ValueError(
@@ -180,7 +196,7 @@ class Split:
 
 
 def concatenate(name: str, splits: Sequence[Split]) -> Split:
-    """The images of `splits` one after another; classes and image size are those of the last."""
+    """Joins splits in order; the classes and the image size are those of the last one."""
     ends = np.cumsum([len(split) for split in splits])
 
     def read(indices: Indices) -> list[Record]:
@@ -202,9 +218,10 @@ def concatenate(name: str, splits: Sequence[Split]) -> Split:
 
 
 def keep_classes(name: str, split: Split, class_names: Sequence[str]) -> Split:
-    """The images of `split` of the named classes, relabelled by their place in `class_names`.
+    """Returns the images of the named classes, labelled by the place of the class in the list.
 
-    ValueError names a class that `split` does not have.
+    Raises:
+      ValueError: the split does not have one of the classes.
     """
     if missing := [wanted for wanted in class_names if wanted not in split.class_names]:
         raise ValueError(f"{split.name} has no class {missing[0]!r}, which {name} needs.")

@@ -1,4 +1,7 @@
-"""Endless training batches on the devices, the same for any cache, process and device count."""
+"""Endless training batches on the devices.
+
+The batches are the same for every kind of cache and for any number of processes and devices.
+"""
 
 import functools
 import weakref
@@ -16,7 +19,7 @@ from iecl_jax.data import augment, crops, images
 from iecl_jax.data.order import batch_order, process_slice
 from iecl_jax.data.split import Split
 
-Batch = dict[str, Any]  # of np.ndarray, or jax.Array once on the devices; "image" may be a list
+Batch = dict[str, Any]  # values are np.ndarray or jax.Array; "image" may be a list
 
 
 def host_batches(
@@ -27,11 +30,19 @@ def host_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
-    """Batch t of one process as NumPy arrays: its b places of the global batch.
+    """Returns a data set whose element t is this process's part of batch t, as NumPy arrays.
 
-    {"image": uint8 [b,H,W,3] if all images are small and of one size, which the device crops; else
-    a list of the host's crops, uint8 [b,S_i,S_i,3] for each view; "label": int32 [b]}. With
-    data.cache="device" {"index": int32 [b]} instead.
+    Args:
+      config: a pretraining config.
+      split: the images.
+      pool: the threads that decode.
+      process_index, process_count: this process and the number of processes. The part is b places
+        of the global batch.
+
+    Returns:
+      A data set of dicts. "image" is uint8 [b,H,W,3] if all images are small and of one size; the
+      device crops them. Otherwise it is a list of the host's crops, uint8 [b,S_i,S_i,3] for each
+      view. "label" is int32 [b]. If data.cache is "device", the dict is {"index": int32 [b]}.
     """
     batch_size = config.train.batch_size
     places = process_slice(batch_size, process_index, process_count)
@@ -66,20 +77,21 @@ def host_batches(
 class TrainBatches(Iterator[Batch]):
     """Yields {"image": uint8 [D,b,...], "label": int32 [D,b]}, one shard on each local device.
 
-    The images are as `host_batches` says, an array or a list of arrays; D * b are those of this
-    process. Decoding, and putting the next `data.prefetch` batches on the devices, go on in
-    threads. A decoder's errors are raised by the `next` that would have returned the batch.
+    "image" is an array or a list of arrays, see `host_batches`; this process has D * b images.
+    Threads decode the next `data.prefetch` batches and put as many on the devices. If a decoder
+    fails, the `next` that would have returned the batch raises the error.
 
     Attributes:
-      steps_per_epoch: batches in an epoch.
-      position: batches that were returned; `start=position` continues with the very next one.
+      steps_per_epoch: number of batches in an epoch.
+      position: number of batches returned so far; `start=position` continues with the next one.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, split: Split, *, start: int = 0):
-        """Opens the batches.
+        """Opens the batches from batch number `start` on.
 
-        ValueError if the batch exceeds the split or is no multiple of the device count, the seed
-        is not in 0 to 2**32 - 1, or the split cannot be cached as `data.cache` says.
+        Raises:
+          ValueError: the batch is larger than the split or not a multiple of the number of devices,
+            the seed is not in 0 to 2**32 - 1, or `data.cache` does not suit the split.
         """
         check_batches(config, split)
         self.steps_per_epoch = len(split) // config.train.batch_size
@@ -87,7 +99,7 @@ class TrainBatches(Iterator[Batch]):
         mesh = Mesh(np.array(jax.local_devices()), ("device",))
         put = functools.partial(_put, sharding=NamedSharding(mesh, PartitionSpec("device")))
         if config.data.cache == "host":
-            split.pixels  # noqa: B018  Decodes now, not at the first batch.
+            split.pixels  # noqa: B018  decodes here, not at the first batch
         elif config.data.cache == "device":
             put = _device_gather(split, mesh)
 
@@ -105,8 +117,8 @@ class TrainBatches(Iterator[Batch]):
         )
         iterator = iter(on_device)
         iterator.set_state({"next_index": start})
-        self._iterators = [iterator]  # Empty once closed.
-        # Also runs when the iterator is forgotten, and at the interpreter's exit.
+        self._iterators = [iterator]  # a list that `_close` empties
+        # Also closes when the object is garbage-collected and when the interpreter exits.
         self._finalizer = weakref.finalize(self, _close, self._iterators, pool)
 
     def __next__(self) -> Batch:
@@ -117,7 +129,7 @@ class TrainBatches(Iterator[Batch]):
         return batch
 
     def close(self) -> None:
-        """Stops the threads, once the images that they are decoding are done."""
+        """Stops the threads, after they have finished the images that they are decoding."""
         self._finalizer()
 
     def __enter__(self) -> "TrainBatches":
@@ -128,7 +140,7 @@ class TrainBatches(Iterator[Batch]):
 
 
 def check_batches(config: ml_collections.ConfigDict, split: Split) -> None:
-    """Raises ValueError if batches cannot be made of `split` as `config` says."""
+    """Raises ValueError if the config's batch, seed or cache does not suit the split."""
     batch_size, devices = config.train.batch_size, jax.device_count()
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed={config.seed} must be in 0 to 2**32 - 1.")
@@ -146,20 +158,27 @@ def check_batches(config: ml_collections.ConfigDict, split: Split) -> None:
 
 
 def _close(iterators: list[grain.DatasetIterator], pool: ThreadPoolExecutor) -> None:
-    # Grain's iterator must be gone before the interpreter's exit takes Grain's modules apart.
+    # Grain's iterator must be closed before the exiting interpreter unloads Grain's modules.
     iterators.pop().close()
     pool.shutdown(cancel_futures=True)
 
 
 def _put(batch: Batch, sharding: NamedSharding) -> Batch:
-    """Splits the first axis [b] over the local devices: [D, b / D]."""
+    """Splits the first axis [b] over the local devices and puts the parts there: [D, b / D]."""
     count = sharding.mesh.size
     split = jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), batch)
     return jax.device_put(split, sharding)
 
 
 def _device_gather(split: Split, mesh: Mesh):
-    """Puts all images on every local device; returns the function from indices [b] to a batch."""
+    """Puts all images on every local device.
+
+    Returns:
+      A function from {"index": int32 [b]} to a batch on the devices.
+
+    Raises:
+      ValueError: the images do not fit into the memory of a device.
+    """
     pixels, labels = split.pixels
     for device in mesh.devices.flat:
         stats = device.memory_stats() or {}

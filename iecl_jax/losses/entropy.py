@@ -59,7 +59,8 @@ def gaussian_diagonal(z: Float[Array, "n d"]) -> Float32[Array, ""]:
 def _squared_distances(z: Float32[Array, "n d"]) -> Float32[Array, "n n"]:
     """Returns the squared Euclidean distances of centred rows, with infinity on the diagonal."""
     norms = (z * z).sum(1)
-    distances = norms[:, None] + norms[None, :] - 2 * product(z, z.T)  # rounding can go below 0
+    # Rounding can make the distance of equal rows negative, hence the maximum below.
+    distances = norms[:, None] + norms[None, :] - 2 * product(z, z.T)
     return jnp.where(jnp.eye(len(z), dtype=bool), jnp.inf, jnp.maximum(distances, 0))
 
 
@@ -67,8 +68,8 @@ def kozachenko_leonenko(z: Float[Array, "n d"], *, neighbors: int) -> Float32[Ar
     """Returns the nearest-neighbour estimate (psi(n) - psi(k) + log V_d) / d + mean log r_k.
 
     Here k is `neighbors`, r_k is the distance of a row from its k-th neighbour (at least 1e-5), and
-    V_d is the volume of the unit ball. Compare only values of equal n, d and k: a batch in high dimension
-    has no near neighbours, so its estimate is too high.
+    V_d is the volume of the unit ball. Compare only values of equal n, d and k: a batch in high
+    dimension has no near neighbours, so its estimate is too high.
 
     Raises:
       ValueError: `neighbors` is not in 1 ... n - 1.

@@ -1,9 +1,13 @@
-"""Self-supervised methods: pure functions made from a config, one file a method, no base class.
+"""The self-supervised methods, one file each: pure functions made from a config, no base class.
 
-A method's file holds `Settings`, the keys of `config.method` that it reads (`config.section`), and
-`make(config, *, total_steps, axis_name)`, which returns a `Method`. It may hold `check(config,
-num_devices)`, which raises ValueError for settings that do not go together. It is named by
-`config.method.name`: a file of this package without its ending, or the path of any other.
+`config.method.name` is the name of a file of this package without `.py`, or the path of another
+file. The file of a method defines
+
+    Settings                                a `config.section.Section`: the keys of config.method
+                                            that it reads
+    make(config, *, total_steps, axis_name) -> Method
+    check(config, num_devices)              raises ValueError for settings that do not fit together
+                                            (optional)
 """
 
 import ml_collections
@@ -16,7 +20,13 @@ from iecl_jax.methods.parts.method import Method as Method
 def make(
     config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
 ) -> Method:
-    """The method of `config.method.name`, with SAIB where `config.saib` is enabled."""
+    """Returns the method that a config names, with SAIB in front of it if that is enabled.
+
+    Args:
+      config: a pretraining config.
+      total_steps: the length of the run, for schedules.
+      axis_name: the axis of the devices in the pmapped step; None for a single device.
+    """
     file = kinds.load("method", config.method.name)
     method = file.make(config, total_steps=total_steps, axis_name=axis_name)
     return saib.attach(method, config, axis_name)

@@ -1,8 +1,8 @@
-"""Barlow Twins (Zbontar et al. 2021): the views' cross-correlation matrix C becomes the identity.
+"""Barlow Twins (Zbontar et al. 2021): makes the cross-correlation C of the views the identity.
 
     loss = scale * (sum_i (1 - C_ii)^2 + lambda * sum_{i != j} C_ij^2)
 
-C is of the embeddings of all devices, standardised with biased variances.
+C is computed from the embeddings of all devices, standardised with biased variances.
 """
 
 import ml_collections
@@ -16,16 +16,16 @@ from iecl_jax.models import collectives
 
 
 class Settings(online.Settings):
-    """See `methods.parts`, and its own."""
+    """The settings of Barlow Twins, besides those of its parts."""
 
-    loss_scale = key(0.1, POSITIVE, "factor of the whole loss")
-    off_diagonal_weight = key(0.005, NOT_NEGATIVE, "lambda")
+    loss_scale = key(0.1, POSITIVE, "scale, a factor of the whole loss")
+    off_diagonal_weight = key(0.005, NOT_NEGATIVE, "lambda, weight of the off-diagonal term")
 
 
 def make(
     config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
 ) -> Method:
-    """See `methods.Method`."""
+    """Returns Barlow Twins as a `Method`."""
     network = online.make(config, axis_name)
     settings = config.method
 

@@ -1,8 +1,9 @@
 """BYOL (Grill et al. 2020): the online network predicts the momentum network's other view.
 
-    loss = |p_anchor - k_query|^2 + |p_query - k_anchor|^2 of unit vectors, the mean over images
+    loss = |p_anchor - k_query|^2 + |p_query - k_anchor|^2,  the mean over images
 
-It is the sum of both directions, each 2 - 2 cosine, so it runs from 0 to 8.
+p and k have unit length, so each direction is 2 - 2 cosine. The loss is the sum of both directions,
+from 0 to 8.
 """
 
 import ml_collections
@@ -13,13 +14,13 @@ from iecl_jax.methods.parts.method import Loss, Method, Outputs
 
 
 class Settings(online.Settings, online.PredictorSettings, ema.Settings):
-    """See `methods.parts`."""
+    """The settings of BYOL, all of them those of its parts."""
 
 
 def make(
     config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
 ) -> Method:
-    """See `methods.Method`."""
+    """Returns BYOL as a `Method`."""
     network = online.make(config, axis_name, predictor=True)
     momentum = ema.make(config, axis_name, total_steps=total_steps)
     init, forward = ema.of_both_views(network, momentum)

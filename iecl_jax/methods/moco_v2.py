@@ -1,13 +1,14 @@
 """Momentum contrast (He et al. 2020, Chen et al. 2020): MoCo-v2, and IE-CL with SAIB on the query.
 
-Q, the online network, is trained; K, the momentum network, follows it:
+The online network Q is trained, and the momentum network K follows it without gradient:
 
-    q_anchor, q_query = Q(anchor), Q(query);  k_query = K(query)  without gradient
+    loss = InfoNCE(Q(anchor), K(query))
 
-The loss is InfoNCE of q_anchor against k_query, with `symmetric` plus that of q_query against
-k_anchor (a sum, not a mean; the logged top-1 is the first one's). The other keys are those of the
-batch on all devices (IE-CL) or, with `queue_size`, earlier k_query alone (MoCo): one queue for both
-directions, where some libraries have two. Q sees the query where something asks for q_query.
+`symmetric` adds InfoNCE(Q(query), K(anchor)); the loss is then the sum of both directions, and the
+logged top-1 is still that of the first. The negatives are the keys of the other images of the batch
+on all devices (IE-CL). If `queue_size` is above 0, they are earlier keys K(query) instead (MoCo).
+One queue serves both directions; some libraries have two. Q encodes the query only if the loss, the
+KL term or the entropy term needs it.
 """
 
 import jax
@@ -21,22 +22,24 @@ from iecl_jax.methods.parts.method import Loss, Method, Outputs, Tree, Views
 
 
 class Settings(online.Settings, ema.Settings):
-    """See `methods.parts`, and its own. The defaults are IE-CL's."""
+    """The settings of MoCo-v2, besides those of its parts. The defaults are those of IE-CL."""
 
-    temperature = key(0.2, POSITIVE, "of the logits")
-    symmetric = key(False, None, "add the loss of the query against the anchor's key")
-    queue_size = key(0, COUNT_OR_NONE, "earlier keys as negatives; 0 = those of the batch instead")
+    temperature = key(0.2, POSITIVE, "temperature of the softmax")
+    symmetric = key(False, None, "add the loss of the query against the key of the anchor")
+    queue_size = key(
+        0, COUNT_OR_NONE, "number of earlier keys, the negatives; 0 = the batch's keys instead"
+    )
 
 
 def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
-    """Raises ValueError if the queue does not fit the batch."""
+    """Raises ValueError unless the length of the queue is a multiple of the batch size."""
     queue.check(config)
 
 
 def make(
     config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
 ) -> Method:
-    """See `methods.Method`."""
+    """Returns MoCo-v2 or IE-CL as a `Method`."""
     q = online.make(config, axis_name)
     k = ema.make(config, axis_name, total_steps=total_steps)
     symmetric, queue_size = config.method.symmetric, config.method.queue_size

@@ -1,9 +1,10 @@
-"""MoCo-v3 (Chen, Xie & He 2021): predictions against the momentum network's keys, no queue.
+"""MoCo-v3 (Chen, Xie & He 2021): predictions against keys of the momentum network, without queue.
 
     loss = 2 T (InfoNCE(p_anchor, k_query) + InfoNCE(p_query, k_anchor)),  T the temperature
 
-The sum of both directions; the other keys are those of the batch on all devices. The factor 2 T is
-in the loss, not in the logged `info_nce`, and the logged top-1 is the first direction's.
+The loss is the sum of both directions. The negatives are the keys of the other images of the batch
+on all devices. The logged `info_nce` is without the factor 2 T, and the logged top-1 is that of the
+first direction.
 """
 
 import ml_collections
@@ -15,15 +16,15 @@ from iecl_jax.methods.parts.method import Loss, Method, Outputs
 
 
 class Settings(online.Settings, online.PredictorSettings, ema.Settings):
-    """See `methods.parts`, and its own."""
+    """The settings of MoCo-v3, besides those of its parts."""
 
-    temperature = key(0.2, POSITIVE, "of the logits")
+    temperature = key(0.2, POSITIVE, "temperature of the softmax")
 
 
 def make(
     config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
 ) -> Method:
-    """See `methods.Method`."""
+    """Returns MoCo-v3 as a `Method`."""
     network = online.make(config, axis_name, predictor=True)
     momentum = ema.make(config, axis_name, total_steps=total_steps)
     init, forward = ema.of_both_views(network, momentum)

@@ -1,10 +1,10 @@
-"""NNCLR (Dwibedi et al. 2021): an embedding's nearest earlier neighbour is the positive.
+"""NNCLR (Dwibedi et al. 2021): the positive is the nearest neighbour among earlier embeddings.
 
     loss = InfoNCE(nn(z_anchor), p_query) / 2 + InfoNCE(nn(z_query), p_anchor) / 2
 
-nn(z) is the row of the support queue most similar to z, a constant; the keys are the predictions of
-all devices. The mean of both directions; the logged top-1 is the first one's. z_anchor enters the
-queue after the look-up.
+nn(z) is the row of the support queue that is most similar to z; it is a constant. The keys are the
+predictions p of all devices. The loss is the mean of both directions, and the logged top-1 is that
+of the first. z_anchor enters the queue after the look-up.
 """
 
 import jax
@@ -20,21 +20,21 @@ from iecl_jax.methods.parts.method import Loss, Method, Outputs, Tree, Views, un
 
 
 class Settings(online.Settings, online.PredictorSettings):
-    """See `methods.parts`, and its own."""
+    """The settings of NNCLR, besides those of its parts."""
 
-    temperature = key(0.2, POSITIVE, "of the logits")
-    queue_size = key(32768, COUNT, "earlier embeddings among which neighbours are found")
+    temperature = key(0.2, POSITIVE, "temperature of the softmax")
+    queue_size = key(32768, COUNT, "number of earlier embeddings that are searched for neighbours")
 
 
 def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
-    """Raises ValueError if the queue does not fit the batch."""
+    """Raises ValueError unless the length of the queue is a multiple of the batch size."""
     queue.check(config)
 
 
 def make(
     config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
 ) -> Method:
-    """See `methods.Method`."""
+    """Returns NNCLR as a `Method`."""
     network = online.make(config, axis_name, predictor=True)
 
     def init(key: Key[Array, ""], views: Views) -> tuple[Tree, Tree]:
@@ -66,6 +66,9 @@ def make(
 
 
 def nearest(z: Float32[Array, "b d"], support: Float32[Array, "K d"]) -> Float32[Array, "b d"]:
-    """The rows of unit `support` with the largest cosine to each of z, constants."""
-    similarity = product(z, support.T)  # the scale of z does not change which is the largest
+    """Returns, for each row of z, the row of `support` with the largest cosine.
+
+    The rows of `support` have unit length. No gradient flows to z.
+    """
+    similarity = product(z, support.T)  # z needs no normalising: its scale keeps the order
     return jnp.take(support, similarity.argmax(axis=1), axis=0)

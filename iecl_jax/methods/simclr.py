@@ -1,7 +1,7 @@
-"""SimCLR (Chen et al. 2020): NT-Xent over both views of the images of all devices.
+"""SimCLR (Chen et al. 2020): NT-Xent over both views of the images on all devices.
 
-The mean over the 2B embeddings of the batch, each against the 2B - 1 others. The views are encoded
-as one batch, but each has BN statistics of its own.
+The loss is the mean over the 2B embeddings of the batch, each compared with the 2B - 1 others. The
+views are encoded as one batch, but each has its own BN statistics.
 """
 
 import jax.numpy as jnp
@@ -16,15 +16,15 @@ from iecl_jax.models import collectives
 
 
 class Settings(online.Settings):
-    """See `methods.parts`, and its own."""
+    """The settings of SimCLR, besides those of its parts."""
 
-    temperature = key(0.2, POSITIVE, "of the logits")
+    temperature = key(0.2, POSITIVE, "temperature of the softmax")
 
 
 def make(
     config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
 ) -> Method:
-    """See `methods.Method`."""
+    """Returns SimCLR as a `Method`."""
     network = online.make(config, axis_name)
 
     def loss(outputs: Outputs) -> Loss:

@@ -1,9 +1,9 @@
-"""SimSiam (Chen & He 2021): each view's prediction meets the other's projection, held constant.
+"""SimSiam (Chen & He 2021): each view's prediction approaches the other view's projection.
 
     loss = D(p_anchor, z_query) / 2 + D(p_query, z_anchor) / 2,  D = -cosine
 
-The mean of both directions, from -1 to 1. The predictor keeps a constant learning rate
-(`optimizer.predictor_schedule`).
+The projections z are constants. The loss is the mean of both directions, from -1 to 1. The recipe
+keeps the learning rate of the predictor constant (`optimizer.predictor_schedule`).
 """
 
 import jax
@@ -15,13 +15,13 @@ from iecl_jax.methods.parts.method import Loss, Method, Outputs, unmoved
 
 
 class Settings(online.Settings, online.PredictorSettings):
-    """See `methods.parts`."""
+    """The settings of SimSiam, all of them those of its parts."""
 
 
 def make(
     config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
 ) -> Method:
-    """See `methods.Method`."""
+    """Returns SimSiam as a `Method`."""
     network = online.make(config, axis_name, predictor=True)
 
     def loss(outputs: Outputs) -> Loss:

@@ -1,8 +1,11 @@
-"""VICReg (Bardes et al. 2022): invariance, and variance and covariance against collapse.
+"""VICReg (Bardes et al. 2022): an invariance term, and two terms that prevent collapse.
 
-The three terms, weighted by the settings, are those of `losses.redundancy.vicreg`: of the
-embeddings of all devices, the mean squared difference over images and dimensions, and the sums over
-both views of the hinge on the standard deviation and of the squared covariances, unbiased.
+    loss = 25 * invariance + 25 * variance + 1 * covariance
+
+`losses.redundancy.vicreg` computes the terms from the embeddings of all devices. The invariance is
+the mean squared difference over images and dimensions. The variance term is a hinge on the unbiased
+standard deviation, and the covariance term sums squared unbiased covariances. Both are sums over
+the two views.
 """
 
 import ml_collections
@@ -18,17 +21,17 @@ TERMS = ("invariance", "variance", "covariance")
 
 
 class Settings(online.Settings):
-    """See `methods.parts`, and its own."""
+    """The settings of VICReg, besides those of its parts."""
 
-    invariance_weight = key(25.0, NOT_NEGATIVE, "of the squared difference of the views")
-    variance_weight = key(25.0, NOT_NEGATIVE, "of the hinge on the deviations")
-    covariance_weight = key(1.0, NOT_NEGATIVE, "of the squared covariances")
+    invariance_weight = key(25.0, NOT_NEGATIVE, "weight of the squared difference of the views")
+    variance_weight = key(25.0, NOT_NEGATIVE, "weight of the hinge on the standard deviations")
+    covariance_weight = key(1.0, NOT_NEGATIVE, "weight of the squared covariances")
 
 
 def make(
     config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
 ) -> Method:
-    """See `methods.Method`."""
+    """Returns VICReg as a `Method`."""
     network = online.make(config, axis_name)
     settings = config.method
     weights = (settings.invariance_weight, settings.variance_weight, settings.covariance_weight)

@@ -1,9 +1,9 @@
-"""W-MSE (Ermolov et al. 2021): the mean squared difference of whitened, normalised embeddings.
+"""W-MSE (Ermolov et al. 2021): the squared distance of whitened embeddings of unit length.
 
-    loss = |w_anchor - w_query|^2 of unit vectors = 2 - 2 cosine, the mean over images
+    loss = |w_anchor - w_query|^2 = 2 - 2 cosine,  the mean over images
 
-Each view is whitened in slices of `whitening_size` consecutive images of the global batch, which is
-shuffled anew every epoch; the released code permutes it once more.
+Each view is whitened in slices of `whitening_size` consecutive images of the global batch. The data
+order changes in every epoch, so the slices are random; the released code permutes the batch again.
 """
 
 import ml_collections
@@ -18,13 +18,13 @@ from iecl_jax.models import collectives
 
 
 class Settings(online.Settings):
-    """See `methods.parts`, and its own."""
+    """The settings of W-MSE, besides those of its parts."""
 
-    whitening_size = key(128, COUNT, "images of a slice that is whitened")
+    whitening_size = key(128, COUNT, "images per slice that is whitened")
 
 
 def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
-    """Raises ValueError if slices do not fill the batch, or have no invertible covariance."""
+    """Raises ValueError if slices do not fill the batch, or are too small for the covariance."""
     batch, size = config.train.batch_size, config.method.whitening_size
     multiple("train.batch_size", batch, size, "images of method.whitening_size")
     if size <= config.projector.output_dim:
@@ -37,7 +37,7 @@ def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
 def make(
     config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
 ) -> Method:
-    """See `methods.Method`."""
+    """Returns W-MSE as a `Method`."""
     network = online.make(config, axis_name)
 
     def loss(outputs: Outputs) -> Loss:

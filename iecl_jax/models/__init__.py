@@ -1,1 +1,1 @@
-"""Flax modules: encoders, SAIB, and the MLP of projectors and predictors."""
+"""The networks, as Flax modules: encoders, SAIB, and the MLP of projectors and predictors."""

@@ -1,4 +1,4 @@
-"""Batch normalisation over all devices, over groups of images, and over several views at once."""
+"""Batch normalisation over all devices or over groups of images, for several views at once."""
 
 from typing import Any
 
@@ -11,13 +11,16 @@ from iecl_jax.models import collectives
 
 
 class BatchNorm(nn.Module):
-    """Normalises every channel (last axis) of x [V * b, ..., C] by batch statistics in float32.
+    """Normalises every channel (last axis) of x [V * b, ..., C] by batch statistics.
 
-    The batch holds V views one after another; each has statistics of its own, as if the network had
-    been called once a view. Statistics are over the global batch (`group_size` 0, synchronised over
-    `axis_name`) or over groups of `group_size` consecutive images of the global batch, the same
-    groups on any number of devices. Running statistics move with the mean over groups of the first
-    `running_views` views. Variances are biased.
+    The batch holds V views one after another. Each view has its own statistics, as if the network
+    had been called once per view. If `group_size` is 0, the statistics are over the global batch,
+    synchronised over `axis_name`. Otherwise they are over groups of `group_size` consecutive images
+    of the global batch, which are the same groups for any number of devices. Variances are biased,
+    and all arithmetic is in float32; the result has type `dtype`.
+
+    A training call moves the running statistics towards the mean over the groups of the first
+    `running_views` views. A call with `use_running_average` normalises by them.
 
     Raises:
       ValueError: the group neither divides nor is a multiple of the images of a device.
@@ -62,7 +65,10 @@ class BatchNorm(nn.Module):
     def _batch_statistics(
         self, x: Float[Array, "rows *inner C"]
     ) -> tuple[Float32[Array, "V G C"], Float32[Array, "V G C"]]:
-        """Mean and variance; G is 1 where a group holds a device's images."""
+        """Returns the mean and the variance of each view and of each group on this device.
+
+        G is 1 if a group holds all images of the device.
+        """
         local = x.shape[0] // self.num_views
         group = 0 if self.is_initializing() else self.group_size  # init may use fewer images
         if group and local % group and group % local:
@@ -72,6 +78,8 @@ class BatchNorm(nn.Module):
             )
         inside = min(group or local, local)  # images of a group on this device
         blocks = x.astype(jnp.float32).reshape(self.num_views, local // inside, -1, x.shape[-1])
+        # E[x^2] - E[x]^2 lets one all-reduce carry both moments; the mean would have to come first
+        # for the centred formula. Rounding can make the difference negative, hence the maximum.
         moments = jnp.stack([blocks.mean(2), jnp.square(blocks).mean(2)])
         if self._synchronised and (not group or group > local):
             moments = collectives.mean(moments, self.axis_name, devices=group // local)
@@ -79,7 +87,9 @@ class BatchNorm(nn.Module):
         return mean, jnp.maximum(mean_square - jnp.square(mean), 0)
 
     def _move(self, running: nn.Variable, new: Float32[Array, "V G C"]) -> None:
+        """Moves a running statistic towards the batch's, by a share of 1 - `momentum`."""
         new = new[: self.running_views].mean((0, 1))
+        # Without groups, `new` is already the mean over all devices.
         if self._synchronised and self.group_size:
             new = collectives.mean(new, self.axis_name)
         running.value = self.momentum * running.value + (1 - self.momentum) * new

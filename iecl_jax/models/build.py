@@ -1,4 +1,4 @@
-"""Networks from a config: what every method is made of."""
+"""Builds the networks that a config describes."""
 
 import ml_collections
 from flax import linen as nn
@@ -10,13 +10,15 @@ from iecl_jax.models.saib import SAIB
 
 
 def encoder(config: ml_collections.ConfigDict, axis_name: str | None = None) -> nn.Module:
-    """The encoder of `config.encoder.name` (see `models.encoders`); BN statistics, if it has any,
-    are over the devices of `axis_name`."""
+    """Returns the encoder of `config.encoder`, see `models.encoders`.
+
+    Its BN statistics, if it has any, are over the devices of `axis_name`.
+    """
     return kinds.load("encoder", config.encoder.name).make(config, axis_name=axis_name)
 
 
 def projector(config: ml_collections.ConfigDict, axis_name: str | None = None) -> MLP:
-    """The projector of `config.projector`, with the BN groups of the encoder."""
+    """Returns the projector of `config.projector`, with the BN groups of the encoder."""
     settings = config.projector
     return MLP(
         num_layers=settings.num_layers,
@@ -31,9 +33,9 @@ def projector(config: ml_collections.ConfigDict, axis_name: str | None = None) -
 
 
 def predictor(config: ml_collections.ConfigDict, axis_name: str | None = None) -> MLP:
-    """The predictor of `config.method.predictor`, from projections to their like.
+    """Returns the predictor of `config.method.predictor`, which maps projections to predictions.
 
-    It has BN after every layer but the last, with the BN groups of the encoder.
+    It has BN after every layer except the last, with the BN groups of the encoder.
     """
     settings = config.method.predictor
     return MLP(
@@ -48,7 +50,7 @@ def predictor(config: ml_collections.ConfigDict, axis_name: str | None = None) -
 
 
 def saib(config: ml_collections.ConfigDict, axis_name: str | None = None) -> SAIB | None:
-    """The blocks of `config.saib`, None where they are not enabled."""
+    """Returns the SAIB of `config.saib`, or None if it is not enabled."""
     settings = config.saib
     if not settings.enabled:
         return None

@@ -1,6 +1,7 @@
 """Collectives over the devices of a pmapped step.
 
-With `axis_name=None`, and on an axis of one device, each is the identity and is not in the program.
+With `axis_name=None`, and on an axis of one device, `gather` and `mean` return their argument and
+add nothing to the program.
 """
 
 import itertools
@@ -12,11 +13,11 @@ from jaxtyping import Array, Int32
 
 
 def gather(tree, axis_name: str | None):
-    """Concatenates every leaf's leading axis over devices in global order: [b, ...] -> [B, ...].
+    """Concatenates the leading axis of every leaf over devices: [b, ...] -> [B, ...].
 
-    A tree, of one dtype, travels as one array. Differentiable: with every device computing the same
-    loss of the gathered arrays, the mean over devices of the parameter gradients is the gradient of
-    that loss.
+    The rows come in global order. All leaves must have the same dtype, because they are sent as one
+    array. The function is differentiable: if every device computes the same loss from the gathered
+    arrays, the mean over devices of the parameter gradients is the gradient of that loss.
     """
     if _alone(axis_name):
         return tree
@@ -31,10 +32,15 @@ def gather(tree, axis_name: str | None):
 
 
 def mean(tree, axis_name: str | None, *, devices: int = 0):
-    """Mean of every leaf over all devices, or over each `devices` consecutive ones (0 = all).
+    """Returns the mean of every leaf over devices.
 
-    A tree, of one dtype, travels as one array, so that it costs one all-reduce: sent leaf by leaf,
-    how many there are is up to the backend's combiner.
+    All leaves must have the same dtype, because they are sent as one array. So there is exactly one
+    all-reduce; with one per leaf, their number would depend on the backend's combiner.
+
+    Args:
+      tree: arrays.
+      axis_name: the axis of the devices.
+      devices: number of consecutive devices that share a mean; 0 = all of them.
     """
     if _alone(axis_name) or devices == 1:
         return tree
@@ -46,7 +52,7 @@ def mean(tree, axis_name: str | None, *, devices: int = 0):
 
 
 def places(batch_size: int, axis_name: str | None) -> Int32[Array, "{batch_size}"]:
-    """Places in the global batch of this device's `batch_size` images."""
+    """Returns the places in the global batch of the `batch_size` images of this device."""
     local = jnp.arange(batch_size)
     return local if axis_name is None else local + batch_size * jax.lax.axis_index(axis_name)
 

@@ -1,4 +1,4 @@
-"""Convolution whose kernel can be divided by its largest singular value (spectral norm)."""
+"""Convolutions, with spectral normalisation: the kernel divided by its largest singular value."""
 
 from typing import Any
 
@@ -10,22 +10,23 @@ from jaxtyping import Array, Float, Float32
 from iecl_jax.losses.product import product
 from iecl_jax.models import initializers
 
-_INIT_ITERATIONS = 15
+_INIT_ITERATIONS = 15  # as in PyTorch's parametrizations.spectral_norm
 
 
 def power_iteration(
     matrix: Float32[Array, "m n"], u: Float32[Array, "n"], num_iterations: int = 1
 ) -> tuple[Float32[Array, ""], Float32[Array, "n"]]:
-    """Moves u towards the leading right singular vector of `matrix`; estimates its singular value.
+    """Estimates the largest singular value of a matrix, and improves the vector u.
 
     Args:
-      matrix: whose largest singular value is sought.
-      u: unit length; treated as a constant.
-      num_iterations: >= 1.
+      matrix: the matrix M.
+      u: an estimate of the leading right singular vector, of unit length. It gets no gradient.
+      num_iterations: number of iterations, at least 1.
 
     Returns:
-      (sigma, u): sigma = v' M u with both vectors constant, so that its gradient is v u', exact at
-      convergence; sigma never exceeds the true value.
+      (sigma, u): sigma = v' M u is the estimate, which never exceeds the true value; u is the
+      improved vector. v and u are constants, so the gradient of sigma is v u', which is exact at
+      convergence.
 
     Reference: Miyato et al. 2018, Algorithm 1.
     """
@@ -34,6 +35,7 @@ def power_iteration(
     def iterate(_, u):
         return _unit(product(product(constant, u), constant))
 
+    # The last iteration is written out, because sigma needs its v.
     u = jax.lax.fori_loop(1, num_iterations, iterate, u)
     v = _unit(product(constant, u))
     u = _unit(product(v, constant))
@@ -47,12 +49,10 @@ def _unit(x: Float32[Array, "n"]) -> Float32[Array, "n"]:
 def convolve(
     x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"], *, stride: int = 1
 ) -> Float[Array, "B _ _ F"]:
-    """Convolution of x by a kernel, zero-padded by (k - 1) // 2.
-
-    The barriers have the input, and the gradient of the output, computed once: XLA would repeat the
-    chain of operations that makes them inside each of their uses.
-    """
+    """Convolves x with a kernel; the zero padding keeps the size if the stride is 1."""
     size = kernel.shape[0]
+    # The barriers make XLA compute the input, and the gradient of the output, only once. It would
+    # otherwise repeat the operations that make them inside each of their uses.
     x = jax.lax.optimization_barrier(x)
     if size == 1:
         return jax.lax.optimization_barrier(x[:, ::stride, ::stride] @ kernel[0, 0])
@@ -68,12 +68,12 @@ def convolve(
 
 
 class Conv(nn.Module):
-    """`convolve` of x by a kernel of its own, without bias (torchvision's padding).
+    """A convolution without bias, with the padding of torchvision.
 
-    With `spectral_norm` the kernel, seen as a [kh * kw * in, out] matrix in float32, is divided by
-    its largest singular value sigma (eta = 1 of Eq. 17). `batch_stats` keeps u and sigma; a
-    training call moves them by one power-iteration step, an evaluation call uses the same step and
-    keeps nothing.
+    If `spectral_norm` is set, the kernel is divided by its largest singular value sigma (eta = 1 of
+    Eq. 17). For this it is taken as a float32 matrix [kh * kw * in, out]. The collection
+    `batch_stats` holds the vector u and sigma. Every call makes one step of power iteration from u;
+    a training call stores the new u and sigma, and an evaluation call does not.
     """
 
     features: int

@@ -1,4 +1,4 @@
-"""The MLP behind an encoder: projector (reading row 18) and predictor of every method."""
+"""The MLP that is the projector (reading 18 of docs/paper.md) and the predictor of every method."""
 
 from typing import Any
 
@@ -11,11 +11,12 @@ from iecl_jax.models.batch_norm import BatchNorm
 
 
 class MLP(nn.Module):
-    """(Dense-[BN]-ReLU) x (num_layers - 1), Dense-[BN], of features of V views one after another.
+    """An MLP of `num_layers` layers on the features of V views, one after another.
 
-    `hidden_bn` and `output_bn` say where BN is; the output's has neither scale nor bias. A Dense
-    has a bias, initially 0, only where no BN follows it. Layers are computed in `dtype`, the
-    output's BN in float32. See `BatchNorm` for views and groups; without BN they change nothing.
+    A hidden layer is Dense, BN (if `hidden_bn`), ReLU. The last layer is Dense, BN (if `output_bn`,
+    without scale and bias). A Dense layer has a bias, initially 0, only if no BN follows it. The
+    layers are computed in `dtype` and the last BN in float32. See `BatchNorm` for views and groups;
+    without BN they have no effect.
     """
 
     num_layers: int

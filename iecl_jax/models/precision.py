@@ -1,4 +1,7 @@
-"""Compute types: parameters and statistics are float32 always, activations in the config's type."""
+"""The types of computation.
+
+Parameters and statistics are always float32. Activations have the type of `train.precision`.
+"""
 
 import jax.numpy as jnp
 import ml_collections
@@ -7,5 +10,5 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float
 
 
 def compute_dtype(config: ml_collections.ConfigDict):
-    """The type of activations and of kernels at use, from `train.precision`."""
+    """Returns the type of activations, and of kernels as they are applied (`train.precision`)."""
     return DTYPES[config.train.precision]

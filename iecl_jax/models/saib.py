@@ -1,4 +1,4 @@
-"""SAIB, the Sample Augmentation Incremental Block (section 3.3, appendix C, figure 6)."""
+"""SAIB, the Sample Augmentation Incremental Block (section 3.3, appendix C and figure 6)."""
 
 import math
 from typing import Any
@@ -17,9 +17,10 @@ VARIANTS = ("paper", "expansive")
 def patchify(
     images: Float[Array, "B H W C"], group_size: int, patch_size: int
 ) -> Float[Array, "groups rows pixels {group_size}"]:
-    """[B/g, C * H/p * W/p, p * p, g]: the g images of a group become channels.
+    """Returns [B/g, C * H/p * W/p, p * p, g]: the g images of a group become the channels.
 
-    Rows run over channel, then patch row, then patch column; pixels of a patch row by row.
+    The rows are ordered by colour channel, then patch row, then patch column. The pixels of a patch
+    are ordered row by row. g is `group_size` and p is `patch_size`.
     """
     b, height, width, c = images.shape
     g, p = group_size, patch_size
@@ -31,7 +32,7 @@ def patchify(
 def unpatchify(
     patches: Float[Array, "groups rows pixels g"], shape: tuple[int, ...], patch_size: int
 ) -> Float[Array, "B H W C"]:
-    """Inverse of `patchify` to images of `shape` [B, H, W, C]."""
+    """Inverts `patchify`: returns images of `shape` [B, H, W, C]."""
     _, height, width, c = shape
     p, g = patch_size, patches.shape[-1]
     x = patches.reshape(-1, c, height // p, width // p, p, p, g)
@@ -39,13 +40,17 @@ def unpatchify(
 
 
 class SAIBBlock(nn.Module):
-    """One block: images X -> X' of the same shape and dtype.
+    """The paper's block, which maps images X to images X' of the same shape and dtype.
 
-    P = patchify(X) + positional encoding; a = s(BN(W1 P)); f = BN(W4 s(BN(W3 s(BN(W2 a))))) with
-    s = swish, W2 a 3x3 convolution over (rows, pixels) from g to 2g channels, the others 1x1;
-    P' = P + a + f (`inner_skip`) or P + f; X' = X + unpatchify(P'). The scale of the last BN starts
-    at `residual_scale`. BN statistics are over all groups of all devices. The parameters depend on
-    group and image size alone.
+        P  = patchify(X) + positional encoding
+        a  = swish(BN(W1 P))
+        f  = BN(W4 swish(BN(W3 swish(BN(W2 a)))))
+        P' = P + a + f if `inner_skip`, else P + f
+        X' = X + unpatchify(P')
+
+    W2 is a 3x3 convolution over (rows, pixels) from g to 2g channels; the others are 1x1. The scale
+    of the last BN starts at `residual_scale`. BN statistics are over all groups of all devices. The
+    shapes of the parameters depend only on the group size, the patch size and the image size.
     """
 
     group_size: int
@@ -90,15 +95,19 @@ class SAIBBlock(nn.Module):
 
 
 class ExpansiveBlock(nn.Module):
-    """A block that cannot contract, in the place of `SAIBBlock`: X' of X's shape and dtype.
+    """A block that cannot contract, which maps images X to images X' of the same shape and dtype.
 
-    P = patchify(X) + positional encoding; X' = unpatchify(P + W^T phi(W P)), where W is a 3x3
-    convolution over (rows, pixels) from g to 2g channels, W^T its exact transpose, and phi(x) =
-    softplus(x) - log 2, whose slope D lies in (0, 1). Its Jacobian I + W^T D W is symmetric with
-    eigenvalues of 1 or more, so log|det J| >= 0 for every image and every W, which the paper claims
-    of its own block (appendix C). There is no BN inside, whose batch statistics would undo this,
-    and one identity, where the paper's block has two or, with `inner_skip`, three. W is drawn such
-    that E[W^T W] = `residual_scale` I (but for the rows and pixels at the zero-padded borders).
+        P  = patchify(X) + positional encoding
+        X' = unpatchify(P + W^T phi(W P)),   phi(x) = softplus(x) - log 2
+
+    It takes the place of `SAIBBlock`. W is a 3x3 convolution over (rows, pixels) from g to 2g
+    channels, and W^T is its exact transpose. The slope D of phi lies in (0, 1). So the Jacobian
+    I + W^T D W is symmetric with eigenvalues of at least 1, and log|det J| >= 0 for every image and
+    every W. The paper claims this of its own block (appendix C). There is no BN, because batch
+    statistics would break the property. There is one identity; the paper's block has two, or three
+    with `inner_skip`.
+
+    W is drawn such that E[W^T W] = `residual_scale` I, except at the zero-padded borders.
     """
 
     group_size: int
@@ -114,22 +123,25 @@ class ExpansiveBlock(nn.Module):
             "positions", initializers.small, (1, *patches.shape[1:3], 1), jnp.float32
         )
         patches = patches + positions.astype(self.dtype)
+        # A diagonal entry of W^T W is the sum of squares of 9 * 2g weights.
         deviation = math.sqrt(self.residual_scale / (9 * 2 * g))
         kernel = self.param("conv", initializers.normal(deviation), (3, 3, g, 2 * g), jnp.float32)
         kernel = kernel.astype(self.dtype)
         hidden = nn.softplus(convolve(patches, kernel)) - math.log(2)
+        # The transpose of a convolution has the kernel flipped and its channels swapped.
         transposed = kernel[::-1, ::-1].swapaxes(2, 3)
         change = positions.astype(self.dtype) + convolve(hidden, transposed)
         return images + unpatchify(change, images.shape, self.patch_size).astype(images.dtype)
 
 
 class SAIB(nn.Module):
-    """`num_blocks` cascaded blocks (Table 4) on images in slots of the global batch.
+    """SAIB: `num_blocks` blocks in a row (Table 4), from images to images of the same shape.
 
-    The blocks are `SAIBBlock`s, or `ExpansiveBlock`s where `variant` is "expansive".
+    The blocks are of class `SAIBBlock`, or `ExpansiveBlock` if `variant` is "expansive". A group
+    consists of consecutive images of the batch.
 
     Raises:
-      ValueError: the batch is not divisible by `group_size`, or the image by `patch_size`.
+      ValueError: `group_size` does not divide the batch, or `patch_size` the image.
     """
 
     group_size: int

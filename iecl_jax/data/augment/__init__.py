@@ -1,7 +1,7 @@
 """Image augmentations on the device.
 
-An operator (`operators`) is a pure function of one image, float32 [H, W, 3] in [0, 1], and of a key
-of its own. `pipeline` maps a view's operators over a batch.
+An operator (`operators`) is a pure function of one image, float32 [H, W, 3] in [0, 1], and its own
+random key. `pipeline` applies the operators of a view to a batch.
 """
 
 from iecl_jax.data.augment.pipeline import (

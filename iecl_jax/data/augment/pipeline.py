@@ -1,4 +1,4 @@
-"""From uint8 images to the normalised views of `config.augment`, on the device."""
+"""Turns uint8 images into the normalised views of `config.augment`, on the device."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,20 +14,23 @@ from iecl_jax.data.augment.resizing import resize
 
 
 def run_key(seed: jax.Array | int) -> jax.Array:
-    """The key of all augmentations of a run, from its seed, uint32; not that of its parameters."""
+    """Returns the key of all augmentations of a run, from its seed, uint32."""
+    # The first of the two keys initialises the parameters.
     return jax.random.split(jax.random.key(seed))[1]
 
 
 def image_keys(key: jax.Array, step: jax.Array | int, places: jax.Array) -> jax.Array:
-    """One key per image, from the run's key, the step and the image's place in the global batch.
+    """Returns one key per image, from the run's key, the step and the place in the global batch.
+
+    Because places are those in the global batch, the number of devices does not change an image.
 
     Args:
       key: the run's typed key.
-      step: int scalar.
-      places: int32 [B], places in the global batch, so that the number of devices changes no image.
+      step: an int scalar.
+      places: int32 [B], the places of the images in the global batch.
 
     Returns:
-      typed keys [B].
+      Typed keys [B].
     """
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.fold_in(key, step), places)
 
@@ -41,31 +44,34 @@ def _channels(values: Sequence[float], ndim: int) -> np.ndarray:
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """(images - mean) / std per channel, of float32 [..., 3] in [0, 1]."""
+    """Returns (images - mean) / std per channel, for float32 [..., 3] in [0, 1]."""
     return (images - _channels(mean, images.ndim)) / _channels(std, images.ndim)
 
 
 def denormalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """The inverse of `normalize`, clipped: float32 [..., 3] to pictures, [..., 3] in [0, 1]."""
+    """Inverts `normalize` and clips: float32 [..., 3] to pictures [..., 3] in [0, 1]."""
     return jnp.clip(images * _channels(std, images.ndim) + _channels(mean, images.ndim), 0, 1)
 
 
 def view_sizes(augment: ml_collections.ConfigDict, image_size: int) -> list[int]:
-    """The side of each view in pixels."""
+    """Returns the side of each view in pixels."""
     return [augment[name].size or image_size for name in augment.views]
 
 
 def _make_view(
     view: ml_collections.ConfigDict, size: int, *, cut: bool
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """(key, uint8 [H, W, 3]) -> one view float32 [size, size, 3] in [0, 1]; `cut` images have that
-    size and are cropped already."""
+    """Returns a function (key, uint8 [H, W, 3]) -> view, float32 [size, size, 3] in [0, 1].
+
+    If `cut` is True, the host has cropped the images to that size, and `crop` is left out.
+    """
     names = [kinds.stem(name) for name in view.operators]
     modules = [kinds.load("operator", name, key="operators") for name in view.operators]
     never = [name for name in names if "prob" in view[name] and view[name].prob == 0]
     left_out = [*never, "crop"] if cut else never
 
     def random_view(key: jax.Array, image: jax.Array) -> jax.Array:
+        # Operators that are left out have a key too, so the keys of the others do not change.
         keys = jax.random.split(key, len(names))
         image = _to_float(image)
         if "crop" not in view.operators:
@@ -80,9 +86,10 @@ def _make_view(
 
 
 def _groups(views: Sequence[ml_collections.ConfigDict]) -> list[list[int]]:
-    """The places of the views, neighbours of equal settings together.
+    """Returns the places of the views, grouped: neighbours with equal settings share a group.
 
-    The first two stand apart from the rest, whose number so changes nothing in their program.
+    The first two views never share a group with the others, so that the number of further views
+    does not change the program of the first two.
     """
     return [list(group) for _, group in groupby(range(len(views)), lambda i: (i < 2, views[i]))]
 
@@ -96,19 +103,19 @@ def make_augment(
     """Builds the training augmentation.
 
     Args:
-      augment: `config.augment`: the names of the `views` and the operators of each.
-      image_size: side S of a view whose own `size` is 0.
-      mean, std: three numbers each, of values in [0, 1]; see `data.statistics`.
+      augment: `config.augment`, the names of the views and the operators of each.
+      image_size: side of a view whose own `size` is 0, in pixels.
+      mean, std: three numbers each, for values in [0, 1]; see `data.statistics`.
 
     Returns:
-      A pure function (keys, images) -> views. keys: typed keys [B], one per image. images: uint8
-      [B, H, W, 3], cropped here, or the host's crops, uint8 [B, S_i, S_i, 3] for each view.
-      views: a list of float32 [B, S_i, S_i, 3], normalised. A view depends on its place in the
-      list, its image and its image's key alone. The function raises ValueError for images of
-      another shape or dtype, and for an operator that changes the size of an image.
-
-    Raises:
-      ValueError: there is no such operator.
+      A pure function (keys, images) -> views:
+        keys: typed keys [B], one per image.
+        images: uint8 [B, H, W, 3], which the function crops; or a list with the host's crops for
+          each view, uint8 [B, S_i, S_i, 3].
+        views: a list of float32 [B, S_i, S_i, 3], normalised. A view depends only on its place in
+          the list, its image and the key of its image.
+      It raises ValueError if images have another shape or dtype, if an operator does not exist, or
+      if an operator changes the size of an image.
     """
     views = [augment[name] for name in augment.views]
     sizes, groups = view_sizes(augment, image_size), _groups(views)
@@ -128,7 +135,7 @@ def make_augment(
             if len(places) == 1:
                 made.append(of_batch(random_view, first, images[first] if cut else images))
                 continue
-            # One program for all: compiling takes as long as for one.
+            # A vmap over the views of a group compiles as fast as one view.
             crops = jnp.stack([images[place] for place in places]) if cut else images
             of_places = jax.vmap(partial(of_batch, random_view), (0, 0 if cut else None))
             made += jnp.unstack(of_places(jnp.array(places), crops))
@@ -140,15 +147,15 @@ def make_augment(
 def make_eval_transform(
     image_size: int, mean: Sequence[float], std: Sequence[float]
 ) -> Callable[[jax.Array], jax.Array]:
-    """Builds the transformation of images to be evaluated: resized to S by S and normalised.
+    """Builds the transformation for evaluation, which resizes to S by S and normalises.
 
     Args:
       image_size: side S of the result.
-      mean, std: three numbers each, of values in [0, 1]; see `data.statistics`.
+      mean, std: three numbers each, for values in [0, 1]; see `data.statistics`.
 
     Returns:
-      A pure function from uint8 [B, H, W, 3] to float32 [B, S, S, 3]; the whole image is resized,
-      bilinearly with antialiasing. It raises ValueError for images of another shape or dtype.
+      A pure function from uint8 [B, H, W, 3] to float32 [B, S, S, 3]. It resizes the whole image
+      bilinearly, with antialiasing. It raises ValueError if images have another shape or dtype.
     """
 
     def transform(images: jax.Array) -> jax.Array:
@@ -160,7 +167,7 @@ def make_eval_transform(
 
 
 def _check_images(images: jax.Array | list[jax.Array], sizes: Sequence[int] | None) -> None:
-    """Images must be uint8 [B, H, W, 3], or such of each of the sizes."""
+    """Raises ValueError unless images are uint8 [B, H, W, 3], or a list with one array per size."""
     given = images if isinstance(images, list) else [images]
     shapes = [each.shape[1:] for each in given]
     if sizes is None:

@@ -1,7 +1,8 @@
-"""Antialiased resizing of a box of an image, as two matrix products.
+"""Resizes a box of an image with antialiasing, as two matrix products.
 
-Resizing is linear and separable, so a box becomes `rows @ image @ columns.T` with an [S, H] and an
-[S, W] matrix of its own. Boxes differ from image to image, yet nothing is gathered or sliced.
+Resizing is linear and separable. So the result is `rows @ image @ columns.T`, with matrices [S, H]
+and [S, W] that depend on the box. This way every image of a batch can have its own box without
+gathering or slicing, whose shapes would have to be equal.
 """
 
 import jax
@@ -15,7 +16,7 @@ def _triangle(distance: jax.Array) -> jax.Array:
 
 
 def _cubic(distance: jax.Array) -> jax.Array:
-    """Keys' kernel with a = -0.5, Pillow's BICUBIC."""
+    """Returns the cubic kernel of Keys with a = -0.5, which is Pillow's BICUBIC."""
     near = (1.5 * distance - 2.5) * distance * distance + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     return jnp.where(distance < 1, near, jnp.where(distance < 2, far, 0.0))
@@ -29,11 +30,11 @@ def resampling_matrix(
     out_size: int,
     interpolation: str = "bilinear",
 ) -> jax.Array:
-    """The matrix that resizes pixels [start, start + length) of a line of `in_size` to `out_size`.
+    """Returns the matrix that resizes pixels [start, start + length) of a line to `out_size`.
 
-    Pillow's definition: output pixel i is centred at (i + .5) * length / out_size within the box,
-    the kernel is widened by the down-scaling factor (antialiasing), weights outside the box are
-    dropped and each row is normalised to sum 1.
+    It follows Pillow. Output pixel i is centred at (i + .5) * length / out_size within the box. The
+    kernel is widened by the factor of down-scaling (antialiasing). Weights outside the box are
+    dropped, and each row is normalised to sum 1.
 
     Args:
       start: first pixel of the box, an integer in any dtype, 0 <= start < in_size.
@@ -45,7 +46,7 @@ def resampling_matrix(
       float32 [out_size, in_size], zero outside the box.
 
     Raises:
-      ValueError: if the interpolation is unknown.
+      ValueError: the interpolation is unknown.
     """
     if interpolation not in INTERPOLATIONS:
         raise ValueError(
@@ -65,7 +66,7 @@ def resampling_matrix(
 def resized_crop(
     image: jax.Array, box: jax.Array, *, size: int, interpolation: str = "bilinear"
 ) -> jax.Array:
-    """Cuts out `box` and resizes it to a square: torchvision's `resized_crop(antialias=True)`.
+    """Cuts out a box and resizes it to a square, as torchvision's `resized_crop(antialias=True)`.
 
     Args:
       image: float32 [H, W, 3] in [0, 1].
@@ -74,10 +75,10 @@ def resized_crop(
       interpolation: "bilinear" or "bicubic".
 
     Returns:
-      float32 [S, S, 3], clipped to [0, 1] (a cubic kernel overshoots, and products round).
+      float32 [S, S, 3] in [0, 1].
 
     Raises:
-      ValueError: if the interpolation is unknown.
+      ValueError: the interpolation is unknown.
     """
     height, width, _ = image.shape
     top, left, box_height, box_width = box
@@ -88,13 +89,13 @@ def resized_crop(
     resized = jnp.einsum(
         "sh,hwc,tw->stc", rows, image, columns, precision=jax.lax.Precision.HIGHEST
     )
-    return jnp.clip(resized, 0, 1)
+    return jnp.clip(resized, 0, 1)  # a cubic kernel overshoots, and products round
 
 
 def resize(image: jax.Array, *, size: int, interpolation: str = "bilinear") -> jax.Array:
     """Resizes the whole image, float32 [H, W, 3] in [0, 1], to [size, size, 3] in [0, 1].
 
-    An image that has that size already is returned as it is.
+    An image of that size is returned as it is.
     """
     height, width, _ = image.shape
     if height == width == size:

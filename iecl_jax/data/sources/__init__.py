@@ -1,18 +1,21 @@
-"""Data sources, a file each: what `config.data.name` may name, and how its images are opened.
+"""The data sources, one file each, which open the images that `config.data.name` names.
 
-It names a file here, the path of any `.py` file like them, or a data set that TFDS has prepared
-(`tfds.py`). A source has
+The name is that of a file here, the path of another `.py` file, or that of a data set that TFDS has
+prepared (`tfds.py`). The file of a source defines, where `data` is config.data,
 
-    Settings                 a `config.section.Section`: keys of config.data that it reads alone
-    MEAN, STD                per channel, of values in [0, 1]: what images are normalised with
-    open_split(data, split)  -> Split of "pretrain" (all images that may be trained on without
-                             labels), "train" or "test"; ValueError if it is not there
+    Settings                 a `config.section.Section`: the keys of config.data that only this
+                             source reads
+    MEAN, STD                mean and standard deviation per channel, of values in [0, 1], with
+                             which images are normalised
+    open_split(data, split)  -> Split: "pretrain" (all images that may be trained on without
+                             labels), "train" or "test"; ValueError if there is no such split
 
-where `data` is config.data, and may have
+and optionally
 
     check(data)              raises ValueError before anything compiles
-    prepare(data)            what `iecl_jax.tools.prepare` calls, with data.name and data.dir
-    CROPPED_ON_HOST = True   images are large or of several sizes, whatever data.image_size is
+    prepare(data)            writes the data set; `iecl_jax.tools.prepare` calls it with data.name
+                             and data.dir
+    CROPPED_ON_HOST = True   says that images are large or of several sizes for any data.image_size
 """
 
 import dataclasses
@@ -31,7 +34,7 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
     """Opens split "pretrain", "train" or "test" of the source `data.name`.
 
     Raises:
-      ValueError: `data` is wrong or the images are not there; the message says what to run.
+      ValueError: `data` is invalid or the images are missing; the message says what to run.
     """
     one_of("split", split, SPLITS)
     kinds.check("data", data.name, data)
@@ -40,13 +43,15 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
 
 
 def statistics(data: ml_collections.ConfigDict) -> tuple[Channels, Channels]:
-    """(mean, std) that images are normalised with: those of `data`, or where it has none the
-    source's; each three numbers, of values in [0, 1]."""
+    """Returns (mean, std) that normalise images, three numbers each, for values in [0, 1].
+
+    They are `data.mean` and `data.std`, or the source's if those are ().
+    """
     source = kinds.load("data", data.name)
     return tuple(data.mean or source.MEAN), tuple(data.std or source.STD)
 
 
 def cropped_on_host(data: ml_collections.ConfigDict) -> bool:
-    """Whether the host should crop the images, as far as that is known without opening them."""
+    """Returns whether the host crops the images, as far as that is known without opening them."""
     source = kinds.load("data", data.name)
     return getattr(source, "CROPPED_ON_HOST", data.image_size > MAX_NATIVE_SIZE)

@@ -1,4 +1,4 @@
-"""CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 images of 32 px in 10 classes."""
+"""CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images of 32 px in 10 classes."""
 
 from iecl_jax.data.sources.tfds import Settings, open_split, prepare
 

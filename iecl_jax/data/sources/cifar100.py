@@ -1,4 +1,4 @@
-"""CIFAR-100 (Krizhevsky 2009): 50,000 and 10,000 images of 32 px in 100 classes."""
+"""CIFAR-100 (Krizhevsky 2009): 50,000 training and 10,000 test images of 32 px, 100 classes."""
 
 from iecl_jax.data.sources.tfds import Settings, open_split, prepare
 

@@ -1,7 +1,8 @@
-"""scikit-learn's 1,797 handwritten digits as a TFDS data set, prepared without a download.
+"""The 1,797 handwritten digits of scikit-learn as a TFDS data set, prepared without a download.
 
-The images are 8 x 8, grey 0 to 16, stored as 0 to 255. The split is fixed: 1,437 images to train
-and 360 to test, a stratified permutation by `sklearn.model_selection.train_test_split` with seed 0.
+The images are 8 x 8. Their grey values 0 to 16 are stored as 0 to 255. The split is fixed: 1,437
+training and 360 test images, a stratified permutation by `sklearn.model_selection.train_test_split`
+with seed 0.
 """
 
 import functools
@@ -26,24 +27,22 @@ NUM_TEST = 360
 
 
 def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
-    """Opens a split, and prepares the data set in `data.dir` first if it is not there."""
+    """Opens a split, and first prepares the data set in `data.dir` if it is missing."""
     if tfds.prepared_dir("digits", data.dir) is None:
         prepare(data)
     return tfds.open_split(data, split)
 
 
 def prepare(data: ml_collections.ConfigDict) -> None:
-    """Writes the data set into `data.dir` with TFDS (and TensorFlow), unless it is there.
-
-    It is written elsewhere and then moved into place at once, so that processes that do this at the
-    same time do not disturb each other.
-    """
+    """Writes the data set into `data.dir` with TFDS and TensorFlow, unless it exists."""
     directory = tfds.data_dir(data.dir)
     target = directory / "digits" / VERSION
     if target.exists():
         return
     builder_class = make_builder_class()
     target.parent.mkdir(parents=True, exist_ok=True)
+    # Several processes may do this at the same time. Each writes into a folder of its own and moves
+    # that into place; the first one wins.
     with tempfile.TemporaryDirectory(dir=directory, prefix=".digits-") as scratch:
         builder = builder_class(data_dir=scratch, file_format="array_record")
         builder.download_and_prepare()
@@ -54,10 +53,10 @@ def prepare(data: ml_collections.ConfigDict) -> None:
                 raise
 
 
-@functools.cache  # TFDS registers a name once.
+@functools.cache  # TFDS registers each name only once
 def make_builder_class() -> type[Any]:
-    """TFDS's builder of `digits`: image uint8 [8,8,1] (PNG) and label 0 to 9."""
-    import tensorflow_datasets as tf_datasets  # Training on what is prepared does without.
+    """Returns the TFDS builder of `digits`: image uint8 [8,8,1] (PNG) and label 0 to 9."""
+    import tensorflow_datasets as tf_datasets  # imports TensorFlow, which training does not need
 
     class Digits(tf_datasets.core.GeneratorBasedBuilder):
         VERSION = tf_datasets.core.Version(VERSION)
@@ -88,7 +87,7 @@ def make_builder_class() -> type[Any]:
 
 
 def load_arrays() -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [1797,8,8,1] in 0 to 255 and labels int64 [1797], in scikit-learn's order."""
+    """Returns images uint8 [1797,8,8,1] and labels int64 [1797], in the order of scikit-learn."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -96,7 +95,7 @@ def load_arrays() -> tuple[np.ndarray, np.ndarray]:
 
 
 def split_indices() -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the 1,437 training and the 360 test images."""
+    """Returns the indices of the 1,437 training and of the 360 test images."""
     from sklearn.model_selection import train_test_split
 
     labels = load_arrays()[1]

@@ -1,4 +1,4 @@
-"""Coloured stripes drawn from the index: a data set without files, for smoke tests."""
+"""A data set without files for smoke tests: coloured stripes that depend on the image's index."""
 
 import colorsys
 import math
@@ -16,10 +16,10 @@ NUM_TRAIN, NUM_TEST = 256, 64
 
 
 def draw(index: int, size: int) -> np.ndarray:
-    """Image `index` as uint8 [size, size, 3], of class index % 10.
+    """Draws image `index`, uint8 [size, size, 3], of class index % 10.
 
-    The class sets the colour and direction of the stripes; the index sets their place, a change of
-    brightness and some noise.
+    The class decides the hue and the direction of the stripes. The index decides their position,
+    the brightness and some noise.
     """
     label = index % NUM_CLASSES
     generator = np.random.default_rng((2024, index))
@@ -33,7 +33,7 @@ def draw(index: int, size: int) -> np.ndarray:
 
 
 def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
-    """256 training or 64 other test images of side `data.image_size` in ten classes."""
+    """Opens 256 training or 64 other test images of side `data.image_size` in ten classes."""
     size: int = data.image_size
     first, length = (NUM_TRAIN, NUM_TEST) if split == "test" else (0, NUM_TRAIN)
 

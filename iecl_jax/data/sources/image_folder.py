@@ -1,4 +1,4 @@
-"""A folder of JPEG, PNG and WebP files as a data set."""
+"""Opens a folder of JPEG, PNG and WebP files as a data set."""
 
 import os
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def check(data: ml_collections.ConfigDict) -> None:
-    """Raises ValueError if `data` names no folder."""
+    """Raises ValueError if `data.dir` is empty."""
     if not data.dir:
         raise ValueError("data.name='image_folder' needs data.dir, the folder of the images.")
 
@@ -28,12 +28,16 @@ def check(data: ml_collections.ConfigDict) -> None:
 def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
     """Opens a split of the folder `data.dir`.
 
-    DIR/train and DIR/val (or DIR/test) are the splits if they are there; else DIR is "train". In a
-    split's folder each subfolder is a class, with all images below it; images that lie in the
-    folder itself make the whole split unlabelled. Files whose name begins with a dot are ignored.
-    The header of every file is read here; a broken file is logged and gives its place to the next
-    good one. ValueError if there is no such split, no image, a class unknown to DIR/train, or if
-    more than 1 % of the files are broken.
+    The splits are DIR/train and DIR/val (or DIR/test) if they exist; otherwise DIR is "train". Each
+    subfolder of a split is a class, with all images below it. If an image lies in the split's
+    folder itself, the whole split is unlabelled. Files whose name begins with a dot are ignored.
+
+    The header of every file is read here. A broken file is logged, and the next good one takes its
+    place.
+
+    Raises:
+      ValueError: there is no such split, it has no image or a class that DIR/train lacks, or more
+        than 1 % of the files are broken.
     """
     top = Path(data.dir).expanduser()
     if not top.is_dir():
@@ -75,7 +79,7 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
 
 
 def list_images(root: Path) -> list[Path]:
-    """All images below `root`, links followed, sorted by path."""
+    """Returns all images below `root`, sorted by path; symbolic links are followed."""
     found = []
     for folder, _, names in os.walk(root, followlinks=True):
         for name in names:
@@ -85,6 +89,7 @@ def list_images(root: Path) -> list[Path]:
 
 
 def _test_folder(top: Path) -> Path:
+    """Returns the folder of the test images, or raises ValueError if there is none."""
     for name in ("val", "test"):
         if (top / "train").is_dir() and (top / name).is_dir():
             return top / name
@@ -94,7 +99,7 @@ def _test_folder(top: Path) -> Path:
 
 
 def _class_names(paths: Sequence[Path], root: Path) -> tuple[str, ...]:
-    """Names of the subfolders with images, sorted; () if an image lies in `root` itself."""
+    """Returns the sorted subfolders that have images; () if an image lies in `root` itself."""
     parts = [path.relative_to(root).parts for path in paths]
     if any(len(part) == 1 for part in parts):
         return ()
@@ -102,7 +107,7 @@ def _class_names(paths: Sequence[Path], root: Path) -> tuple[str, ...]:
 
 
 def _size(path: Path, broken: BrokenFiles) -> tuple[int, int] | None:
-    """(width, height) from the file's header, or None if that is broken."""
+    """Returns (width, height) from the file's header, or None if the header is broken."""
     try:
         with Image.open(path) as image:
             return image.size
@@ -112,7 +117,7 @@ def _size(path: Path, broken: BrokenFiles) -> tuple[int, int] | None:
 
 
 def _next_good(good: Sequence[bool]) -> list[int]:
-    """For each place itself if it is good, else the next good place, round the end."""
+    """Returns for each place the first good place from there on, continuing at the start."""
     slots, following = [], good.index(True)
     for place in reversed(range(len(good))):
         following = place if good[place] else following

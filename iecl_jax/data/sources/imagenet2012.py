@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012): 1,281,167 images in 1,000 classes, tested on the 50,000 of validation."""
+"""ImageNet (ILSVRC 2012): 1,281,167 training and 50,000 validation images in 1,000 classes."""
 
 import ml_collections
 
@@ -14,13 +14,13 @@ FILES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 
 
 def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
-    """Opens a split; TFDS's own "test" has no labels."""
+    """Opens a split; "test" is the validation set, because the test set of TFDS has no labels."""
     tfds_split = "validation" if split == "test" else "train"
     return tfds.open_records("imagenet2012", data.dir, tfds_split)
 
 
 def prepare(data: ml_collections.ConfigDict) -> None:
-    """Writes the data set into `data.dir`, from files that nobody may download for others.
+    """Writes the data set into `data.dir`, from files that the user must download by hand.
 
     Raises:
       ValueError: a file is missing; the message says which and where it belongs.

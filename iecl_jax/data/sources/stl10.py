@@ -1,4 +1,4 @@
-"""STL-10 (Coates et al. 2011): images of 96 px in 10 classes; most of them have no label."""
+"""STL-10 (Coates et al. 2011): images of 96 px in 10 classes, most of them unlabelled."""
 
 import ml_collections
 
@@ -12,7 +12,7 @@ __all__ = ["MEAN", "STD", "Settings", "open_split", "prepare"]
 
 
 def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
-    """Opens a split; "pretrain" is the 100,000 unlabelled images and then the 5,000 of "train"."""
+    """Opens a split; "pretrain" has the 100,000 unlabelled images, then the 5,000 of "train"."""
     if split != "pretrain":
         return tfds.open_split(data, split)
     parts = [tfds.open_records("stl10", data.dir, part) for part in ("unlabelled", "train")]

@@ -1,4 +1,4 @@
-"""Any data set that TFDS has prepared as ArrayRecord files, read by its name."""
+"""Opens any data set that TFDS has prepared as ArrayRecord files, by its TFDS name."""
 
 import os
 import shlex
@@ -17,11 +17,11 @@ from iecl_jax.data.split import MAX_NATIVE_SIZE, Indices, Record, Split
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
-_CHUNK = 1024
+_CHUNK = 1024  # records that are read at once for their labels
 
 
 class Settings(Section):
-    """Nothing beside the keys that all sources have."""
+    """The settings of a TFDS data set: only those that all sources have."""
 
 
 def check(data: ml_collections.ConfigDict) -> None:
@@ -36,13 +36,13 @@ def check(data: ml_collections.ConfigDict) -> None:
 
 
 def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
-    """Opens a split; "test" is TFDS's "test", or where there is none its "validation"."""
+    """Opens a split; "test" is the "test" of TFDS or, if there is none, its "validation"."""
     splits = ("test", "validation") if split == "test" else ("train",)
     return open_records(data.name, data.dir, *splits)
 
 
 def prepare(data: ml_collections.ConfigDict) -> None:
-    """Downloads `data.name` and writes it into `data.dir`, with TensorFlow.
+    """Downloads the data set and writes it into `data.dir`; this needs TensorFlow.
 
     Raises:
       ValueError: TFDS has no such data set.
@@ -51,7 +51,7 @@ def prepare(data: ml_collections.ConfigDict) -> None:
 
 
 def prepare_as(name: str, directory: str) -> None:
-    """`prepare`, under the name that TFDS has."""
+    """Does what `prepare` does, for a data set by its TFDS name."""
     import tensorflow_datasets as tfds
 
     try:
@@ -65,20 +65,20 @@ def prepare_as(name: str, directory: str) -> None:
 
 
 def data_dir(directory: str) -> Path:
-    """`directory`, or if empty TFDS's own: $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    """Returns `directory`, or if it is empty $TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
     directory = directory or os.environ.get("TFDS_DATA_DIR", "") or "~/tensorflow_datasets"
     return Path(directory).expanduser()
 
 
 def prepared_dir(name: str, directory: str) -> Path | None:
-    """The folder of the newest prepared version of data set `name`, or None."""
+    """Returns the folder of the newest prepared version of a data set, or None."""
     infos = (data_dir(directory) / name).glob("*.*.*/dataset_info.json")
     versions = [info.parent for info in infos if info.parent.name.replace(".", "").isdigit()]
     return max(versions, key=lambda path: [int(n) for n in path.name.split(".")], default=None)
 
 
 def prepare_command(name: str, directory: str) -> str:
-    """The shell command that prepares data set `name`."""
+    """Returns the shell command that prepares a data set."""
     target = shlex.quote(str(data_dir(directory)))
     return f"python -m iecl_jax.tools.prepare --name={name} --dir={target}"
 
@@ -86,10 +86,12 @@ def prepare_command(name: str, directory: str) -> str:
 def open_records(name: str, directory: str, *splits: str) -> Split:
     """Opens the first of `splits` that a prepared TFDS data set has.
 
-    Its images are the feature `image`, and its labels the feature `label` if that is a class.
+    The images are the feature `image`. The labels are the feature `label` if it is a class;
+    otherwise the split is unlabelled.
 
     Raises:
-      ValueError: it is not prepared, not as ArrayRecord, has no images or none of the splits.
+      ValueError: the data set is not prepared, its files are not ArrayRecord, it has no feature
+        `image`, or it has none of the splits.
     """
     path = prepared_dir(name, directory)
     if path is None:
@@ -102,13 +104,14 @@ def open_records(name: str, directory: str, *splits: str) -> Split:
             f"{path} holds no ArrayRecord files: move it away and run "
             f"`{prepare_command(name, directory)}`."
         )
-    import tensorflow_datasets as tfds  # Takes half a second, and not every data set needs it.
+    import tensorflow_datasets as tfds  # takes half a second; not every source needs it
 
     builder = tfds.builder_from_directory(path)
     features = dict(builder.info.features.items())
     split = _first_of(splits, builder.info.splits, path)
     if not isinstance(features.get("image"), tfds.features.Image):
         raise ValueError(f"{path} has no image under the name 'image', only {', '.join(features)}.")
+    # The images stay encoded, so that `images` can decode a JPEG at a fraction of its size.
     source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
     label = features.get("label")
     class_names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
@@ -135,6 +138,7 @@ def open_records(name: str, directory: str, *splits: str) -> Split:
 
 
 def _first_of(splits: Sequence[str], there: Collection[str], path: Path) -> str:
+    """Returns the first of `splits` that is among `there`, or raises ValueError."""
     for split in splits:
         if split in there:
             return split
@@ -143,7 +147,7 @@ def _first_of(splits: Sequence[str], there: Collection[str], path: Path) -> str:
 
 
 def _small(shape: Sequence[int | None]) -> tuple[int, int] | None:
-    """(height, width) of the images, or None if they vary or are large."""
+    """Returns (height, width) of the images, or None if they vary or are large."""
     height, width = shape
     if height and width and max(height, width) <= MAX_NATIVE_SIZE:
         return height, width
@@ -151,7 +155,10 @@ def _small(shape: Sequence[int | None]) -> tuple[int, int] | None:
 
 
 def _cached_labels(path: Path, read, length: int) -> np.ndarray:
-    """The labels int32 [length] from `path`, or from the records (and then kept in `path`)."""
+    """Returns the labels, int32 [length], from `path` or, if it does not exist, the records.
+
+    Labels that were read from the records are written to `path` for the next time.
+    """
     if path.exists():
         labels = np.load(path)
         if labels.shape == (length,):

@@ -1,1 +1,1 @@
-"""What methods are put together of; each part exists once."""
+"""The parts that methods share: networks, momentum, queue, contrast, objective and SAIB."""

@@ -16,8 +16,11 @@ def info_nce(
     axis_name: str | None,
     negatives: Float32[Array, "K d"] | None = None,
 ) -> tuple[Scalar, Scalar]:
-    """`losses.contrastive.info_nce` of this device's anchors, whose positives are its keys; the
-    other keys are those of all devices, or the queue's where `negatives` are given."""
+    """Returns (loss, top1) of InfoNCE for this device's anchors, see `losses.contrastive`.
+
+    The positive of an anchor is the key in the same row. The other keys are those of all devices,
+    or the `negatives` if they are given.
+    """
     if negatives is None:
         positives = collectives.places(len(anchors), axis_name)
         keys = collectives.gather(keys, axis_name)

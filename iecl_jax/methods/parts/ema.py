@@ -1,4 +1,4 @@
-"""The momentum network: a copy of the online network that follows it by a moving average."""
+"""The momentum network, whose parameters are a moving average of the online network's."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,25 +16,26 @@ from iecl_jax.models import build
 
 
 class Settings(Section):
-    """Of a method with a momentum network."""
+    """The settings of a method with a momentum network."""
 
     class ema(Section):
         """The coefficient m of the moving average."""
 
-        schedule = key("constant", ("constant", "cosine"), "m over the steps")
-        start = key(0.9, SHARE, "m at the first step, and at all of a constant schedule")
+        schedule = key("constant", ("constant", "cosine"), "schedule of m over the run")
+        start = key(0.9, SHARE, "m at the first step; with schedule constant at every step")
         end = key(1.0, SHARE, "m at the end of a cosine schedule")
 
 
 class Momentum(NamedTuple):
-    """Functions of the momentum network, which is state["momentum"] {"params", "batch_stats"}.
+    """The functions of a momentum network, which is state["momentum"] {"params", "batch_stats"}.
 
     Attributes:
-      init: (params, state) -> state with a copy of the online encoder and projector.
-      forward: (state, V views of one size) -> (projections, state): training mode, each view with
-        BN statistics of its own, which all move the running ones. Without gradient, neither to the
-        network nor through its views.
-      post_update: (params, state, step) -> state: m * momentum + (1 - m) * online, parameters only.
+      init: (params, state) -> state; adds a copy of the online encoder and projector.
+      forward: (state, V views of one size) -> (projections, state), in training mode. Each view has
+        its own BN statistics, and all of them move the running ones. No gradient flows into the
+        network or into the views.
+      post_update: (params, state, step) -> state; moves the parameters (not the statistics) to
+        m * momentum + (1 - m) * online.
       schedule: step -> m.
     """
 
@@ -45,14 +46,18 @@ class Momentum(NamedTuple):
 
 
 def make(config: ml_collections.ConfigDict, axis_name: str | None, *, total_steps: int) -> Momentum:
-    """Reads config.{encoder, projector, train.precision} and config.method.ema."""
+    """Builds the momentum network.
+
+    It reads config.{encoder, projector, train.precision} and config.method.ema.
+    """
     network = Network(build.encoder(config, axis_name), build.projector(config, axis_name))
     schedule = coefficient(config.method.ema, total_steps)
 
-    def followed(online):
+    def followed(online):  # the momentum network has no predictor
         return {name: tree for name, tree in online.items() if name != "predictor"}
 
     def init(params, state):
+        # Copies, because a step that donates its arguments may not get the same buffer twice.
         copied = {"params": params["online"], "batch_stats": state["online"]}
         momentum = {name: jax.tree.map(jnp.copy, followed(tree)) for name, tree in copied.items()}
         return state | {"momentum": momentum}
@@ -78,10 +83,10 @@ def of_both_views(
     Callable[[Key[Array, ""], Views], tuple[Tree, Tree]],
     Callable[[Tree, Tree, Views], tuple[Outputs, Tree]],
 ]:
-    """(init, forward) of a method whose two networks both see both views (BYOL, MoCo-v3).
+    """Returns (init, forward) of a method where both networks encode both views (BYOL, MoCo-v3).
 
-    The outputs are those of `Online.forward`, and "anchor_key" and "query_key" [b, d], the momentum
-    network's projections of the two views.
+    The outputs are those of `Online.forward`, and the momentum network's projections of the two
+    views, "anchor_key" and "query_key" [b, d].
     """
 
     def init(key: Key[Array, ""], views: Views) -> tuple[Tree, Tree]:
@@ -97,8 +102,10 @@ def of_both_views(
 
 
 def coefficient(ema: ml_collections.ConfigDict, total_steps: int) -> Callable[[Step], Scalar]:
-    """Step -> momentum coefficient m: constant `start`, or cosine from `start` to `end`
-    (Grill et al. 2020, where end = 1)."""
+    """Returns the function from a step to m: constant, or a cosine from `start` to `end`.
+
+    The cosine is that of Grill et al. 2020, where `end` is 1.
+    """
     if ema.schedule == "constant":
         return lambda step: jnp.float32(ema.start)
 
@@ -110,5 +117,5 @@ def coefficient(ema: ml_collections.ConfigDict, total_steps: int) -> Callable[[S
 
 
 def update(average: Tree, new: Tree, m: Scalar) -> Tree:
-    """m * average + (1 - m) * new, leaf by leaf."""
+    """Returns m * average + (1 - m) * new, leaf by leaf."""
     return jax.tree.map(lambda a, b: m * a + (1 - m) * b, average, new)

@@ -1,9 +1,8 @@
 """The objective of Eq. 17: a method's own loss + beta KL - lambda H + gamma R(SAIB).
 
-The method's own loss is InfoNCE for IE-CL, and whatever the method minimises for the others.
-
-The encoder's regulariser (eta) is spectral normalisation, a constraint inside `models.conv`, not a
-term. Every term is returned unweighted beside the weighted sum.
+The method's own loss is `Method.loss`, which is InfoNCE for IE-CL. Eq. 17 also regularises the
+encoder (eta); here that is spectral normalisation, a constraint inside `models.conv` and not a term
+of the loss. The terms are returned unweighted, besides the weighted sum.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +18,7 @@ from iecl_jax.models import collectives
 KL_FORMS = {"closed": divergence.closed, "eq16": divergence.eq16, "softmax": divergence.softmax}
 STOP_GRADIENT = ("query", "anchor", "none")
 
-# SAIB's side -> (outputs of a view that passed through it, of the other one)
+# {SAIB's side: [(output of a view that SAIB transforms, output of the other view)]}
 PAIRS = {
     "query": [("query_projection", "anchor_projection")],
     "anchor": [("anchor_projection", "query_projection")],
@@ -32,7 +31,7 @@ Estimator = Callable[[Float[Array, "n d"]], Scalar]
 
 
 def estimators(config: ml_collections.ConfigDict) -> dict[str, Estimator]:
-    """The entropy estimators by name, with the settings of `objective.entropy`."""
+    """Returns the entropy estimators by name; `config` is `config.objective.entropy`."""
     return {
         "coding_rate": lambda z: entropy.coding_rate(z, epsilon=config.epsilon),
         "gaussian_diagonal": entropy.gaussian_diagonal,
@@ -42,7 +41,7 @@ def estimators(config: ml_collections.ConfigDict) -> dict[str, Estimator]:
 
 
 def kernel_decay(params: Tree) -> Scalar:
-    """R = 1/2 sum of squares of all kernels (leaves of two or more axes named conv*)."""
+    """Returns R, half the sum of squares of all kernels (the leaves named conv*)."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     squares = [(leaf * leaf).sum() for path, leaf in leaves if "conv" in jax.tree_util.keystr(path)]
     return 0.5 * sum(squares[1:], squares[0])
@@ -51,13 +50,22 @@ def kernel_decay(params: Tree) -> Scalar:
 def make(
     config: ml_collections.ConfigDict, method_loss: MethodLoss, *, axis_name: str | None = None
 ) -> Objective:
-    """Builds (outputs, params) -> (loss, terms) from a method's own loss and `config.objective`.
+    """Builds the objective from a method's own loss and `config.objective`.
 
-    `outputs` are the method's (see `methods.Method`). KL and H are of the projections of all
-    devices, l2-normalised except for the softmax KL, which takes them raw. They compare the view
-    that passed through SAIB with the other; where both passed, they are means over both. Terms:
-    method_loss, what the method logs beside it, and where their weight is positive kl, entropy
-    (nats per dimension) and saib_decay.
+    KL and H are computed from the projections of all devices. These are l2-normalised, except for
+    the softmax KL. KL compares the view that SAIB transforms with the other view, and H is the
+    entropy of the transformed one. If SAIB transforms both views, KL and H are means over both.
+
+    Args:
+      config: a pretraining config.
+      method_loss: the function `Method.loss`.
+      axis_name: the axis of the devices; None for a single device.
+
+    Returns:
+      A function (outputs, params) -> (loss, terms). `outputs` are those of `Method.forward`. The
+      terms are method_loss, the terms of the method, and kl, entropy (nats per dimension) and
+      saib_decay if their weight is above 0. The function raises ValueError if KL or entropy need a
+      projection that the outputs lack.
     """
     settings = config.objective
     estimate = estimators(settings.entropy)[settings.entropy.estimator]

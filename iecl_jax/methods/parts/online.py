@@ -1,4 +1,4 @@
-"""The trained network of every method: encoder, projector and, where there is one, predictor."""
+"""The network that every method trains: encoder, projector and optionally predictor."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -15,26 +15,31 @@ from iecl_jax.models import build
 
 
 class Settings(Section):
-    """Of every method's trained network."""
+    """The settings that every method has."""
 
     running_stats = key(
-        "anchor", ("anchor", "both"), "passes that move the online network's running statistics"
+        "anchor",
+        ("anchor", "both"),
+        "views that move the running BN statistics of the online network",
     )
 
 
 class PredictorSettings(Section):
-    """Of a method with a predictor."""
+    """The settings of a method with a predictor."""
 
     class predictor(Section):
-        """An MLP from projections to their like."""
+        """The MLP that predicts one view's projection from the other's."""
 
-        num_layers = key(2, COUNT, "layers")
-        hidden_dim = key(4096, COUNT, "units of a hidden layer")
+        num_layers = key(2, COUNT, "number of layers")
+        hidden_dim = key(4096, COUNT, "units of each hidden layer")
 
 
 class Network(nn.Module):
-    """Images of V views one after another -> the encoder's outputs, "projection" and perhaps
-    "prediction", [V * b, d]."""
+    """The networks in a row, from the images of V views one after another.
+
+    A call returns the encoder's outputs, "projection" and, with a predictor, "prediction"
+    [V * b, d].
+    """
 
     encoder: nn.Module
     projector: nn.Module
@@ -51,15 +56,15 @@ class Network(nn.Module):
 
 
 class Online(NamedTuple):
-    """Functions of the trained network; `params` and `state` are those of `methods.Method`.
+    """The functions of the trained network; `params` and `state` are those of `methods.Method`.
 
     Attributes:
       init: (key, views) -> ({"online": parameters}, {"online": statistics}).
-      forward: (params, state, views) -> (outputs, state): training mode, the anchor and, if it is
-        there, the query as one batch, each with BN statistics of its own; further views are not
-        used. Outputs "features" [b, F] of the anchor, or of the query where SAIB transforms the
-        anchor alone; "anchor_projection" and "query_projection" [b, d]; with a predictor
-        "anchor_prediction", "query_prediction" too.
+      forward: (params, state, views) -> (outputs, state), in training mode. The anchor and the
+        query, if it is there, are encoded as one batch, each with its own BN statistics. Further
+        views are not used. The outputs are "features" [b, F] of the anchor (of the query if SAIB
+        transforms only the anchor), "anchor_projection" and "query_projection" [b, d], and with a
+        predictor "anchor_prediction" and "query_prediction" [b, d].
       encode, embed: see `methods.Method`.
     """
 
@@ -72,16 +77,19 @@ class Online(NamedTuple):
 def make(
     config: ml_collections.ConfigDict, axis_name: str | None, *, predictor: bool = False
 ) -> Online:
-    """Reads config.{encoder, projector, train.precision}, config.method.running_stats and, for a
-    predictor, config.method.predictor."""
+    """Builds the trained network.
+
+    It reads config.{encoder, projector, train.precision}, config.method.running_stats and, for a
+    predictor, config.method.predictor.
+    """
     network = Network(
         build.encoder(config, axis_name),
         build.projector(config, axis_name),
         build.predictor(config, axis_name) if predictor else None,
     )
     every_view_moves = config.method.running_stats == "both"
-    # Evaluation encodes images without SAIB, so the view without it leads: it moves the statistics
-    # and gives the online probe its features.
+    # Evaluation encodes images without SAIB. So the view without SAIB comes first: it moves the
+    # running statistics and gives the online probe its features.
     saib_on_anchor = config.saib.enabled and config.saib.side == "anchor"
 
     def init(key: Key[Array, ""], views: Views) -> tuple[Tree, Tree]:
@@ -126,7 +134,7 @@ def make(
 def apply_views(
     network: nn.Module, params: Tree, batch_stats: Tree, views: Views, *, running_views: int
 ) -> tuple[dict[str, Float32[Array, "V b _"]], Tree]:
-    """One training-mode pass over V views of one size: outputs, new statistics."""
+    """Encodes V views of one size as one batch in training mode; returns (outputs, statistics)."""
     outputs, updated = network.apply(
         {"params": params, "batch_stats": batch_stats},
         jnp.concatenate(views),
@@ -144,7 +152,7 @@ def apply_views(
 
 
 def _check_pooled(outputs: Mapping[str, Any], images: int) -> None:
-    """Raises ValueError if what an encoder returns has not the features that all else needs."""
+    """Raises ValueError unless an encoder's "pooled" is float32 [images, F]."""
     pooled = outputs.get("pooled")
     if pooled is None or pooled.dtype != jnp.float32 or pooled.ndim != 2 or len(pooled) != images:
         found = "nothing" if pooled is None else f"{pooled.dtype} {list(pooled.shape)}"

@@ -1,4 +1,4 @@
-"""A queue of earlier embeddings: negatives (MoCo) or neighbours (NNCLR)."""
+"""The queue of earlier embeddings, which are negatives (MoCo) or neighbours (NNCLR)."""
 
 from typing import Any
 
@@ -13,13 +13,16 @@ from iecl_jax.models import collectives
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError unless the queue is as long as a whole number of batches."""
+    """Raises ValueError unless the length of the queue is a multiple of the batch size."""
     size, batch = config.method.queue_size, config.train.batch_size
     multiple("method.queue_size", size, batch, "images of a step")
 
 
 def init(key: Key[Array, ""], size: int, dim: int) -> dict[str, Array]:
-    """{"keys": random unit rows float32 [size, dim], "next": the oldest row, int32}."""
+    """Returns a queue of random unit rows.
+
+    It is {"keys": float32 [size, dim], "next": the index of the oldest row, int32}.
+    """
     rows = l2_normalize(jax.random.normal(key, (size, dim)))
     return {"keys": rows, "next": jnp.zeros((), jnp.int32)}
 
@@ -27,12 +30,12 @@ def init(key: Key[Array, ""], size: int, dim: int) -> dict[str, Array]:
 def enqueue(
     queue: Any, embeddings: Float32[Array, "b d"], axis_name: str | None
 ) -> dict[str, Array]:
-    """Overwrites the oldest rows with the embeddings of all devices, unit length, constant.
+    """Returns the queue with the embeddings of all devices in the place of the oldest rows.
 
-    They come in global order, and the queue's length is a multiple of the batch (`check`),
-    so that no slice wraps around.
+    The embeddings are normalised, get no gradient, and enter in global order.
     """
     embeddings = jax.lax.stop_gradient(embeddings)
     rows = collectives.gather(l2_normalize(embeddings), axis_name)
+    # The queue's length is a multiple of the batch (`check`), so the slice never wraps around.
     keys = jax.lax.dynamic_update_slice_in_dim(queue["keys"], rows, queue["next"], axis=0)
     return {"keys": keys, "next": (queue["next"] + len(rows)) % len(keys)}

@@ -1,4 +1,4 @@
-"""SAIB in front of any method: it transforms a view before the method sees it."""
+"""Puts SAIB in front of a method, so that it transforms a view before the method sees it."""
 
 import jax
 import ml_collections
@@ -7,17 +7,18 @@ from jaxtyping import Array, Key
 from iecl_jax.methods.parts.method import Images, Method, Outputs, Tree, Views
 from iecl_jax.models import build
 
-SIDES = {"query": (1,), "anchor": (0,), "both": (0, 1)}  # -> the views that are transformed
+# {saib.side: the places of the views that SAIB transforms}
+SIDES = {"query": (1,), "anchor": (0,), "both": (0, 1)}
 
 
 def attach(
     method: Method, config: ml_collections.ConfigDict, axis_name: str | None = None
 ) -> Method:
-    """The method with the SAIB of `config.saib` on its views; the method itself where it is off.
+    """Returns the method with the SAIB of `config.saib` on its views, or as it is if SAIB is off.
 
-    The block's parameters are params["saib"], its statistics method_state["saib"]. It is trained by
-    whatever gradient the method and the objective send back through the transformed view. With
-    `saib.side` = both the same block transforms the anchor, then the query.
+    The block's parameters are params["saib"], and its statistics method_state["saib"]. The gradient
+    of the method's loss and of the objective's terms, through the transformed view, trains it. If
+    `saib.side` is "both", the same block transforms the anchor and then the query.
     """
     block = build.saib(config, axis_name)
     if block is None:
@@ -31,11 +32,12 @@ def attach(
             train=train,
             mutable=["batch_stats"],
         )
-        # The expansive variant has no statistics, and a checkpoint of it no "saib" in its state.
+        # The expansive variant has no statistics, so its checkpoints have no "saib" in the state.
         return images, state | {"saib": updated.get("batch_stats", {})}
 
     def init(key: Key[Array, ""], views: Views) -> tuple[Tree, Tree]:
-        params, state = method.init(key, views)  # the same weights as without SAIB
+        # The method gets the key as it is, so its weights are the same as without SAIB.
+        params, state = method.init(key, views)
         variables = block.init(jax.random.fold_in(key, 1), views[1], train=True)
         stats = variables.get("batch_stats", {})
         return params | {"saib": variables["params"]}, state | {"saib": stats}

@@ -1,15 +1,21 @@
-"""Encoders, a file a family; any other Python file can be one by its path (`config.encoder.name`).
+"""The encoders, one file per family. `config.encoder.name` may also be the path of another file.
 
-A file has `Settings(Section)`, whose keys stand beside `encoder.name` and `encoder.bn_group`,
-`make(config, *, axis_name) -> flax.linen.Module`, in this package `NAMES`, the architectures that
-it makes, and perhaps `check(config, num_devices)`, which raises ValueError for settings that do not
-go together. The module is called as
+A file of an encoder defines
+
+    Settings                        a `config.section.Section`: the keys of config.encoder that it
+                                    reads, besides `name` and `bn_group`
+    make(config, *, axis_name)      -> flax.linen.Module
+    NAMES                           the architectures that it makes (only in this package)
+    check(config, num_devices)      raises ValueError for settings that do not fit together
+                                    (optional)
+
+The module is called as
 
     encoder(x, *, train, num_views=1, running_views=1)
 
-with x float32 [V * b, S, S, 3], the images of V views one after another. It returns "pooled",
-float32 [V * b, F], which everything else starts from, and whatever "stage1", "stage2", ... it has.
-Nothing more is asked of it: batch statistics (the collection "batch_stats", moved where `train` is
-True), convolutions and spectral vectors are optional, and without statistics it may ignore `train`
-and the views. It draws nothing at random but its initial parameters.
+where x is float32 [V * b, S, S, 3], the images of V views one after another. It returns a dict with
+"pooled", the features float32 [V * b, F], and optionally "stage1", "stage2", ... Batch statistics
+(the collection "batch_stats", which moves if `train` is True), convolutions and spectral vectors
+are optional too. A module without batch statistics may ignore `train` and the views. A module must
+not draw random numbers except for its initial parameters.
 """

@@ -1,4 +1,7 @@
-"""ResNet v1.5 (He et al. 2016; stride in the 3x3 of a bottleneck), torchvision's module names."""
+"""ResNet v1.5 (He et al. 2016), with the module names of torchvision.
+
+In v1.5 the 3x3 convolution of a bottleneck has the stride, not the first 1x1.
+"""
 
 import functools
 from typing import Any
@@ -14,7 +17,7 @@ from iecl_jax.models import initializers, precision
 from iecl_jax.models.batch_norm import BatchNorm
 from iecl_jax.models.conv import Conv
 
-# Name -> (blocks of each stage, whether they are bottlenecks).
+# {name: (number of blocks in each stage, whether they are bottlenecks)}
 ARCHITECTURES = {
     "resnet10": ((1, 1, 1, 1), False),
     "resnet18": ((2, 2, 2, 2), False),
@@ -26,18 +29,24 @@ NAMES = tuple(ARCHITECTURES)
 
 
 class Settings(Section):
-    """Of a ResNet."""
+    """The settings of a ResNet."""
 
-    stem = key("imagenet", ("imagenet", "cifar"), "7x7 stride 2 and max-pool, or 3x3 stride 1")
+    stem = key(
+        "imagenet", ("imagenet", "cifar"), "imagenet: 7x7, stride 2, max-pool; cifar: 3x3, stride 1"
+    )
     width = key(64, COUNT, "channels of the first stage")
     feature_dim = key(0, COUNT_OR_NONE, "outputs of a linear layer after pooling; 0 = no layer")
     spectral_norm = key(True, None, "divide every convolution by its largest singular value")
-    remat = key(False, None, "less memory, a third more work: blocks are computed twice")
-    zero_init_residual = key(False, None, "start each residual branch's last BN scale at 0")
+    remat = key(
+        False, None, "less memory, a third more work: the backward pass recomputes the blocks"
+    )
+    zero_init_residual = key(
+        False, None, "initialise the last BN scale of each residual branch to 0"
+    )
 
 
 def make(config: ml_collections.ConfigDict, *, axis_name: str | None = None) -> "ResNet":
-    """The ResNet of `config.encoder`; BN statistics are over the devices of `axis_name`."""
+    """Returns the ResNet of `config.encoder`; BN statistics are over the devices of `axis_name`."""
     return of_blocks(config, *ARCHITECTURES[config.encoder.name], axis_name=axis_name)
 
 
@@ -48,7 +57,10 @@ def of_blocks(
     *,
     axis_name: str | None,
 ) -> "ResNet":
-    """A ResNet of any depth with the settings of `config.encoder`; see `ARCHITECTURES`."""
+    """Returns a ResNet of the given stages, with the settings of `config.encoder`.
+
+    See `ARCHITECTURES` for `stages` and `bottleneck`.
+    """
     settings = config.encoder
     return ResNet(
         stages,
@@ -66,7 +78,7 @@ def of_blocks(
 
 
 class Block(nn.Module):
-    """Basic block (3x3, 3x3) or bottleneck (1x1, 3x3, 1x1 to 4 x width), each conv with BN."""
+    """A basic block (3x3, 3x3) or bottleneck (1x1, 3x3, 1x1 to 4 x width); BN follows each conv."""
 
     width: int
     stride: int
@@ -95,13 +107,14 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images of V views one after another -> {"stage1", ...: [V * b, h, w, D], "pooled": float32
-    [V * b, F]}.
+    """A ResNet from the images of V views, one after another, to features.
 
-    There is a stage for each of `stages`, its number of blocks; the first stage is `width` wide,
-    and each one doubles the one before. See `BatchNorm` for views and groups. `feature_dim` > 0
-    puts a linear layer after pooling. `remat` keeps each block's input alone for the backward pass,
-    which computes the rest again.
+    A call returns {"stage1": [V * b, h, w, D], "stage2", ..., "pooled": float32 [V * b, F]}.
+    `stages` has the number of blocks of each stage. The blocks of the first stage have `width`
+    channels (their outputs four times as many if they are bottlenecks), and each stage doubles the
+    channels. If `feature_dim` is above 0, a linear layer to that many features follows the pooling.
+    With `remat`, only the input of each block is stored for the backward pass, which computes the
+    rest again. See `BatchNorm` for views and groups.
     """
 
     stages: tuple[int, ...]

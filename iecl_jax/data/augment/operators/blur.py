@@ -1,4 +1,4 @@
-"""Blurring an image with a Gaussian."""
+"""Blurs an image with a Gaussian."""
 
 import jax
 import jax.numpy as jnp
@@ -11,24 +11,24 @@ from iecl_jax.data.augment.draws import uniforms
 
 
 class Settings(Section):
-    """Of `blur`."""
+    """The settings of `blur`."""
 
-    prob = key(0.5, SHARE, "probability")
-    sigma = key((0.1, 2.0), RANGE, "pixels")
+    prob = key(0.5, SHARE, "probability that it is applied")
+    sigma = key((0.1, 2.0), RANGE, "range of the standard deviation in pixels")
 
 
 def blur_radius(size: int) -> int:
-    """Pixels that a blur reads on either side of a pixel, in an image of side `size`.
+    """Returns how many pixels the blur reads on each side of a pixel, for images of side `size`.
 
-    The kernel spans a tenth of the image as in SimCLR: 23 pixels of 224, but at least 3.
+    As in SimCLR the kernel spans a tenth of the image: 23 pixels at 224, and at least 3.
     """
     return max(1, size // 20)
 
 
 def _reflected_taps(size: int, radius: int) -> np.ndarray:
-    """float32 [radius + 1, size, size]: how often output i reads pixel j at distance d.
+    """Returns float32 [radius + 1, size, size]: how often output i reads pixel j at distance d.
 
-    Pixels beyond the border are mirrored: -1 is 1, and `size` is size - 2.
+    Beyond the border the image is mirrored: pixel -1 is pixel 1, and pixel `size` is size - 2.
     """
     taps = np.zeros((radius + 1, size, size), np.float32)
     rows = np.arange(size)
@@ -40,7 +40,7 @@ def _reflected_taps(size: int, radius: int) -> np.ndarray:
 
 
 def _blur_matrix(sigma: jax.Array | float, *, size: int, radius: int) -> jax.Array:
-    """float32 [size, size], the blur of one axis."""
+    """Returns the matrix that blurs one axis, float32 [size, size]."""
     distances = jnp.arange(radius + 1, dtype=jnp.float32)
     weights = jnp.exp(-0.5 * (distances / sigma) ** 2)
     weights = weights / (2 * weights.sum() - weights[0])
@@ -51,20 +51,18 @@ def _blur_matrix(sigma: jax.Array | float, *, size: int, radius: int) -> jax.Arr
 def gaussian_blur(
     image: jax.Array, sigma: jax.Array | float, *, radius: int | None = None
 ) -> jax.Array:
-    """Gaussian of 2 radius + 1 taps, border reflected, as torchvision's `gaussian_blur`.
-
-    Done as two products with banded matrices, so that `sigma` can differ from image to image.
+    """Blurs an image as torchvision's `gaussian_blur`: 2 radius + 1 taps, reflected border.
 
     Args:
       image: float32 [H, W, 3] in [0, 1].
       sigma: scalar > 0, in pixels.
-      radius: taps on either side, less than H and W; `blur_radius` of the shorter side by default.
+      radius: taps on each side, less than H and W; `blur_radius` of the shorter side by default.
 
     Returns:
       float32 [H, W, 3] in [0, 1].
 
     Raises:
-      ValueError: if the radius is not less than the image's sides.
+      ValueError: the radius is not less than both sides of the image.
     """
     height, width, _ = image.shape
     radius = blur_radius(min(height, width)) if radius is None else radius
@@ -73,6 +71,8 @@ def gaussian_blur(
             f"a blur of radius {radius} does not fit an image of {height} by {width} pixels:"
             " use a smaller radius or a larger image."
         )
+    # Two products with banded matrices: under vmap `sigma` differs from image to image, but a
+    # convolution has one kernel for the whole batch.
     rows = _blur_matrix(sigma, size=height, radius=radius)
     columns = rows if height == width else _blur_matrix(sigma, size=width, radius=radius)
     blurred = jnp.einsum(
@@ -84,7 +84,7 @@ def gaussian_blur(
 def apply(
     key: jax.Array, image: jax.Array, settings: ml_collections.ConfigDict, size: int
 ) -> jax.Array:
-    """`gaussian_blur` with probability `prob` and sigma uniform in its range."""
+    """Applies `gaussian_blur` with probability `prob`, with sigma uniform in its range."""
     chance, place = uniforms(key, 2)
     low, high = settings.sigma
     blurred = gaussian_blur(image, low + (high - low) * place)

@@ -1,4 +1,4 @@
-"""Cutting a random box out of an image and resizing it."""
+"""Cuts a random box out of an image and resizes it."""
 
 import math
 
@@ -11,15 +11,15 @@ from iecl_jax.config.section import Section, key
 from iecl_jax.data.augment.draws import uniforms
 from iecl_jax.data.augment.resizing import INTERPOLATIONS, resized_crop
 
-_TRIES = 10
+_TRIES = 10  # as in torchvision
 
 
 class Settings(Section):
-    """Of `crop`, also where the host cuts."""
+    """The settings of `crop`, whether the device or the host crops."""
 
-    scale = key((0.2, 1.0), SHARES, "share of the image's area")
-    ratio = key((3 / 4, 4 / 3), RANGE, "width / height")
-    interpolation = key("bilinear", INTERPOLATIONS, "both antialiased")
+    scale = key((0.2, 1.0), SHARES, "range of the share of the image's area")
+    ratio = key((3 / 4, 4 / 3), RANGE, "range of width / height")
+    interpolation = key("bilinear", INTERPOLATIONS, "interpolation, with antialiasing")
 
 
 def sample_box(
@@ -30,14 +30,14 @@ def sample_box(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> jax.Array:
-    """A box as torchvision's `RandomResizedCrop.get_params` draws it.
+    """Draws a box as torchvision's `RandomResizedCrop.get_params` does.
 
-    Ten tries draw the share of the area uniformly from `scale` and log(width / height) uniformly
-    from the logs of `ratio`; the first that fits into the image is put at a uniform place. If none
-    fits: the largest centred box whose shape is within `ratio`.
+    Ten tries draw the share of the area uniformly from `scale`, and log(width / height) uniformly
+    between the logs of `ratio`. The first box that fits into the image is put at a uniform place.
+    If none fits, the result is the largest centred box whose width / height is within `ratio`.
 
     Args:
-      key: typed key of this image.
+      key: a typed key.
       height, width: pixels of the image.
       scale: smallest and largest share of the image's area.
       ratio: smallest and largest width / height.
@@ -45,6 +45,7 @@ def sample_box(
     Returns:
       int32 [4], (top, left, height, width) in pixels.
     """
+    # Draws all ten tries at once; under vmap a loop would run until the last image has its box.
     areas, aspects, places = jnp.split(uniforms(key, 2 * _TRIES + 2), [_TRIES, 2 * _TRIES])
     area = height * width * (scale[0] + (scale[1] - scale[0]) * areas)
     log_ratio = math.log(ratio[0]), math.log(ratio[1])
@@ -67,9 +68,9 @@ def sample_box(
 def apply(
     key: jax.Array, image: jax.Array, settings: ml_collections.ConfigDict, size: int
 ) -> jax.Array:
-    """`resized_crop` of a box drawn by `sample_box`: float32 [H, W, 3] to [size, size, 3].
+    """Cuts a box that `sample_box` draws, and resizes it to float32 [size, size, 3].
 
-    An image that has that size already, and of which all is taken, is returned as it is.
+    An image of that size is returned as it is if `scale` and `ratio` allow only the whole image.
     """
     height, width, _ = image.shape
     scale, ratio = tuple(settings.scale), tuple(settings.ratio)

@@ -1,4 +1,4 @@
-"""Mirroring an image, left for right."""
+"""Mirrors an image left to right."""
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +10,18 @@ from iecl_jax.data.augment.draws import uniforms
 
 
 class Settings(Section):
-    """Of `flip`."""
+    """The settings of `flip`."""
 
-    prob = key(0.5, SHARE, "probability")
+    prob = key(0.5, SHARE, "probability that it is applied")
 
 
 def flip(image: jax.Array) -> jax.Array:
-    """The mirror image, left for right: [H, W, 3] of any dtype to the same."""
+    """Mirrors an image left to right: [H, W, 3] of any dtype to the same."""
     return image[:, ::-1]
 
 
 def apply(
     key: jax.Array, image: jax.Array, settings: ml_collections.ConfigDict, size: int
 ) -> jax.Array:
-    """`flip` with probability `prob`."""
+    """Applies `flip` with probability `prob`."""
     return jnp.where(uniforms(key, 1)[0] < settings.prob, flip(image), image)

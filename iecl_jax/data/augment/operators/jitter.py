@@ -1,4 +1,4 @@
-"""Changing brightness, contrast, saturation and hue, as torchvision does on float tensors."""
+"""Changes brightness, contrast, saturation and hue, as torchvision does with float tensors."""
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +13,24 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
 class Settings(Section):
-    """Of `jitter`."""
+    """The settings of `jitter`."""
 
-    prob = key(0.8, SHARE, "probability")
-    brightness = key(0.4, NOT_NEGATIVE, "strength")
-    contrast = key(0.4, NOT_NEGATIVE, "strength")
-    saturation = key(0.4, NOT_NEGATIVE, "strength")
-    hue = key(0.1, Rule(lambda value: 0 <= value <= 0.5, "from 0 to 0.5"), "strength, turns")
+    prob = key(0.8, SHARE, "probability that it is applied")
+    brightness = key(0.4, NOT_NEGATIVE, "strength x: the factor is in [max(0, 1 - x), 1 + x]")
+    contrast = key(0.4, NOT_NEGATIVE, "strength, as for brightness")
+    saturation = key(0.4, NOT_NEGATIVE, "strength, as for brightness")
+    hue = key(
+        0.1,
+        Rule(lambda value: 0 <= value <= 0.5, "from 0 to 0.5"),
+        "largest shift of the hue, in turns",
+    )
 
 
 def _blend(image: jax.Array, blend: tuple[jax.typing.ArrayLike, ...]) -> tuple[jax.Array, None]:
-    """clip(f x + (1 - f) target), the form shared by three of the adjustments.
+    """Returns clip(f x + (1 - f) target), the form that three of the adjustments share.
 
-    The target is the image's mean gray (contrast), its gray (saturation) or 0 (brightness).
+    The target is the mean grey of the image (contrast), its grey (saturation) or 0 (brightness).
+    The signature is that of the body of a `scan`.
     """
     factor, to_mean, to_gray = blend
     gray = luminance(image)
@@ -34,28 +39,30 @@ def _blend(image: jax.Array, blend: tuple[jax.typing.ArrayLike, ...]) -> tuple[j
 
 
 def adjust_brightness(image: jax.Array, factor: jax.Array | float) -> jax.Array:
-    """clip(factor * image): float32 [H, W, 3] in [0, 1] to the same; factor >= 0."""
+    """Returns clip(factor * image), factor >= 0: float32 [H, W, 3] in [0, 1] to the same."""
     return jnp.clip(factor * image, 0, 1)
 
 
 def adjust_contrast(image: jax.Array, factor: jax.Array | float) -> jax.Array:
-    """Blends with the mean gray: float32 [H, W, 3] in [0, 1] to the same.
+    """Blends an image with its mean grey: float32 [H, W, 3] in [0, 1] to the same.
 
-    A factor of 0 gives a flat image, 1 the image itself; above 1 it extrapolates and is clipped.
+    A factor of 0 gives a flat image, and 1 the image itself. A factor above 1 extrapolates; the
+    result is clipped.
     """
     return _blend(image, (factor, True, False))[0]
 
 
 def adjust_saturation(image: jax.Array, factor: jax.Array | float) -> jax.Array:
-    """Blends with the gray image: float32 [H, W, 3] in [0, 1] to the same.
+    """Blends an image with its grey version: float32 [H, W, 3] in [0, 1] to the same.
 
-    A factor of 0 gives a gray image, 1 the image itself; above 1 it extrapolates and is clipped.
+    A factor of 0 gives a grey image, and 1 the image itself. A factor above 1 extrapolates; the
+    result is clipped.
     """
     return _blend(image, (factor, False, True))[0]
 
 
 def adjust_hue(image: jax.Array, shift: jax.Array | float) -> jax.Array:
-    """Adds `shift` turns to the hue of HSV: float32 [H, W, 3] in [0, 1] to the same.
+    """Adds `shift` turns to the hue in HSV: float32 [H, W, 3] in [0, 1] to the same.
 
     A channel of HSV (h, s, v) is v - v s clip(min(k, 4 - k), 0, 1) with k = (n + 6 h) mod 6 and
     n = 5, 3, 1 for R, G, B (en.wikipedia.org/wiki/HSL_and_HSV, "HSV to RGB alternative").
@@ -85,22 +92,22 @@ def color_jitter(
     saturation: jax.Array | None,
     hue: jax.Array | None,
 ) -> jax.Array:
-    """The four adjustments in the given order.
-
-    Under vmap a branch per image would compute every branch. But the first three adjustments are
-    one formula, `_blend`, so every image passes three blends, the hue shift and the three blends
-    again, each with factor 1 (no effect) where it is on the wrong side of the hue shift.
+    """Applies the four adjustments in the given order.
 
     Args:
       image: float32 [H, W, 3] in [0, 1].
-      order: int32 [4], a permutation of BRIGHTNESS, CONTRAST, SATURATION, HUE: 0, 1, 2, 3; the
+      order: int32 [4], a permutation of BRIGHTNESS, CONTRAST, SATURATION and HUE (0 to 3). The
         first entry is applied first.
-      brightness, contrast, saturation: scalar factors >= 0; None leaves the adjustment out.
-      hue: scalar shift in [-.5, .5]; None leaves it out of the program.
+      brightness, contrast, saturation: scalar factors >= 0. None leaves the adjustment out.
+      hue: scalar shift in turns, in [-.5, .5]. None leaves the adjustment out.
 
     Returns:
       float32 [H, W, 3] in [0, 1].
     """
+    # A branch for each order would be slow: under vmap every image computes every branch. But three
+    # of the adjustments are one formula, `_blend`. So every image gets three blends, the hue shift,
+    # and three blends again. A blend on the wrong side of the hue shift gets factor 1, which has no
+    # effect.
     places = jnp.arange(3)
     hue_place = jnp.argmax(order == HUE)
     kinds = order[places + (places >= hue_place).astype(jnp.int32)]
@@ -125,16 +132,16 @@ def sample_color_jitter(
     """Draws the order and the factors of `color_jitter` as torchvision's `ColorJitter` does.
 
     Args:
-      key: typed key of this image.
-      brightness, contrast, saturation: strengths x >= 0: the factor is uniform in
+      key: a typed key.
+      brightness, contrast, saturation: strengths x >= 0; the factor is uniform in
         [max(0, 1 - x), 1 + x].
-      hue: strength in [0, .5]: the shift is uniform in [-hue, hue].
+      hue: strength in [0, .5]; the shift is uniform in [-hue, hue] turns.
 
     Returns:
-      The order, int32 [4], uniform over the 24 permutations; and the four adjustments by name,
-      float32 scalars, None where the strength is 0.
+      (order, factors): the order, int32 [4], is uniform over the 24 permutations. The factors are
+      float32 scalars by name; a factor is None if its strength is 0.
     """
-    u = uniforms(key, 8)  # `apply` takes the ninth
+    u = uniforms(key, 8)  # `apply` uses the ninth number of the same draw
     strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
     factors: dict[str, jax.Array | None] = {}
     for place, (name, strength) in enumerate(strengths.items()):
@@ -147,7 +154,7 @@ def sample_color_jitter(
 def apply(
     key: jax.Array, image: jax.Array, settings: ml_collections.ConfigDict, size: int
 ) -> jax.Array:
-    """`color_jitter` with probability `prob`, as drawn by `sample_color_jitter`.
+    """Applies `color_jitter` with probability `prob`, as `sample_color_jitter` draws it.
 
     A strength of 0 leaves its adjustment out of the program.
     """

@@ -1,4 +1,4 @@
-"""Adding noise to an image."""
+"""Adds Gaussian noise to an image."""
 
 import jax
 import jax.numpy as jnp
@@ -10,21 +10,21 @@ from iecl_jax.data.augment.draws import uniforms
 
 
 class Settings(Section):
-    """Of `noise`."""
+    """The settings of `noise`."""
 
-    prob = key(0.0, SHARE, "probability")
-    std = key(0.1, NOT_NEGATIVE, "of values in [0, 1]")
+    prob = key(0.0, SHARE, "probability that it is applied")
+    std = key(0.1, NOT_NEGATIVE, "standard deviation of the noise, for values in [0, 1]")
 
 
 def add_noise(image: jax.Array, noise: jax.Array) -> jax.Array:
-    """clip(image + noise): float32 [H, W, 3] in [0, 1] and [H, W, 3] to [H, W, 3] in [0, 1]."""
+    """Returns clip(image + noise), float32 [H, W, 3] in [0, 1]; the noise has the same shape."""
     return jnp.clip(image + noise, 0, 1)
 
 
 def apply(
     key: jax.Array, image: jax.Array, settings: ml_collections.ConfigDict, size: int
 ) -> jax.Array:
-    """`add_noise` with probability `prob`, of independent N(0, std^2) values."""
+    """Adds independent N(0, std^2) values, clipped, with probability `prob`."""
     chance, values = jax.random.split(key)
     noise = settings.std * jax.random.normal(values, image.shape)
     return jnp.where(uniforms(chance, 1)[0] < settings.prob, add_noise(image, noise), image)

@@ -1,4 +1,4 @@
-"""Rotating an image about its centre."""
+"""Rotates an image about its centre."""
 
 import jax
 import jax.numpy as jnp
@@ -11,21 +11,21 @@ from iecl_jax.data.augment.draws import uniforms
 
 
 class Settings(Section):
-    """Of `rotate`."""
+    """The settings of `rotate`."""
 
-    prob = key(0.0, SHARE, "probability")
-    degrees = key(90.0, NOT_NEGATIVE, "largest angle either way")
+    prob = key(0.0, SHARE, "probability that it is applied")
+    degrees = key(90.0, NOT_NEGATIVE, "largest angle in degrees, in either direction")
 
 
 def rotate(image: jax.Array, degrees: jax.Array | float) -> jax.Array:
-    """Rotates counter-clockwise about the centre, as torchvision's bilinear `rotate`.
+    """Rotates an image counter-clockwise about its centre, as torchvision's bilinear `rotate`.
 
     Args:
       image: float32 [H, W, 3] in [0, 1].
-      degrees: scalar angle.
+      degrees: the angle, a scalar.
 
     Returns:
-      float32 [H, W, 3] in [0, 1]; what comes from outside the image is 0.
+      float32 [H, W, 3] in [0, 1]; pixels from outside the image are 0.
     """
     height, width, _ = image.shape
     angle = jnp.deg2rad(jnp.float32(degrees))
@@ -41,7 +41,7 @@ def rotate(image: jax.Array, degrees: jax.Array | float) -> jax.Array:
 def apply(
     key: jax.Array, image: jax.Array, settings: ml_collections.ConfigDict, size: int
 ) -> jax.Array:
-    """`rotate` with probability `prob` by an angle uniform in [-degrees, degrees]."""
+    """Rotates with probability `prob`, by an angle that is uniform in [-degrees, degrees]."""
     chance, angle = uniforms(key, 2)
     turned = rotate(image, settings.degrees * (2 * angle - 1))
     return jnp.where(chance < settings.prob, turned, image)

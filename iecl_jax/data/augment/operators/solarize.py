@@ -1,4 +1,4 @@
-"""Inverting the bright values of an image."""
+"""Inverts the bright values of an image."""
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +10,18 @@ from iecl_jax.data.augment.draws import uniforms
 
 
 class Settings(Section):
-    """Of `solarize`."""
+    """The settings of `solarize`."""
 
-    prob = key(0.0, SHARE, "probability")
+    prob = key(0.0, SHARE, "probability that it is applied")
 
 
 def solarize(image: jax.Array, *, threshold: float = 0.5) -> jax.Array:
-    """Inverts the values that are at least `threshold`: float32 [H, W, 3] in [0, 1] to the same."""
+    """Inverts values of at least `threshold`: float32 [H, W, 3] in [0, 1] to the same."""
     return jnp.where(image >= threshold, 1 - image, image)
 
 
 def apply(
     key: jax.Array, image: jax.Array, settings: ml_collections.ConfigDict, size: int
 ) -> jax.Array:
-    """`solarize` with probability `prob`."""
+    """Applies `solarize` with probability `prob`."""
     return jnp.where(uniforms(key, 1)[0] < settings.prob, solarize(image), image)

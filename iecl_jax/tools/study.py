@@ -2,10 +2,10 @@
 
     python -m iecl_jax.tools.study --config=configs/study.py --workdir=runs/study --seeds=0,1,2
 
-These values of the flags are the defaults. The settings are the SETTINGS of the config file. Each run is a `python -m iecl_jax.main` in
-WORKDIR/SETTING/seed-SEED. The means and standard deviations go to WORKDIR/table.md. The same
-command resumes unfinished runs. On SIGTERM or Ctrl-C it lets its runs save and ends with code 75.
-Flags after `--` go to every run (`-- --config.data.dir=DIR`).
+These values of the flags are the defaults. The settings are the SETTINGS of the config file. Each
+run is a `python -m iecl_jax.main` in WORKDIR/SETTING/seed-SEED. The means and standard deviations
+go to WORKDIR/table.md. The same command resumes unfinished runs. On SIGTERM or Ctrl-C it lets its
+runs save and ends with code 75. Flags after `--` go to every run (`-- --config.data.dir=DIR`).
 """
 
 import argparse

@@ -92,8 +92,8 @@ def cpu_seconds():
     """Returns the CPU time of this process and its workers so far, in seconds (Linux)."""
     ticks = 0
     for worker in multiprocessing.active_children():
-        # Field 2, the name in brackets, may contain spaces, so fields are counted from its end: user
-        # and system time (14 and 15) have the indices 11 and 12.
+        # Field 2, the name in brackets, may contain spaces, so fields are counted from its end:
+        # user and system time (14 and 15) have the indices 11 and 12.
         fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")

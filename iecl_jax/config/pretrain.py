@@ -126,13 +126,11 @@ class Saib(Section):
         "paper", ("paper", "expansive"), "expansive: Jacobian I + W'DW, so log|det J| >= 0"
     )
     num_blocks = key(1, COUNT, "number of blocks in a row (Table 4)")
-    group_size = key(
-        32, COUNT, "images that are mixed; they are the channels of SAIB's convolutions"
-    )
+    group_size = key(32, COUNT, "images in a group, which SAIB's convolutions mix as channels")
     patch_size = key(16, COUNT, "side of a patch in pixels")
     inner_skip = key(True, None, "P' = P + (a + f(a)); False: P' = P + f(a)")
     residual_scale = key(
-        1.0, NOT_NEGATIVE, "initial scale of f's last BN; expansive: initial E[W'W] / I"
+        1.0, NOT_NEGATIVE, "initial scale of f's last BN, or of E[W'W] if expansive"
     )
 
 

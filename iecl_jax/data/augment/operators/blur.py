@@ -13,7 +13,7 @@ from iecl_jax.data.augment.draws import uniforms
 class Settings(Section):
     """The settings of `blur`."""
 
-    prob = key(0.5, SHARE, "probability that it is applied")
+    prob = key(0.5, SHARE, "probability that the operator changes the image")
     sigma = key((0.1, 2.0), RANGE, "range of the standard deviation in pixels")
 
 

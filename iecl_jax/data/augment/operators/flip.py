@@ -12,7 +12,7 @@ from iecl_jax.data.augment.draws import uniforms
 class Settings(Section):
     """The settings of `flip`."""
 
-    prob = key(0.5, SHARE, "probability that it is applied")
+    prob = key(0.5, SHARE, "probability that the operator changes the image")
 
 
 def flip(image: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ _WEIGHTS = (0.2989, 0.587, 0.114)  # of ITU-R BT.601, rounded as in torchvision
 class Settings(Section):
     """The settings of `gray`."""
 
-    prob = key(0.2, SHARE, "probability that it is applied")
+    prob = key(0.2, SHARE, "probability that the operator changes the image")
 
 
 def luminance(image: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 class Settings(Section):
     """The settings of `jitter`."""
 
-    prob = key(0.8, SHARE, "probability that it is applied")
+    prob = key(0.8, SHARE, "probability that the operator changes the image")
     brightness = key(0.4, NOT_NEGATIVE, "strength x: the factor is in [max(0, 1 - x), 1 + x]")
     contrast = key(0.4, NOT_NEGATIVE, "strength, as for brightness")
     saturation = key(0.4, NOT_NEGATIVE, "strength, as for brightness")

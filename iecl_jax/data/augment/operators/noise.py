@@ -12,7 +12,7 @@ from iecl_jax.data.augment.draws import uniforms
 class Settings(Section):
     """The settings of `noise`."""
 
-    prob = key(0.0, SHARE, "probability that it is applied")
+    prob = key(0.0, SHARE, "probability that the operator changes the image")
     std = key(0.1, NOT_NEGATIVE, "standard deviation of the noise, for values in [0, 1]")
 
 

@@ -13,7 +13,7 @@ from iecl_jax.data.augment.draws import uniforms
 class Settings(Section):
     """The settings of `rotate`."""
 
-    prob = key(0.0, SHARE, "probability that it is applied")
+    prob = key(0.0, SHARE, "probability that the operator changes the image")
     degrees = key(90.0, NOT_NEGATIVE, "largest angle in degrees, in either direction")
 
 

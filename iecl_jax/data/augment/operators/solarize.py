@@ -12,7 +12,7 @@ from iecl_jax.data.augment.draws import uniforms
 class Settings(Section):
     """The settings of `solarize`."""
 
-    prob = key(0.0, SHARE, "probability that it is applied")
+    prob = key(0.0, SHARE, "probability that the operator changes the image")
 
 
 def solarize(image: jax.Array, *, threshold: float = 0.5) -> jax.Array:

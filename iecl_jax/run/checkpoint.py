@@ -37,7 +37,7 @@ _EVALUATION_FIELDS = ("step", "params", "method_state")
 
 
 class Restored(NamedTuple):
-    """What `Checkpointer.restore` found.
+    """A checkpoint, as `Checkpointer.restore` returns it.
 
     Attributes:
       step: number of steps taken.
@@ -177,6 +177,7 @@ class Checkpointer:
                 leaves, data = _read_leaves(path, sealed), records["data"]
             except Exception as error:
                 reason = _one_line(error)
+            # All processes must take the same checkpoint, so all must be able to read it.
             if _true_everywhere(not reason):
                 self._set_aside(refused)
                 stopped = data.get("stopped", False)  # Older checkpoints lack the key.

@@ -59,7 +59,7 @@ class Preemption:
 
     @contextlib.contextmanager
     def interrupting(self, allowed: bool) -> Iterator[None]:
-        """If `allowed`, a signal ends the block at once; execution continues after the block.
+        """Lets a signal end the block at once, if `allowed`; execution continues after the block.
 
         Several processes always finish the block, since they do not learn of a signal at the same
         moment. If the block contains a training loop that a signal stopped (SystemExit with

@@ -53,7 +53,7 @@ class Diagnosis(Protocol):
 
     @property
     def layers(self) -> dict[str, dict[str, float]]:
-        """Group name -> {layer: number}."""
+        """Numbers by group and layer: {group: {layer: number}}."""
 
     def pictures(self, step: int) -> Mapping[str, np.ndarray]:
         """Returns pictures uint8 [h, w, 3] by name."""
@@ -78,7 +78,7 @@ class Log:
         self._run, self._every = run, Every(every)
 
     def due(self, now: Now) -> bool:
-        """Due at every multiple of `every` steps."""
+        """Returns True at every multiple of `every` steps."""
         return self._every(now)
 
     def __call__(self, now: Now) -> None:
@@ -115,9 +115,9 @@ class Diagnose:
         self._every, self._stop_on_collapse = Every(settings.every_steps), settings.stop_on_collapse
 
     def due(self, now: Now) -> bool:
-        """Due every `diagnostics.every_steps` steps, and at milestones.
+        """Returns True every `diagnostics.every_steps` steps, and at milestones.
 
-        Not due where a run resumes: a run that ended with an alarm could otherwise never continue.
+        Returns False where a run resumes: a run that ended with an alarm could otherwise never continue.
         """
         if now.stop or (now.resumed and not now.last):
             return False
@@ -134,6 +134,7 @@ class Diagnose:
         alarms = self._diagnostics.alarms(found.values)
         for alarm in alarms:
             logging.warning("step %d: %s", now.step, alarm)
+        # Each process measures on its own device: rounding must not let only some of them stop.
         if self._stop_on_collapse and not now.last and distributed.agreed(bool(alarms)):
             now.alarm = alarms[0] if alarms else "Process 0 measured a collapse."
 
@@ -147,7 +148,7 @@ class Evaluate:
         self._run, self._evaluation = run, evaluation
 
     def due(self, now: Now) -> bool:
-        """Due when the evaluation is due, unless the run is about to stop."""
+        """Returns True when the evaluation is due, unless the run is about to stop."""
         return not now.stop and self._evaluation.due(now)
 
     def __call__(self, now: Now) -> None:
@@ -175,7 +176,7 @@ class Draw:
         self._run, self._draw, self._milestone = run, draw, milestone
 
     def due(self, now: Now) -> bool:
-        """Due at milestones, unless the run is about to stop."""
+        """Returns True at milestones, unless the run is about to stop."""
         return not now.stop and self._milestone(now)
 
     def __call__(self, now: Now) -> None:
@@ -198,7 +199,7 @@ class Save:
         self._run, self._every, self._scored = run, Every(every, at_end=True), scored
 
     def due(self, now: Now) -> bool:
-        """Due every `every` steps, at the last step, and before the run ends early."""
+        """Returns True every `every` steps, at the last step, and before the run ends early."""
         scored = self._scored and bool(now.scores)
         return self._every(now) or now.stop or bool(now.alarm) or scored
 

@@ -46,7 +46,7 @@ class Now:
 
 
 class Action(Protocol):
-    """Something to do between two steps; see `train.actions`.
+    """An action between two steps; see `train.actions`.
 
     Attributes:
       interruptible: True if a signal to stop may end the action at once.
@@ -191,6 +191,7 @@ def train(run: Run, actions: Sequence[Action], *, steps_per_call: int = 1) -> No
                     run.log.write()  # Raises here, before a broken state is saved.
                     with run.log.clock_stopped(), preemption.interrupting(action.interruptible):
                         action(now)
+                    # A signal ended the action, so it is not complete: the resumed run repeats it.
                     now.stop |= action.interruptible and preemption.due()
             if now.alarm or now.stop:
                 run.checkpointer.newest()  # Waits, so that the message below is true.

@@ -71,7 +71,7 @@ def operator_norm(
     cos, sin = jnp.cos(angle), jnp.sin(angle)
 
     def gram(v: jax.Array) -> jax.Array:
-        """A^H A v at every frequency; v [2, frequencies, in], real and imaginary parts."""
+        """Returns A^H A v at every frequency; v [2, frequencies, in] is (real, imaginary)."""
         patches = _rotate(v[:, :, None], cos, sin)
         through = product(patches.reshape(-1, kh * kw * channels), matrix)
         return _rotate(product(through, matrix.T).reshape(patches.shape), cos, -sin).sum(2)

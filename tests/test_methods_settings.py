@@ -1,4 +1,4 @@
-"""Settings of methods: what is missing, foreign or unknown is a sentence that says so."""
+"""The settings of methods: what is missing, foreign, unknown or no method is one sentence."""
 
 import pytest
 

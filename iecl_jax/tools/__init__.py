@@ -1,1 +1,1 @@
-"""Commands around `iecl_jax.main`: tables, studies, benchmarks, figures."""
+"""Commands beside `iecl_jax.main`: tables, studies, benchmarks, figures, data preparation."""

@@ -1,8 +1,8 @@
-"""Downloads a data set and writes it as ArrayRecord files with TFDS (this needs TensorFlow).
+"""Downloads a data set and writes it as ArrayRecord files with TFDS, which needs TensorFlow.
 
     python -m iecl_jax.tools.prepare --name=cifar10 --dir=~/tensorflow_datasets
 
-Any data set of TFDS is prepared by its name. ImageNet cannot be downloaded: first put
+`--name` is any data set of TFDS. ImageNet cannot be downloaded automatically: first put
 ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into DIR/downloads/manual.
 """
 
@@ -14,10 +14,10 @@ from iecl_jax.config import kinds
 
 
 def prepare(name: str, directory: str) -> None:
-    """Prepares a data source in `directory`, or if that is "" where TFDS has its own.
+    """Prepares a data source in `directory`, or in TFDS's default folder if it is "".
 
     Raises:
-      ValueError: there is no such data set, or files of it are missing.
+      ValueError: the data set does not exist, needs no preparation, or lacks files.
     """
     source = kinds.load("data", name, key="--name")
     if not hasattr(source, "prepare"):

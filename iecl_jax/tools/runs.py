@@ -1,7 +1,7 @@
-"""Runs of `python -m iecl_jax.main`, each a process of its own, for the commands that start many.
+"""Runs `python -m iecl_jax.main` many times, each run in its own process.
 
-What is finished is not started again. SIGTERM and Ctrl-C reach every run as SIGTERM, so that it
-saves a checkpoint, and no further one is started.
+Finished runs are not started again. On SIGTERM or Ctrl-C, every run gets SIGTERM, so that it saves
+a checkpoint, and no further run starts.
 """
 
 import json
@@ -27,7 +27,7 @@ class Run(NamedTuple):
 
     Attributes:
       config: FILE[:VARIANT].
-      workdir: where it lives.
+      workdir: the folder of the run.
       flags: its other flags, mostly `--config.KEY=VALUE`.
     """
 
@@ -36,14 +36,14 @@ class Run(NamedTuple):
     flags: tuple[str, ...] = ()
 
     def arguments(self) -> list[str]:
-        """The command after the name of the interpreter."""
+        """Returns the command without the name of the interpreter."""
         return [*MAIN, f"--config={self.config}", *self.flags, f"--workdir={self.workdir}"]
 
 
 def is_finished(run: Run) -> bool:
-    """True if the run has its results, under the config that its flags give now.
+    """Returns whether the run has results, and all its starts had the config that it has now.
 
-    False too where the files do not tell: `iecl_jax.main` knows then, and says what is wrong.
+    Also returns False if the files are damaged: `iecl_jax.main` then reports what is wrong.
     """
     if not (run.workdir / "results.json").exists():
         return False
@@ -57,16 +57,21 @@ def is_finished(run: Run) -> bool:
 
 
 class Runner:
-    """Starts commands as child processes, while entered; they end when this process is told to.
+    """A context that runs commands as child processes; a signal to stop ends them too.
 
     Attributes:
-      stopped: True once a signal to stop has come; what is started later does nothing.
+      stopped: True after a signal to stop; commands that are called later do nothing.
     """
 
     _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def __init__(self, processes: int, compiled: Path):
-        """`processes` commands run side by side and share the compiled programs in `compiled`."""
+        """Makes a runner.
+
+        Args:
+          processes: how many commands run at the same time.
+          compiled: folder of the compilation cache that the commands share.
+        """
         self.stopped = False
         self._children: set[subprocess.Popen] = set()
         self._pool = ThreadPoolExecutor(processes)
@@ -94,16 +99,16 @@ class Runner:
             child.terminate()
 
     def map(self, function: Callable[[Job], bool], jobs: Iterable[Job]) -> list[bool]:
-        """`function` of every job, in threads of their own; results in the order of the jobs."""
+        """Calls `function` for every job, in threads; returns the results in the order of jobs."""
         return list(self._pool.map(function, jobs))
 
     def call(self, arguments: Sequence[str], log: Path) -> int:
-        """Runs `python ARGUMENTS`, adding what it prints to LOG; returns its exit code."""
+        """Runs `python ARGUMENTS`, appends its output to `log`, and returns its exit code."""
         if self.stopped:
             return EXIT_CODE
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as console:
-            # A session of its own keeps Ctrl-C from it, which would end it without a checkpoint.
+            # In its own session, the child does not get the terminal's Ctrl-C, only our SIGTERM.
             child = subprocess.Popen(
                 [sys.executable, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -113,17 +118,19 @@ class Runner:
                 start_new_session=True,
             )
             self._children.add(child)
-            if self.stopped:
+            if self.stopped:  # The signal came before the child was in the set.
                 child.terminate()
             code = child.wait()
         self._children.discard(child)
         return code
 
     def complete(self, name: str, run: Run) -> bool:
-        """Runs or resumes a run, its console in WORKDIR/log.txt, and prints how it ended.
+        """Runs or resumes a run and prints how it ended. Its output goes to WORKDIR/log.txt.
 
-        True if it is finished, now or since earlier. The seed is no part of a compiled program, so
-        the seeds of a setting share them.
+        Runs that differ only in the seed share their compiled programs.
+
+        Returns:
+          True if the run is finished, now or since an earlier call.
         """
         if self.stopped:
             return False
@@ -136,7 +143,7 @@ class Runner:
         return code == 0
 
     def tell(self, name: str, code: int, log: Path) -> None:
-        """Prints how a command ended that wrote to LOG."""
+        """Prints how a command with this exit code and log ended."""
         if code == 0:
             said = "done"
         elif self.stopped or code == EXIT_CODE:
@@ -146,7 +153,7 @@ class Runner:
         print(f"{name}: {said}", flush=True)
 
     def leave(self, succeeded: Sequence[bool]) -> None:
-        """Ends this process unless all is done: code 75 after a signal, else 1 and a sentence."""
+        """Ends this process with code 75 after a signal, or 1 if a run failed; else returns."""
         if self.stopped:
             print("stopped; start again to resume.", file=sys.stderr)
             sys.exit(EXIT_CODE)

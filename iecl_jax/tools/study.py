@@ -1,10 +1,11 @@
-"""python -m iecl_jax.tools.study [--config=configs/study.py] [--workdir=runs/study] [--seeds=0,1,2]
+"""Runs every setting of a study with every seed, and writes a table of the results.
 
-Runs every setting of a config file's SETTINGS with every seed, each a `python -m iecl_jax.main` of
-its own in WORKDIR/SETTING/seed-SEED, and writes the measured means and deviations to
-WORKDIR/table.md. Started again, it resumes what is not done; stopped by SIGTERM or Ctrl-C, it lets
-its runs save and ends with code 75. What follows `--` is handed on to every run
-(`-- --config.data.dir=DIR`).
+    python -m iecl_jax.tools.study --config=configs/study.py --workdir=runs/study --seeds=0,1,2
+
+These values of the flags are the defaults. The settings are the SETTINGS of the config file. Each
+run is a `python -m iecl_jax.main` in WORKDIR/SETTING/seed-SEED. The means and standard deviations
+go to WORKDIR/table.md. The same command resumes unfinished runs. On SIGTERM or Ctrl-C it lets its
+runs save and ends with code 75. Flags after `--` go to every run (`-- --config.data.dir=DIR`).
 """
 
 import argparse
@@ -20,7 +21,7 @@ from iecl_jax.run import markdown
 from iecl_jax.run.workdir import write_atomically
 from iecl_jax.tools.runs import Run, Runner
 
-# Title, format, and where the number is in a run's metrics.
+# Title of the column, format, and dotted name of the number in a run's metrics.
 COLUMNS = (
     ("kNN, %", "{:.1f}", "knn_top1"),
     ("linear, %", "{:.1f}", "linear_top1"),
@@ -35,7 +36,7 @@ COLUMNS = (
 def collect(
     workdir: Path, settings: Sequence[str], seeds: Sequence[int]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Setting -> the metrics of its finished runs with these seeds, where there are any."""
+    """Returns {setting: metrics of its finished runs with these seeds}; only if there are any."""
     found = {}
     for setting in settings:
         paths = [workdir / setting / f"seed-{seed}" / "results.json" for seed in seeds]
@@ -46,7 +47,7 @@ def collect(
 
 
 def format_table(metrics: Mapping[str, Sequence[dict[str, Any]]]) -> str:
-    """Markdown: a row a setting, mean ± standard deviation over seeds; empty if not measured."""
+    """Returns a Markdown table, a row per setting: mean ± standard deviation over the seeds."""
     rows = []
     for setting, runs in metrics.items():
         cells = [setting, str(len(runs))]
@@ -68,7 +69,7 @@ def _get(metrics: Any, name: str) -> float | None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the study that the command line names, prints the table and writes it."""
+    """Runs the study that the command line names; prints and writes its table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/study"))
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
     parser.add_argument("--settings", default="", help="comma-separated; default: all")
-    parser.add_argument("--processes", type=int, default=1, help="runs side by side")
+    parser.add_argument("--processes", type=int, default=1, help="how many runs at the same time")
     parser.add_argument("extra", nargs="*", help="flags for every run, after --")
     args = parser.parse_args(argv)
     if not Path(args.config).is_file():

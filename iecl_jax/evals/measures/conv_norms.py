@@ -94,7 +94,10 @@ def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
 
 def _largest_eigenvalue(gram: Any, start: jax.Array, iterations: int) -> jax.Array:
-    """Returns the largest eigenvalues of f Hermitian positive matrices, given by their products."""
+    """Returns the largest eigenvalues [f] of f Hermitian positive matrices, by Lanczos.
+
+    `gram` multiplies v [2, f, n] (real, imaginary) by the f matrices.
+    """
 
     def unit(v: jax.Array) -> tuple[jax.Array, jax.Array]:
         norm = jnp.sqrt(jnp.square(v).sum((0, 2), keepdims=True))

@@ -1,1 +1,1 @@
-"""Speed, memory and arithmetic of training: `python -m iecl_jax.tools.benchmark`."""
+"""Measures speed, memory and arithmetic of training: `python -m iecl_jax.tools.benchmark`."""

@@ -1,28 +1,31 @@
-"""python -m iecl_jax.tools.benchmark --config=A [--config=B ...] [--rounds=5] [--json=FILE]
+"""Measures the training of one or several configs and prints Markdown tables.
 
-Measures the training of several configs (FILE[:VARIANT]) in one process, on the devices that JAX
-finds, and prints Markdown. What follows `--` overrides a key of every config
-(`-- --config.train.batch_size=64`). The parts, of which `--only` names some:
+    python -m iecl_jax.tools.benchmark --config=A [--config=B ...] [--rounds=5] [--json=FILE]
 
-  step     the pmapped step with its augmentation, on one batch that is on the devices already,
-           train.steps_per_call of them in a call
-  augment  its augmentation alone
-  input    the input pipeline alone, up to batches on the devices
-  loop     the step fed by the input pipeline, its metrics fetched and checked as in training
-  program  memory and FLOPs of the compiled step (compiled once more) and, with `step`, its share of
-           what a matrix product and convolutions reach
+A config is FILE[:VARIANT]. Arguments after `--` override keys of every config
+(`-- --config.train.batch_size=64`). `--only` selects some of these parts:
 
-After a first call of each, which compiles, the configs take `steps` batches of a part in turn;
-every other round goes backwards (A B, B A, ...), so that a machine that grows slower favours none.
-Each call has its own time, from the end of the one before it, while the next one is dispatched
-already: the device never waits for the host, and yet there are a median and a 90th percentile. A
-ratio is that of two times of the same round. Evaluation and checkpoints are not measured. Where the
-data set is missing, generated images stand in, and a line says so. TensorFlow is not needed.
+  step     the training step with its augmentation, on one batch that is already on the devices;
+           a call takes train.steps_per_call steps
+  augment  only the augmentation of the step
+  input    only the input pipeline, up to batches on the devices
+  loop     the step with batches from the input pipeline; its metrics are fetched and checked as in
+           training
+  program  memory and FLOPs of the compiled step, which is compiled once more for this. With `step`,
+           also its share of the speed of a matrix product and of convolutions
+
+The first call of each part compiles and is not timed. Then the configs take turns, `steps` calls
+each; every other round goes backwards (A B, B A, ...), so that a machine that slows down favours no
+config. Every call is timed, from the end of the previous call. The next call is dispatched before
+that, so the device never waits for the host. A ratio compares two times of the same round.
+
+Evaluations and checkpoints are not measured. If a data set is missing, generated images replace it,
+and the output says so. TensorFlow is not needed.
 
 `--trace=DIR` writes a profile of a few more steps for TensorBoard and ui.perfetto.dev.
 
-`--memory` runs nothing and makes no array: it compiles the step for the devices, with
-XLA_FLAGS=--xla_force_host_platform_device_count=8 for eight on a CPU, and prints what each needs.
+`--memory` only compiles the step and prints the memory that each device needs; nothing runs. With
+XLA_FLAGS=--xla_force_host_platform_device_count=8 it compiles for eight devices on a CPU.
 """
 
 import argparse
@@ -47,15 +50,15 @@ TRACED_STEPS = 3
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line; `only` is a tuple of CHOICES. A mistake ends the process with a line."""
+    """Parses the command line; a mistake ends the process. `only` becomes a tuple of CHOICES."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", action="append", required=True, help="FILE[:VARIANT]")
     timing.add_flags(parser, rounds=5, steps=10)
     parser.add_argument("--only", default=",".join(CHOICES), help="comma-separated, default all")
-    parser.add_argument("--json", type=Path, help="where to write the results too")
-    parser.add_argument("--trace", type=Path, help="where to write a profile")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    parser.add_argument("--trace", type=Path, help="write a profile to this folder")
     parser.add_argument("--memory", action="store_true", help="compile and run nothing")
     args = parser.parse_args(argv)
     if args.rounds < 1 or args.steps < 1:
@@ -72,7 +75,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def measure(
     configs: Sequence[ml_collections.ConfigDict], args: argparse.Namespace
 ) -> list[report.Record]:
-    """What `args.only` names, of each config; ValueError if one is impossible."""
+    """Measures the parts in `args.only` of each config; raises ValueError for an invalid one."""
     configs = [program.prepare(config, jax.device_count()).config for config in configs]
     records: list[report.Record] = [{} for _ in configs]
     read: list[tuple[ml_collections.ConfigDict, data.Split]] = []
@@ -113,6 +116,7 @@ def measure(
                 "peak_memory_bytes": analysis["memory_total_bytes"],
                 "peak_memory_from": "xla",
             }
+            # A peak that the device's allocator measured, if there is one, takes precedence.
             record |= peak | analysis | record
             if "step" in args.only:
                 record |= roofline.measure(config)
@@ -121,7 +125,7 @@ def measure(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures the configs that the command line names, and prints the tables."""
+    """Measures the configs of the command line and prints the tables."""
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
     runtime.configure()

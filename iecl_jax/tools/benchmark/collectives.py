@@ -2,9 +2,9 @@
 
     python -m iecl_jax.tools.benchmark.collectives --config=configs/resnet18.py:cifar10
 
-prints what the step asks for on 8 host devices, in a Markdown table, and the work of one of them;
-with --compiled what XLA's CPU backend makes of it, which drops duplicates and combines some. What
-follows `--` overrides the config. Nothing is trained.
+It prints a Markdown table of the collectives that the step requests on 8 host devices, and the work
+of one device. With --compiled it lists those of the compiled program instead: XLA's CPU backend
+drops duplicates and combines some. Arguments after `--` override the config. Nothing is trained.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import ml_collections
 
 from iecl_jax.run import markdown
 
-PURPOSES = (  # (words of JAX's names, what it is for), the first that fits
+PURPOSES = (  # (pattern of JAX's operation names, purpose); the first match counts.
     (r"(?=.*transpose)(?=.*(SAIB|block\d).*bn)", "BN of SAIB, gradient"),
     (r"(SAIB|block\d).*bn", "BN of SAIB"),
     (r"(?=.*transpose)(?=.*bn)", "BN of the networks, gradient"),
@@ -31,7 +31,7 @@ PURPOSES = (  # (words of JAX's names, what it is for), the first that fits
 
 
 def lower(config: ml_collections.ConfigDict) -> Any:
-    """The lowered step of `config` for all devices."""
+    """Returns the lowered step of `config` for all devices."""
     import jax
 
     from iecl_jax.tools.benchmark import program
@@ -40,12 +40,12 @@ def lower(config: ml_collections.ConfigDict) -> Any:
 
 
 def purpose(source: str) -> str:
-    """What a collective of this `hlo.Collective.source` is for."""
+    """Returns the purpose of a collective with this `hlo.Collective.source`."""
     return next(name for words, name in PURPOSES if re.search(words, source))
 
 
 def table(found: Iterable[Any]) -> str:
-    """Markdown: one row for each kind and purpose of the collectives."""
+    """Returns a Markdown table with a row for each kind and purpose of the collectives."""
     sums: dict[tuple[str, str], list[int]] = collections.defaultdict(lambda: [0, 0])
     for each in found:
         row = sums[each.kind, purpose(each.source)]
@@ -56,14 +56,14 @@ def table(found: Iterable[Any]) -> str:
 
 
 def main() -> None:
-    """Prints the table of the command line's config."""
+    """Prints the table of the config on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, help="FILE[:VARIANT]")
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
-    # Before JAX is imported: it reads them then.
+    # Set before JAX is imported, which reads them.
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={args.devices}"
     os.environ["JAX_PLATFORMS"] = "cpu"
     from iecl_jax import config as config_lib

@@ -1,9 +1,10 @@
-"""Time of one measurement of the diagnostics against that of the training steps between two.
+"""Compares the time of one diagnostics measurement with that of the training steps.
 
     python -m iecl_jax.tools.benchmark.diagnostics_overhead --config=configs/resnet18.py:cifar10
 
-Steps and measurements alternate in one process on generated images, both compiled before; the share
-is that of `diagnostics.every_steps` steps and one measurement.
+Steps and measurements alternate in one process, on generated images, after both are compiled. The
+printed share is that of one measurement in the time of `diagnostics.every_steps` steps and the
+measurement.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from iecl_jax.tools.benchmark import parts, timing
 
 
 def measure(config, *, rounds: int, steps: int) -> list[tuple[float, float]]:
-    """[(seconds a step, seconds a measurement)] for each round of `steps` steps."""
+    """Returns (seconds per step, seconds per measurement) for each round of `steps` steps."""
     config.data.update({"name": "generated", "cache": "host"})
     split = data.open_split(config.data, "pretrain")
     config.diagnostics.num_images = min(config.diagnostics.num_images, len(split))
@@ -37,7 +38,7 @@ def measure(config, *, rounds: int, steps: int) -> list[tuple[float, float]]:
 
 
 def main() -> None:
-    """Prints seconds and the share of the time, median and range over the rounds."""
+    """Prints the seconds, and the median and range of the share over the rounds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True)
     timing.add_flags(parser, rounds=3, steps=2)

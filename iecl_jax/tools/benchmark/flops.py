@@ -1,4 +1,4 @@
-"""Floating-point operations of the matrix products and convolutions in a traced program."""
+"""Counts the floating-point operations of matrix products and convolutions in a traced program."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -8,17 +8,17 @@ from jax.extend import core
 
 
 def product_flops(jaxpr: core.Jaxpr) -> float:
-    """Two for each multiplication of the dots and convolutions; nothing else counts.
+    """Returns two FLOPs for each multiplication in dots and convolutions; nothing else counts.
 
-    Zeros that pad a convolution count as pixels, those that dilate its input (the gradient of a
-    stride) do not, so that a convolution and both its gradients have equal counts:
-    2 * batch * height * width * kernel height * kernel width * in * out, of its output. This is the
-    convention of papers and of PyTorch's FlopCounterMode. (XLA leaves the padding out and counts
-    every elementwise operation.)
+    For a convolution that is 2 * batch * height * width * kernel height * kernel width * in * out,
+    with the height and width of the output. Zeros that pad the input count as pixels. Zeros that
+    dilate the input (in the gradient of a strided convolution) do not count. A convolution and its
+    two gradients therefore have equal counts. Papers and PyTorch's FlopCounterMode use the same
+    convention. XLA's own analysis leaves out the padding and counts every elementwise operation.
 
-    A scan's body counts once an iteration, a while loop's once, of a cond's branches the largest;
-    what `jax.checkpoint` computes again counts again. Inside `jax.shard_map` the shapes, and so the
-    result, are those of one device.
+    The body of a scan counts once per iteration, that of a while loop once. Of the branches of a
+    cond the largest counts. What `jax.checkpoint` recomputes counts again. Inside `jax.shard_map`
+    the shapes, and so the result, are those of one device.
     """
     total = 0.0
     for equation in jaxpr.eqns:

@@ -1,7 +1,8 @@
-"""What a program of XLA sends between devices, read from its text.
+"""Finds the collectives, which send data between devices, in the text of an XLA program.
 
-The text is `compiled.as_text()`, what runs, or `lowered.as_text("hlo", debug_info=True)`, what was
-asked for before the compiler's passes dropped and combined some of it.
+The text is either `compiled.as_text()`, the program that runs, or
+`lowered.as_text("hlo", debug_info=True)`, the program before the compiler drops and combines
+collectives.
 """
 
 import math
@@ -27,9 +28,9 @@ class Collective(NamedTuple):
 
     Attributes:
       kind: one of KINDS.
-      operands: arrays that it sends together.
-      bytes: of its results on one device.
-      source: XLA's op_name, the path of JAX's names to the operation; "" where it has none.
+      operands: number of arrays that it sends together.
+      bytes: size of its results on one device.
+      source: XLA's op_name: the path of JAX's names to the operation; "" if it has none.
     """
 
     kind: str
@@ -39,16 +40,16 @@ class Collective(NamedTuple):
 
 
 def collectives(text: str) -> list[Collective]:
-    """Every collective of an HLO module's text, in its order.
+    """Returns every collective in the text of an HLO module, in order.
 
-    One that is split into a start and a done is one; one inside a loop is one too, however often
-    the loop turns.
+    A collective that is split into a start and a done counts once. So does one inside a loop,
+    however many iterations the loop has.
     """
     return list(_collectives(text))
 
 
 def summary(found: Iterable[Collective]) -> dict[str, dict[str, int]]:
-    """{kind: {"count", "operands", "bytes"}}, sums over the collectives of each kind there is."""
+    """Returns {kind: {"count", "operands", "bytes"}}: sums over the collectives of each kind."""
     sums: dict[str, dict[str, int]] = {}
     for each in found:
         of_kind = sums.setdefault(each.kind, {"count": 0, "operands": 0, "bytes": 0})
@@ -66,14 +67,14 @@ def _collectives(text: str) -> Iterator[Collective]:
         operands = _top_level(_inside(line, match.end() - 1))
         results = _arrays(match["shape"])
         if match["start"] and match["kind"] != "all-reduce":
-            # Its result holds the operands, then the results, then what the backend adds.
+            # A start returns a tuple: the operands, the results, and what the backend adds.
             results = results[len(operands) : 2 * len(operands)]
         name = _OP_NAME.search(line)
         yield Collective(match["kind"], len(operands), sum(results), name["name"] if name else "")
 
 
 def _arrays(shape: str) -> list[int]:
-    """Bytes of each array of a shape, `f32[2,3]{1,0}` or a tuple of such."""
+    """Returns the bytes of each array of a shape: `f32[2,3]{1,0}` or a tuple of such shapes."""
     return [
         math.prod(int(size) for size in array["sizes"].split(",") if size)
         * math.ceil(int(array["bits"] or 8) / 8)
@@ -82,7 +83,7 @@ def _arrays(shape: str) -> list[int]:
 
 
 def _inside(line: str, opening: int) -> str:
-    """What stands between the parenthesis at `opening` and the one that closes it."""
+    """Returns the text between the parenthesis at `opening` and its closing parenthesis."""
     depth = 0
     for i, character in enumerate(line[opening:], opening):
         depth += {"(": 1, ")": -1}.get(character, 0)

@@ -1,4 +1,4 @@
-"""The images that the input pipeline is timed on: the config's own, or some in their place."""
+"""Opens the images for timing the input pipeline: the config's own, or generated ones."""
 
 import io
 
@@ -10,8 +10,8 @@ from iecl_jax import data
 from iecl_jax.data.sources import generated
 from iecl_jax.data.split import Record
 
-NUM_FILES = 64  # different ones among those that stand in
-FULL_SIZE = 8 / 7  # side of a file to that of the view: 256 to 224 pixels
+NUM_FILES = 64  # number of different generated images
+FULL_SIZE = 8 / 7  # side of a file / side of a view: 256 / 224 pixels
 
 
 def open_images(
@@ -20,8 +20,8 @@ def open_images(
     """Opens the pretraining images of a config.
 
     Returns:
-      (config, split, note). Where the data set or a package that reads it is missing, `stand_in`
-      and a config that reads it; the note then says why, and is "" otherwise.
+      (config, split, note). If the data set or a package that reads it is missing, the split is
+      `stand_in`, the config fits it, and the note says why. Otherwise the note is "".
     """
     try:
         split = data.open_split(config.data, "pretrain")
@@ -37,10 +37,10 @@ def open_images(
 
 
 def stand_in(config: ml_collections.ConfigDict) -> data.Split:
-    """Generated images of the config's kind, eight batches of them at least.
+    """Returns generated images like those of the config, at least eight batches.
 
-    Where it has crops made on the host they are JPEG files, square, of 8/7 of the view's side, so
-    that decoding is timed; else arrays of the view's size.
+    If the host crops the images of the config, they are square JPEG files with 8/7 of the side of a
+    view, so that decoding is timed. Otherwise they are arrays of the size of a view.
     """
     size = config.data.image_size
     files = data.cropped_on_host(config.data)

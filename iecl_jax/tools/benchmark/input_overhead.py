@@ -1,10 +1,10 @@
-"""Our input path beside PyTorch's `DataLoader`, in turns on the same cores.
+"""Compares our input pipeline with PyTorch's `DataLoader`, in turns on the same cores.
 
     taskset -c 1 python -m iecl_jax.tools.benchmark.input_overhead --python=TORCH_PYTHON
 
-The two cases of `tools.benchmark.reading`. The peer, torch_input.py, is a new process every time,
-with one worker a core, and makes the same crops with the same Pillow calls. Ours also puts the
-batches on the device of JAX, the peer's stay where the worker left them.
+It measures the two cases of `tools.benchmark.reading`. The peer, torch_input.py, runs in a new
+process every time, with one worker per core, and makes the same crops with the same Pillow calls.
+Our pipeline also puts the batches on JAX's device; the peer's batches stay on the host.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PEER = pathlib.Path(__file__).with_name("torch_input.py")
 
 
 def peer_command(python: str, name: str, case: speed.Case) -> list[str]:
-    """The peer's command line for a case of `speed.open_cases`."""
+    """Returns the peer's command line for a case of `speed.open_cases`."""
     config = case.config
     crop = config.augment.anchor.crop
     command = [*shlex.split(python), str(PEER), f"--batch={config.train.batch_size}"]
@@ -38,7 +38,7 @@ def peer_command(python: str, name: str, case: speed.Case) -> list[str]:
 
 
 def main() -> None:
-    """Prints the table; `--json` writes the rates of all rounds and the ratios."""
+    """Prints the table. `--json` also writes the rates of all rounds and the ratios."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,10 +1,11 @@
-"""Time per step of a training run against the step alone, on a batch that is on the devices.
+"""Compares the time per step of a training run with that of the step alone.
 
     python -m iecl_jax.tools.benchmark.loop_overhead --config=configs/quickstart.py
 
-A run of `iecl_jax.main` in a new process and the step in this one take turns, every other round
-backwards. The run's time is that of its last logging interval: reading, logging and event files are
-in it; compilation, evaluation, diagnostics and checkpoints are not.
+A run of `iecl_jax.main` in a new process and the step in this process take turns; every other round
+goes backwards. The step alone gets a batch that is already on the devices. The time of the run is
+that of its last logging interval: it includes reading, logging and event files, but no compilation,
+evaluation, diagnostics or checkpoints.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import tempfile
 from iecl_jax import config as config_lib
 from iecl_jax.tools.benchmark import parts, timing
 
+# Turn off what is not measured.
 QUIET = (
     "--config.schedule.warmup_epochs=0.0",
     "--config.eval.every_epochs=0",
@@ -27,7 +29,7 @@ QUIET = (
 
 
 def loop_milliseconds(config: str, steps: int, overrides: list[str]) -> float:
-    """Milliseconds a step of the second of two intervals of `steps` steps of a run."""
+    """Returns milliseconds per step in the second of two logging intervals of `steps` steps."""
     with tempfile.TemporaryDirectory() as run_dir:
         lengths = [f"--config.train.log_every_steps={steps}"]
         lengths += [f"--config.train.num_steps={2 * steps}"]
@@ -40,7 +42,7 @@ def loop_milliseconds(config: str, steps: int, overrides: list[str]) -> float:
 
 
 def main() -> None:
-    """Prints both times of each round, and the ratios' median and range."""
+    """Prints both times of each round, and the median and range of their ratio."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

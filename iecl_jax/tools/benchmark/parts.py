@@ -1,7 +1,8 @@
-"""The parts of training that are timed apart: step, augmentation, input pipeline and loop.
+"""The parts of training that are timed separately: step, augmentation, input pipeline and loop.
 
-Each has `durations(count) -> [milliseconds a batch]` of `count` calls, see `timing.durations`. A
-call of the step and the loop takes `train.steps_per_call` batches, one of the others a single one.
+Each class has `durations(count)`, which returns the milliseconds per batch of `count` calls (see
+`timing.durations`). A call of the step or the loop takes `train.steps_per_call` batches; a call of
+the other parts takes one.
 """
 
 import time
@@ -23,7 +24,7 @@ from iecl_jax.train.step import AXIS
 
 
 def random_batch(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """A batch of random pixels and labels as `program.batch_shapes` says, on the devices."""
+    """Returns a batch of random pixels and labels on the devices, see `program.batch_shapes`."""
     rng = np.random.default_rng(0)
     shapes = program.batch_shapes(config, jax.device_count())
     batch = {
@@ -35,20 +36,20 @@ def random_batch(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 class TimedStep:
-    """The training step of a config as `train` calls it, on a batch that is on the devices.
+    """Times the training step of a config, called as in training, on a batch on the devices.
 
     Attributes:
       config: the pretraining config, without warm-up.
-      prepared: it with its experiment.
-      batches: of a call: the same `random_batch`, `train.steps_per_call` times.
+      prepared: the config with its experiment.
+      batches: the batches of a call: the same `random_batch`, `train.steps_per_call` times.
       state: the TrainState after the steps taken so far.
-      compile_seconds: of the first call, tracing and compilation included.
+      compile_seconds: time of the first call, which includes tracing and compilation.
     """
 
     def __init__(
         self, config: ml_collections.ConfigDict, num_classes: int = program.NUM_CLASSES
     ) -> None:
-        """Takes the first steps; ValueError if the config is impossible or not for pretraining."""
+        """Takes the first steps; raises ValueError if this is no valid pretraining config."""
         self.prepared = program.prepare(config, jax.device_count(), num_classes)
         self.config = self.prepared.config
         self.batches = [random_batch(self.config)] * self.config.train.steps_per_call
@@ -58,21 +59,21 @@ class TimedStep:
         self.compile_seconds = time.perf_counter() - begun
 
     def take(self, batches: Sequence[Mapping[str, jax.Array]]) -> dict[str, jax.Array]:
-        """A step for each batch; returns their metrics and waits for nothing."""
+        """Takes a step for each batch and returns their metrics, without waiting for the device."""
         self.state, metrics = self.prepared.experiment.steps(self.state, batches)
         return metrics
 
     def durations(self, count: int) -> list[float]:
-        """Milliseconds a step of each of `count` calls; makes one more."""
+        """Returns the milliseconds per step of each of `count` calls."""
         times = timing.durations(lambda: self.take(self.batches), jax.block_until_ready, count)
         return [time_ / len(self.batches) for time_ in times]
 
 
 class TimedAugmentation:
-    """The augmentation of the step alone, compiled for all devices, on a batch that is on them."""
+    """Times only the augmentation of the step, compiled for all devices, on a batch on them."""
 
     def __init__(self, config: ml_collections.ConfigDict):
-        """Compiles; ValueError if `config.augment` is wrong."""
+        """Compiles the augmentation; raises ValueError if `config.augment` is invalid."""
         make_views = augment.make_augment(
             config.augment, config.data.image_size, *data.statistics(config.data)
         )
@@ -89,23 +90,23 @@ class TimedAugmentation:
         jax.block_until_ready(self._augment())
 
     def durations(self, count: int) -> list[float]:
-        """Milliseconds of the views of each of `count` batches."""
+        """Returns the milliseconds that the views of each of `count` batches take."""
         return timing.durations(self._augment, jax.block_until_ready, count)
 
 
 class TimedInput:
-    """`data.TrainBatches` alone: reading, decoding, and putting batches on the devices.
+    """Times only `data.TrainBatches`: reading, decoding, and putting batches on the devices.
 
-    The pipeline is started for each call of `durations`, goes on where the last one was, and is
-    stopped after it, so that its threads disturb nothing else that is timed.
+    Each call of `durations` starts the pipeline at the position where the previous call stopped,
+    and stops it at the end, so that its threads do not disturb other measurements.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, split: data.Split):
-        """The config must be of `split`, see `images.open_images`."""
+        """Takes a config that fits `split`, see `images.open_images`."""
         self._config, self._split, self._position = config, split, 0
 
     def durations(self, count: int) -> list[float]:
-        """Milliseconds of each of `count` batches, once those made ahead of time are used up."""
+        """Returns the milliseconds of each of `count` batches, after the prefetched ones."""
         with data.TrainBatches(self._config, self._split, start=self._position) as batches:
             for _ in range(2 * self._config.data.prefetch + 1):
                 next(batches)
@@ -115,23 +116,23 @@ class TimedInput:
 
 
 class TimedLoop:
-    """The step fed by the input pipeline, with its metrics checked and logged, as `train` does it.
+    """Times the step with batches from the input pipeline, and checks the metrics as training does.
 
-    The metrics are fetched every `train.log_every_steps` steps, and at least once a call. What is
-    logged goes nowhere: training writes it to files in another thread. Evaluation, diagnostics and
-    checkpoints are left out.
+    The metrics are fetched every `train.log_every_steps` steps, and at least once per call of
+    `durations`. They are not written: in training, another thread writes them. Evaluations,
+    diagnostics and checkpoints are left out.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, split: data.Split, step: TimedStep):
-        """The step must be of the same config, for the classes of `split`."""
+        """Takes a step that was made for the same config and for the classes of `split`."""
         self._config, self._split, self._step, self._position = config, split, step, 0
         steps_per_epoch = len(split) // config.train.batch_size
         self._log = MetricLog(_NoWriter(), steps_per_epoch, config.train.batch_size)
 
     def durations(self, count: int) -> list[float]:
-        """Milliseconds a step, a mean between two fetches of the metrics, of `count` calls or so.
+        """Returns the mean milliseconds per step between two fetches of the metrics.
 
-        A first call, perhaps compiled, is not timed.
+        It makes about `count` calls. The first one, which may compile, is not timed.
         """
         per_call = self._config.train.steps_per_call
         between = min(count, max(1, self._config.train.log_every_steps // per_call))
@@ -158,10 +159,11 @@ class _NoWriter:
 
 
 def peak_memory() -> dict[str, Any]:
-    """The most bytes that a device had in use since the process began, as its allocator counts.
+    """Returns the most bytes that any device had in use since the process started.
 
     Returns:
-      {"peak_memory_bytes": them, "peak_memory_from": "device"}; {} if the backend does not count.
+      {"peak_memory_bytes": the number, "peak_memory_from": "device"}; {} if the backend does not
+      count them.
     """
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each]
@@ -169,7 +171,7 @@ def peak_memory() -> dict[str, Any]:
 
 
 def trace(timed: Sequence[TimedStep], directory: Path, steps: int) -> None:
-    """Writes a profile of `steps` steps of each into `directory`, for TensorBoard and Perfetto."""
+    """Writes a profile of `steps` calls of each step, for TensorBoard and Perfetto."""
     with jax.profiler.trace(str(directory), create_perfetto_trace=True):
         for step in timed:
             for number in range(steps):

@@ -1,4 +1,4 @@
-"""The PyTorch peer `torch_peer.py`: how it is told the shapes of our config, and how it is run."""
+"""Runs the PyTorch peer `torch_peer.py` with the shapes of one of our configs."""
 
 import argparse
 import json
@@ -15,6 +15,7 @@ import ml_collections
 from iecl_jax.run import workdir
 from iecl_jax.tools.benchmark import timing
 
+# Our method -> the peer's name for it.
 METHODS = {
     "ie_cl": "iecl",
     "moco_v2": "moco",
@@ -22,7 +23,7 @@ METHODS = {
     "byol": "byol",
     "simsiam": "simsiam",
 }
-# What the peer has: its projector, and SGD.
+# Overrides that give our step the peer's projector and optimizer.
 MATCHED = (
     "--config.projector.num_layers=3",
     "--config.projector.hidden_dim=4096",
@@ -31,11 +32,12 @@ MATCHED = (
     "--config.projector.output_bn=True",
     "--config.optimizer.name=sgd",
 )
+# Our precision -> the peer's name for it.
 AMP = {"float32": "none", "bfloat16": "bf16", "float16": "fp16"}
 
 
 def parser(text: str, *, rounds: int, steps: int) -> argparse.ArgumentParser:
-    """A parser with the flags of a comparison with the peer, described by `text`."""
+    """Returns a parser with the flags of a comparison with the peer; `text` is its description."""
     found = argparse.ArgumentParser(
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,7 +51,7 @@ def parser(text: str, *, rounds: int, steps: int) -> argparse.ArgumentParser:
 
 
 def flags(config: ml_collections.ConfigDict, method: str) -> list[str]:
-    """The peer's flags for the shapes of a config with SAIB."""
+    """Returns the peer's flags for the shapes of a config with SAIB."""
     found = [
         f"--method={METHODS[method]}",
         f"--arch={config.encoder.name.replace('resnet', 'r')}",
@@ -76,13 +78,13 @@ def flags(config: ml_collections.ConfigDict, method: str) -> list[str]:
 def step_command(
     args: argparse.Namespace, config: ml_collections.ConfigDict, method: str
 ) -> list[str]:
-    """The command that times the peer's step; `args` are those of `parser`."""
+    """Returns the command that times the peer's step; `args` comes from `parser`."""
     command = [args.peer_python, args.peer, *flags(config, method), f"--steps={args.steps}"]
     return [*command, "--warmup=1", *shlex.split(args.peer_flags)]
 
 
 def run(command: Sequence[str]) -> dict[str, Any]:
-    """The JSON that a command prints; if it fails, its last line ends this process."""
+    """Returns the JSON that a command prints; if it fails, ends this process with its last line."""
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         sys.exit(f"error: {shlex.join(command)}: {(result.stderr.splitlines() or ['failed'])[-1]}")
@@ -90,7 +92,7 @@ def run(command: Sequence[str]) -> dict[str, Any]:
 
 
 def describe(seen: dict[str, Any]) -> str:
-    """Our device and versions, the peer's as its step printed them, and this process's command."""
+    """Returns our device and versions, those that the peer's step printed, and our command."""
     return (
         f"ours: {workdir.device_description()}, jax {jax.__version__}\n"
         f"peer: {seen['device']}, torch {seen['torch']}\n{shlex.join(['python', *sys.argv])}"

@@ -1,16 +1,17 @@
-"""IE-CL's step, its augmentation and SAIB alone, side by side with the PyTorch peer.
+"""Compares IE-CL's step, augmentation and SAIB with the PyTorch peer.
 
     python -m iecl_jax.tools.benchmark.peer_speed --peer=PATH/torch_peer.py --peer_python=PYTHON
 
-Contestants take turns, one at a time on all cores, every other round backwards: ours, and the
-peer's eager and compiled (`--compile`) form, each time a new process whose first call is not timed.
-A ratio is ours by the peer's of the same round: below 1, ours is faster.
+Three contestants take turns, one at a time on all cores; every other round goes backwards. They are
+ours and the peer's eager and compiled (`--compile`) forms. The peer runs in a new process every
+time, and its first call is not timed. A ratio is our time divided by the peer's time of the same
+round: below 1, ours is faster. The parts:
 
-  step     both augment; the same ResNet, projector, SAIB, spectral norm, losses and precision. Ours
-           has the online probe besides.
-  augment  both views of a batch. The operators differ: ours are torchvision's (antialiased crop,
-           jitter in random order, hue in HSV), the peer's cheaper relatives, see its README.
-  saib     one forward and backward pass, to the parameters and the images.
+  step     Both augment and have the same ResNet, projector, SAIB, spectral norm, losses and
+           precision. Ours also trains the online probe.
+  augment  Both views of a batch. The operators differ: ours are torchvision's (antialiased crop,
+           jitter in random order, hue in HSV); the peer's are cheaper, see its README.
+  saib     One forward and backward pass, with gradients of the parameters and the images.
 """
 
 import functools
@@ -35,7 +36,10 @@ TORCH_PARTS = pathlib.Path(__file__).with_name("torch_parts.py")
 
 
 class TimedSAIB:
-    """SAIB's forward and backward pass on one device, to its parameters and its images."""
+    """Times SAIB's forward and backward pass on one device.
+
+    The gradients are those of the parameters and of the images.
+    """
 
     def __init__(self, config: ml_collections.ConfigDict):
         size = config.data.image_size
@@ -55,12 +59,12 @@ class TimedSAIB:
         self._start = lambda: gradient(variables["params"], images)
 
     def durations(self, count: int) -> list[float]:
-        """Milliseconds of each of `count` calls."""
+        """Returns the milliseconds of each of `count` calls."""
         return timing.durations(self._start, jax.block_until_ready, count)
 
 
 def row(part: str, times: list[list[float]]) -> list[str]:
-    """The cells of a line of the table; `times` are [ours, *FORMS][round] in ms."""
+    """Returns the cells of a row of the table; `times` is [ours, *FORMS][round] in ms."""
     cells = [part, *(timing.spread(timing.extent(each), "{:.1f}") for each in times)]
     for of_peer in times[1:]:
         cells.append(timing.spread(timing.extent(timing.ratios(times[0], of_peer)), "{:.2f}"))
@@ -68,9 +72,9 @@ def row(part: str, times: list[list[float]]) -> list[str]:
 
 
 def main() -> None:
-    """Prints the table and what was run."""
+    """Prints the table and the commands."""
     parser = peer.parser(__doc__, rounds=5, steps=3)
-    parser.add_argument("--json", type=pathlib.Path, help="where to write the times too")
+    parser.add_argument("--json", type=pathlib.Path, help="also write the times to this file")
     args = parser.parse_args()
     runtime.configure()
     overrides = [f"--config.train.batch_size={args.batch}", *args.overrides]

@@ -1,4 +1,4 @@
-"""The step of a config as a program, from shapes alone: its FLOPs, memory and collectives."""
+"""Analyses the training step as a program, from shapes only: FLOPs, memory, collectives."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,15 +15,15 @@ from iecl_jax.tools.benchmark import hlo
 from iecl_jax.tools.benchmark.flops import product_flops
 from iecl_jax.train.experiment import Experiment, build
 
-NUM_CLASSES = 10  # of the online probe where no data set is opened
+NUM_CLASSES = 10  # classes of the online probe if no data set is opened
 
 
 class Prepared(NamedTuple):
     """A pretraining config and its experiment.
 
     Attributes:
-      config: resolved, checked, and without warm-up.
-      experiment: of it, for 10**6 steps.
+      config: the config, checked, with references resolved and without warm-up.
+      experiment: its experiment, for a training of 10**6 steps.
     """
 
     config: ml_collections.ConfigDict
@@ -33,7 +33,11 @@ class Prepared(NamedTuple):
 def prepare(
     config: ml_collections.ConfigDict, num_devices: int, num_classes: int = NUM_CLASSES
 ) -> Prepared:
-    """Nothing is compiled; ValueError if the config is impossible or not for pretraining."""
+    """Checks a config and builds its experiment. Compiles nothing.
+
+    Raises:
+      ValueError: the config is invalid or not for pretraining.
+    """
     if config.job != "pretrain":
         raise ValueError(f"job={config.job!r} has no training step: name a pretraining config.")
     config = config.copy_and_resolve_references()
@@ -44,10 +48,11 @@ def prepare(
 
 
 def batch_shapes(config: ml_collections.ConfigDict, num_devices: int) -> dict[str, Any]:
-    """A batch as `data.TrainBatches` yields it.
+    """Returns the shapes of a batch as `data.TrainBatches` yields it.
 
-    {"image": uint8 [D, b, S, S, 3] for a data set of small images, a list of uint8
-    [D, b, S_i, S_i, 3] for crops made on the host; "label": int32 [D, b]}.
+    Returns:
+      {"image": uint8 [D, b, S, S, 3] for a data set of small images, or a list of uint8
+      [D, b, S_i, S_i, 3] for crops made on the host; "label": int32 [D, b]}.
     """
     per_device = (num_devices, config.train.batch_size // num_devices)
 
@@ -65,14 +70,14 @@ def batch_shapes(config: ml_collections.ConfigDict, num_devices: int) -> dict[st
 def lower(
     prepared: Prepared, devices: Sequence[Any] | None = None
 ) -> tuple[Jaxpr, jax.stages.Lowered]:
-    """(jaxpr, lowered) of the step that trains, `Experiment.mapped`, of one batch a call.
+    """Returns (jaxpr, lowered) of the training step, `Experiment.mapped`, with one batch per call.
 
-    No array is made.
+    It makes no arrays.
 
     Args:
-      prepared: the batch of its config is that of all devices together.
-      devices: None = all there are; or those of a `jax.experimental.topologies` description, which
-        need not be attached.
+      prepared: the config and experiment; the batch size of the config is that of all devices.
+      devices: the devices to compile for; None = all. They may come from a
+        `jax.experimental.topologies` description and need not be attached.
     """
     count = len(devices) if devices is not None else jax.device_count()
     scalars = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((), np.uint32)
@@ -83,17 +88,17 @@ def lower(
 
 
 def arithmetic(jaxpr: Jaxpr, lowered: jax.stages.Lowered, images: int) -> dict[str, float]:
-    """FLOPs of a step for each image.
+    """Returns the FLOPs of a step per image.
 
     Args:
-      jaxpr, lowered: of `lower`.
-      images: of one device.
+      jaxpr, lowered: what `lower` returned.
+      images: number of images on one device.
 
     Returns:
-      "flops_per_image": by XLA's cost analysis of the program before its optimisation, where every
-      convolution is one still (the compiled program of a GPU hides them in calls of cuDNN); not for
-      devices that are not attached, whose backend has no such analysis.
-      "product_flops_per_image": see `flops.product_flops`, the numerator of the utilisation.
+      "product_flops_per_image": see `flops.product_flops`; the numerator of the utilisation.
+      "flops_per_image": XLA's cost analysis of the program before its optimisation. (In the
+      compiled program of a GPU, calls of cuDNN hide the convolutions.) It is missing for devices
+      that are not attached, since their backend has no such analysis.
     """
     found = {"product_flops_per_image": product_flops(jaxpr) / images}
     costs = lowered.cost_analysis()
@@ -101,13 +106,17 @@ def arithmetic(jaxpr: Jaxpr, lowered: jax.stages.Lowered, images: int) -> dict[s
 
 
 def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
-    """Bytes on each device, by XLA's analysis of the compiled step.
+    """Returns the bytes that each device needs, by XLA's analysis of the compiled step.
+
+    The analysis excludes what cuDNN and NCCL allocate, prefetched batches, and a data set cached on
+    the device.
 
     Returns:
-      "memory_argument_bytes": state, batch and seed; "memory_output_bytes": new state and metrics;
-      "memory_aliased_bytes": outputs in the place of donated arguments; "memory_temporary_bytes":
-      everything in between; "memory_total_bytes": arguments + outputs - aliased + temporaries. Not
-      in it: what cuDNN and NCCL allocate, batches that wait, and a data set cached on the device.
+      "memory_argument_bytes": state, batch and seed.
+      "memory_output_bytes": new state and metrics.
+      "memory_aliased_bytes": outputs that reuse the memory of donated arguments.
+      "memory_temporary_bytes": all intermediate values.
+      "memory_total_bytes": arguments + outputs - aliased + temporaries.
     """
     stats: Any = compiled.memory_analysis()
     arguments, outputs = stats.argument_size_in_bytes, stats.output_size_in_bytes
@@ -122,22 +131,22 @@ def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
 
 
 def analyse(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> dict[str, Any]:
-    """Compiles the step for `devices` without running it.
+    """Compiles the step for `devices` without running it, and analyses it.
 
-    A CPU computes half precision as float32 beside copies in half, which says nothing of a GPU. For
-    CPUs such a step is compiled in float32, which bounds its memory from above, and
-    "memory_half_bytes", the total with temporaries of half the size, bounds it from below.
+    A CPU computes half precision in float32 and keeps both kinds of arrays, so its memory says
+    nothing about a GPU. For CPUs such a step is therefore compiled in float32: its memory is an
+    upper bound. "memory_half_bytes", the total with temporaries of half the size, is a lower bound.
 
     Args:
-      config: of pretraining; its batch is that of all devices together.
+      config: a pretraining config; its batch size is that of all devices.
       devices: see `lower`.
 
     Returns:
-      What `arithmetic` and `memory` do and, for several devices, "collectives_all_reduce" and
-      "collectives_all_gather": how many the compiled step has.
+      The values of `arithmetic` and `memory`. For several devices also "collectives_all_reduce" and
+      "collectives_all_gather", their numbers in the compiled step.
 
     Raises:
-      ValueError: the config is impossible or not for pretraining.
+      ValueError: the config is invalid or not for pretraining.
     """
     half = config.train.precision != "float32" and devices[0].platform == "cpu"
     if half:

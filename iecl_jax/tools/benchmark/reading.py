@@ -1,14 +1,19 @@
-"""python -m iecl_jax.tools.benchmark.reading [--images=DIR] [--cifar10=DIR] [--json=FILE]
+"""Measures how many images per second `TrainBatches` delivers. No model runs.
 
-Images a second that `TrainBatches` delivers on the cores that the process may use, on
+    python -m iecl_jax.tools.benchmark.reading [--images=DIR] [--cifar10=DIR] [--json=FILE]
 
-  cached  50,000 images of 32 px, decoded once and kept on the host (data.cache='host');
-  jpeg    JPEGs of 256 px, shorter side: read, decoded, and cropped twice to 224 px on the host.
+It uses all cores that the process may use (choose them with `taskset`), in two cases:
 
-`--images=DIR` are photographs of any size, which are resized and encoded again in a temporary
-folder; without it photograph-like ones are drawn. `--cifar10=DIR` is TFDS's folder; without it the
-cached images are random. No model runs. Choose the cores with `taskset`. Two rates: images a second
-of wall time, and of CPU time, summed over threads: the latter stands whatever else the cores do.
+  cached  50,000 images of 32 px, decoded once and kept on the host (data.cache='host')
+  jpeg    JPEGs with a shorter side of 256 px: read, decoded, and cropped twice to 224 px on the
+          host
+
+`--images=DIR` names a folder of photographs of any size. They are resized and encoded again in a
+temporary folder. Without it, images that resemble photographs are drawn. `--cifar10=DIR` is TFDS's
+folder. Without it, the cached images are random.
+
+There are two rates: images per second of wall time, and images per second of CPU time, summed over
+threads. The second rate does not depend on what else the cores do.
 """
 
 import argparse
@@ -41,20 +46,20 @@ from iecl_jax.run import markdown, workdir
 from iecl_jax.tools.benchmark import timing
 
 NUM_CACHED, CACHED_SIZE = 50_000, 32
-NUM_DRAWN, ASPECT = 256, 4 / 3  # images; width / height
-QUALITY = 90  # of the JPEGs
-AMPLITUDE = 0.14  # of the drawn noise: about the 2.8 bits a pixel of ImageNet at this quality
+NUM_DRAWN, ASPECT = 256, 4 / 3  # number of drawn images; their width / height
+QUALITY = 90  # JPEG quality
+AMPLITUDE = 0.14  # of the drawn noise: its JPEGs have about 2.8 bits per pixel, like ImageNet
 
 
 class Rate(NamedTuple):
-    """Images a second of wall time, and of CPU time."""
+    """Images per second of wall time, and per second of CPU time."""
 
     wall: float
     cpu: float
 
 
 class Case(NamedTuple):
-    """What is read: a pretraining config, its split, and the batches of a round."""
+    """What is read: a pretraining config, its split, and the number of batches in a round."""
 
     config: ml_collections.ConfigDict
     split: Split
@@ -62,7 +67,7 @@ class Case(NamedTuple):
 
 
 def measure(case: Case) -> Rate:
-    """The rates of `case.batches` batches of a new `TrainBatches`, once its buffers ran empty."""
+    """Returns the rates of a new `TrainBatches` over `case.batches`, after the prefetched ones."""
     with TrainBatches(case.config, case.split) as batches:
         jax.block_until_ready(list(itertools.islice(batches, 2 * case.config.data.prefetch + 1)))
         begun = time.perf_counter(), time.process_time()
@@ -74,12 +79,12 @@ def measure(case: Case) -> Rate:
 
 
 def num_cores() -> int:
-    """CPU cores that this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_name() -> str:
-    """The processor's name, as far as the system tells."""
+    """Returns the name of the processor, or of its architecture if the name is unknown."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -88,9 +93,9 @@ def cpu_name() -> str:
 
 
 def draw_photograph(seed: int, width: int, height: int) -> Image.Image:
-    """RGB noise whose amplitude grows with the wavelength, as in photographs.
+    """Returns RGB noise whose amplitude grows with the wavelength, as in photographs.
 
-    A JPEG of it takes about as many bytes as one of a photograph of its size.
+    Its JPEG has about as many bytes as that of a photograph of the same size.
     """
     generator = np.random.default_rng(seed)
     total = np.full((height, width, 3), 128.0)
@@ -103,7 +108,7 @@ def draw_photograph(seed: int, width: int, height: int) -> Image.Image:
 
 
 def write_jpegs(folder: Path, pictures: Iterable[Image.Image], shorter: int) -> None:
-    """Resizes RGB pictures to that shorter side (0: as they are), and writes JPEGs to `folder`."""
+    """Writes RGB pictures to `folder` as JPEGs with that shorter side (0: not resized)."""
     for number, picture in enumerate(pictures):
         if shorter:
             scale = shorter / min(picture.size)
@@ -115,17 +120,17 @@ def write_jpegs(folder: Path, pictures: Iterable[Image.Image], shorter: int) -> 
 def open_jpegs(
     config: ml_collections.ConfigDict, folder: Path, source: str, *, shorter: int, limit: int
 ) -> Split:
-    """Fills `folder` with JPEGs and opens it; makes `config.data` say so.
+    """Fills `folder` with JPEGs and opens it as a data set.
 
     Args:
-      config: a pretraining config.
+      config: a pretraining config; its `data` section is changed to read the folder.
       folder: an empty folder.
-      source: a folder of images, searched with its subfolders, or "" to draw them.
-      shorter: their shorter side in pixels; 0 keeps the sizes of `source`.
-      limit: images at most, the first ones in the order of their paths.
+      source: a folder with images, also in subfolders; "" draws them.
+      shorter: the shorter side of the JPEGs in pixels; 0 keeps the sizes of `source`.
+      limit: the largest number of images; the first ones in the order of their paths are taken.
 
     Raises:
-      ValueError: `source` holds no image, or what `open_split` says.
+      ValueError: `source` has no images, or `open_split` raises it.
     """
     if source:
         paths = image_folder.list_images(Path(source).expanduser())[:limit]
@@ -142,9 +147,12 @@ def open_jpegs(
 
 
 def open_cached(config: ml_collections.ConfigDict, directory: str) -> Split:
-    """CIFAR-10 of TFDS's folder `directory`, or if that is "" as many random images.
+    """Opens CIFAR-10 in TFDS's folder `directory`, or random images of that size if it is "".
 
-    Makes `config.data` say so; ValueError if CIFAR-10 is not there.
+    The `data` section of `config` is changed to read them.
+
+    Raises:
+      ValueError: CIFAR-10 is not in `directory`.
     """
     config.data.update({"image_size": CACHED_SIZE, "cache": "host", "dir": directory})
     if directory:
@@ -160,25 +168,26 @@ def open_cached(config: ml_collections.ConfigDict, directory: str) -> Split:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that say what is read and how often."""
+    """Adds the flags that say what is read and how often."""
     parser.add_argument("--config", default="configs/imagenet_r50.py", help="FILE[:VARIANT]")
     parser.add_argument("--images", default="", help="a folder of photographs")
     parser.add_argument("--shorter", type=int, default=256, help="side in pixels; 0: as they are")
     parser.add_argument("--limit", type=int, default=1000, help="photographs at most")
-    parser.add_argument("--cifar10", default="", help="TFDS's folder with a prepared cifar10")
+    parser.add_argument("--cifar10", default="", help="TFDS's folder with prepared CIFAR-10")
     parser.add_argument("--cached_batch", type=int, default=256, help="batch size of `cached`")
-    parser.add_argument("--cached_batches", type=int, default=1000, help="in a round")
+    parser.add_argument("--cached_batches", type=int, default=1000, help="batches per round")
     parser.add_argument("--jpeg_batch", type=int, default=64, help="batch size of `jpeg`")
-    parser.add_argument("--jpeg_batches", type=int, default=16, help="in a round")
+    parser.add_argument("--jpeg_batches", type=int, default=16, help="batches per round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="where to write the results too")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
 
 
 @contextlib.contextmanager
 def open_cases(args: argparse.Namespace) -> Iterator[dict[str, Case]]:
-    """The cases "cached" and "jpeg" of the flags; the JPEGs are removed at the end.
+    """A context with the cases "cached" and "jpeg"; it removes the JPEGs at the end.
 
-    ValueError as of `config.load`, `open_cached` and `open_jpegs`.
+    Raises:
+      ValueError: see `config.load`, `open_cached` and `open_jpegs`.
     """
     threads = f"--config.data.num_threads={num_cores()}"
     cached, jpeg = (
@@ -194,10 +203,10 @@ def open_cases(args: argparse.Namespace) -> Iterator[dict[str, Case]]:
 
 
 def summarize(rates: Mapping[str, Sequence[Rate]]) -> dict[str, Any]:
-    """One flat JSON object of the rates of each case, one a round.
+    """Returns one flat JSON object with the rates of all cases.
 
-    Of each: NAME_images_per_second and NAME_images_per_cpu_second (all rounds), and the median of
-    each under NAME_..._median. And cores, cpu, python, versions.
+    For each case it has NAME_images_per_second and NAME_images_per_cpu_second (lists with a value
+    per round) and their medians, NAME_..._median. It also has cores, cpu, python and versions.
     """
     result: dict[str, Any] = {}
     for name, rounds in rates.items():
@@ -213,7 +222,7 @@ def summarize(rates: Mapping[str, Sequence[Rate]]) -> dict[str, Any]:
 
 
 def describe(result: Mapping[str, Any]) -> str:
-    """Processor and versions of what `summarize` returns, in one line."""
+    """Returns the processor and the versions in a result of `summarize`, as one line."""
     packages = ("numpy", "pillow", "grain", "jax")
     used = ", ".join(f"{name} {result['versions'][name]}" for name in packages)
     return f"{result['cores']} cores of {result['cpu']}; Python {result['python']}, {used}"

@@ -1,4 +1,4 @@
-"""The results of a benchmark: a flat record of each config, as a table and as JSON."""
+"""Turns benchmark results into flat records, one per config, and into tables and JSON."""
 
 import json
 import statistics
@@ -15,17 +15,18 @@ from iecl_jax.tools.benchmark import timing
 
 Record = dict[str, Any]
 PARTS = ("step", "augment", "input", "loop")
-BURSTS = ("input", "loop")  # whose batches do not come evenly
+BURSTS = ("input", "loop")  # Their batches come at uneven intervals.
 
 
 def describe(
     config: ml_collections.ConfigDict, name: str, overrides: Sequence[str], command: str
 ) -> Record:
-    """What was measured where.
+    """Returns a record of what is measured, and where.
 
     Returns:
-      config (`name`), overrides (a list), batch_size, image_size, precision, num_devices, device,
-      versions (as one line), git_revision, git_dirty (both None outside a repository) and command.
+      A record with config (= `name`), overrides (a list), batch_size, image_size, precision,
+      num_devices, device, versions (one line), git_revision, git_dirty (both None outside a
+      repository) and command.
     """
     git = workdir.git_state() or {"revision": None, "dirty": None}
     versions = workdir.versions()
@@ -45,18 +46,18 @@ def describe(
 
 
 def speed(part: str, times: Sequence[Sequence[float]], batch_size: int) -> Record:
-    """The times of a part of training.
+    """Returns a record of the speed of a part of training.
 
     Args:
       part: one of PARTS.
-      times: [round][call], milliseconds a batch.
-      batch_size: over all devices.
+      times: [round][call], milliseconds per batch.
+      batch_size: images per batch, over all devices.
 
     Returns:
-      PART_ms_median and PART_ms_p90 over all calls, PART_calls (their number) and
-      PART_images_per_second: at the median of the step and the augmentation, over the whole time of
-      what comes in BURSTS. The step's is called images_per_second, and there is step_ms too: the
-      median of each round.
+      A record with PART_ms_median and PART_ms_p90 over all calls, PART_calls (their number) and
+      PART_images_per_second. The latter is the rate at the median time; for the parts in BURSTS it
+      is the rate over the whole time. For the step it is called images_per_second, and there is
+      also step_ms, the median of each round.
     """
     every = np.concatenate([np.asarray(each) for each in times])
     median = float(np.median(every))
@@ -74,7 +75,7 @@ def speed(part: str, times: Sequence[Sequence[float]], batch_size: int) -> Recor
 
 
 def compare(records: Sequence[Record]) -> None:
-    """Adds ratio_to_first, of step_ms to that of the first in each round, and its median."""
+    """Adds ratio_to_first (step_ms / the first record's step_ms, per round) and its median."""
     for record in records:
         to_first = timing.ratios(record["step_ms"], records[0]["step_ms"])
         record["ratio_to_first"] = to_first
@@ -82,14 +83,14 @@ def compare(records: Sequence[Record]) -> None:
 
 
 def utilisation(record: Mapping[str, Any]) -> Record:
-    """step_gflops, the rate of the step's products over all devices, and its shares.
+    """Returns the rate of the step's products, and its share of what the devices can reach.
 
     Args:
-      record: has images_per_second, product_flops_per_image and what `roofline.measure` reached.
+      record: has images_per_second, product_flops_per_image and the values of `roofline.measure`.
 
     Returns:
-      step_gflops; mfu_matmul and, where the record has conv_gflops, mfu_conv: it as a share of
-      what was reached.
+      step_gflops, over all devices; mfu_matmul = step_gflops / matmul_gflops; and mfu_conv =
+      step_gflops / conv_gflops if the record has conv_gflops.
     """
     rate = record["images_per_second"] * record["product_flops_per_image"] / 1e9
     reached = {name: f"{name}_gflops" for name in ("matmul", "conv") if f"{name}_gflops" in record}
@@ -98,13 +99,13 @@ def utilisation(record: Mapping[str, Any]) -> Record:
 
 
 def write_json(path: Path, records: Sequence[Record]) -> None:
-    """Writes the object of a single config, or the list of several, whole or not at all."""
+    """Writes the record of a single config, or the list of several, whole or not at all."""
     written = records if len(records) > 1 else records[0]
     workdir.write_atomically(path, json.dumps(written, indent=2))
 
 
 def format_speeds(records: Sequence[Record]) -> str:
-    """Markdown: a row for each part of each config."""
+    """Returns a Markdown table with a row for each part of each config."""
     titles = ["config", "part", "batch", "median ms", "p90 ms", "calls", "images/s"]
     rows = []
     for i, record in enumerate(records):
@@ -146,7 +147,7 @@ FACTS = (  # key, title, factor, format
 
 
 def format_facts(records: Sequence[Record]) -> str:
-    """Markdown: a row for each fact that some record has, a column for each config."""
+    """Returns a Markdown table with a row for each fact and a column for each config."""
     rows = []
     for key, title, factor, form in FACTS:
         values = [record.get(key) for record in records]

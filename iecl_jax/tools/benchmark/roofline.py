@@ -1,6 +1,7 @@
-"""What the devices reach on a large matrix product and on the convolutions of the config's ResNet.
+"""Measures the speed of a large matrix product, and of the convolutions of the config's ResNet.
 
-The same shapes, dtype and operations as a PyTorch run would be given, so that shares compare.
+Both are upper bounds for the speed of the step. A PyTorch program would get the same shapes, dtypes
+and operations, so that utilisations can be compared.
 """
 
 import functools
@@ -17,15 +18,16 @@ from iecl_jax.tools.benchmark import timing
 
 CALLS = 10
 MATRIX_SIDE = {"cpu": 1536}
-LARGE_MATRIX_SIDE = 8192  # of other platforms
+LARGE_MATRIX_SIDE = 8192  # for platforms that MATRIX_SIDE does not list
 
 
 def measure(config: ml_collections.ConfigDict) -> dict[str, float]:
-    """{"matmul_gflops", "conv_gflops"}: 10**9 operations a second of all devices together.
+    """Returns {"matmul_gflops", "conv_gflops"}: 10**9 operations per second, over all devices.
 
     Every device does the same work at the same time, in the dtype of `train.precision` and at JAX's
-    default precision of products (on NVIDIA's float32: TF32). The convolution is the harmonic mean
-    over `conv_shapes` of a 3x3 one with both its gradients; an encoder without them has none.
+    default precision for products (for float32 on NVIDIA GPUs: TF32). "conv_gflops" is the harmonic
+    mean, over `conv_shapes`, of the speed of a 3x3 convolution with both gradients. It is missing
+    if the encoder is no ResNet.
     """
     dtype = precision.compute_dtype(config)
     side = MATRIX_SIDE.get(jax.default_backend(), LARGE_MATRIX_SIDE)
@@ -40,8 +42,10 @@ def measure(config: ml_collections.ConfigDict) -> dict[str, float]:
 def conv_shapes(
     config: ml_collections.ConfigDict, num_devices: int
 ) -> list[tuple[int, int, int, int]]:
-    """[b, S, S, C] of the 3x3 convolutions of each of a ResNet's stages, on one device; [] of an
-    encoder that is no ResNet."""
+    """Returns [b, S, S, C] of the 3x3 convolutions in each stage of a ResNet, on one device.
+
+    Returns [] for other encoders.
+    """
     encoder = build.encoder(config)
     if not isinstance(encoder, ResNet):
         return []
@@ -52,16 +56,17 @@ def conv_shapes(
 
 
 def matmul_gflops(side: int, dtype: jnp.dtype) -> float:
-    """GFLOP/s of all devices, each with the product of two [side, side] matrices."""
+    """Returns GFLOP/s over all devices; each multiplies two [side, side] matrices."""
     x, y = _normal((side, side), dtype, 0), _normal((side, side), dtype, 1)
     return _gflops(jnp.matmul, x, y, flops=2 * side**3)
 
 
 def conv_gflops(shape: tuple[int, int, int, int], dtype: jnp.dtype) -> float:
-    """GFLOP/s of all devices, each with a 3x3 convolution, C to C channels, and both gradients.
+    """Returns GFLOP/s over all devices; each computes a 3x3 convolution and both its gradients.
 
     Args:
-      shape: [b, H, W, C] of its input and output; the padding counts as pixels.
+      shape: [b, H, W, C], the shape of input and output; the padding counts as pixels.
+      dtype: the dtype of input and kernel.
     """
     images, height, width, channels = shape
 
@@ -82,7 +87,7 @@ def conv_gflops(shape: tuple[int, int, int, int], dtype: jnp.dtype) -> float:
 
 
 def _normal(shape: tuple[int, ...], dtype: jnp.dtype, seed: int) -> jax.Array:
-    """The same array on each device: [D, *shape]."""
+    """Returns the same normal random array on each device: [D, *shape]."""
     keys = jnp.broadcast_to(jax.random.key(seed), (jax.device_count(),))
     return jax.pmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
 

@@ -1,16 +1,17 @@
-"""What SAIB costs each method, side by side with the PyTorch peer `torch_peer.py`.
+"""Measures how much time SAIB adds to each method, in comparison with the PyTorch peer.
 
     python -m iecl_jax.tools.benchmark.saib_overhead --peer=PATH/torch_peer.py --peer_python=PYTHON
 
 For each method four contestants take turns, one at a time on all cores: ours and the peer's, each
-without and with SAIB; every other round goes backwards. The peer is a new process every time,
-whose first step is not timed. An overhead is that of two times of the same round.
+without and with SAIB. Every other round goes backwards. The peer runs in a new process every time,
+and its first step is not timed. An overhead compares two times of the same round.
 
-The peer is told the shapes of our config: batch, image size, ResNet and stem, projector, predictor
-width, queue, SAIB's group and patch, spectral norm and precision; and it augments too. Ours is made
-to have what the peer has: `peer.MATCHED`, MoCo-v2 in one direction, and no entropy and KL terms but
-in ie_cl (`+saib` adds them to every method), so that what is measured is the block. `--terms` keeps
-them. Not matched: the operators of the augmentation, and the online probe, which is ours alone.
+The peer gets the shapes of our config: batch, image size, ResNet and stem, projector, width of the
+predictor, queue, SAIB's group and patch, spectral norm and precision. It also augments. Our config
+is changed to what the peer has: `peer.MATCHED`, MoCo-v2 in one direction, and no entropy and KL
+terms. So the block itself is measured. (`+saib` adds the terms to every method; `--terms` keeps
+them; ie_cl always has them.) Two differences remain: the operators of the augmentation, and the
+online probe, which only ours trains.
 """
 
 import functools
@@ -31,7 +32,11 @@ TITLES = ("without SAIB, ms", "with, ms", "overhead, %")
 def load_pair(
     config: str, method: str, overrides: list[str], *, terms: bool
 ) -> tuple[ml_collections.ConfigDict, ml_collections.ConfigDict]:
-    """The configs of a method without and with SAIB, as the peer has it; ValueError as `load`."""
+    """Returns the configs of a method without and with SAIB, matched to the peer.
+
+    Raises:
+      ValueError: see `config.load`.
+    """
     variants = [f"{config},{method}", f"{config},{method}+saib"]
     changes = [*peer.MATCHED]
     if method == "ie_cl":
@@ -46,7 +51,7 @@ def load_pair(
 
 
 def overheads(times: list[list[float]]) -> list[list[float]]:
-    """Percent by which `times` [without, with SAIB] differ, round by round, of ours and the peer's.
+    """Returns SAIB's overhead in percent, [ours, the peer's][round].
 
     Args:
       times: [ours without, ours with, peer's without, peer's with][round] in ms.
@@ -56,7 +61,7 @@ def overheads(times: list[list[float]]) -> list[list[float]]:
 
 
 def row(method: str, times: list[list[float]]) -> list[str]:
-    """The cells of a line of the table; `times` as in `overheads`."""
+    """Returns the cells of a row of the table; see `overheads` for `times`."""
     cells = [method]
     for i, found in enumerate(overheads(times)):
         cells += [f"{statistics.median(side):.1f}" for side in times[2 * i : 2 * i + 2]]
@@ -65,7 +70,7 @@ def row(method: str, times: list[list[float]]) -> list[str]:
 
 
 def main() -> None:
-    """Prints the table and what was run."""
+    """Prints the table and the commands."""
     parser = peer.parser(__doc__, rounds=3, steps=1)
     parser.add_argument("--methods", default=",".join(peer.METHODS), help="comma-separated")
     parser.add_argument("--terms", action="store_true")

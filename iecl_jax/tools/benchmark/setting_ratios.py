@@ -1,10 +1,11 @@
-"""What each setting is worth: the step without it by the step with all of them, round by round.
+"""Measures how much faster each setting makes the step on a CPU.
 
     python -m iecl_jax.tools.benchmark.setting_ratios [--config=FILE:VARIANT] [-- overrides]
 
-Each time is the median of `--steps` steps of a new process; the settings take turns, every other
-round backwards. Above 1: the setting makes the step that much faster. The settings are those of
-`iecl_jax/run/runtime.py`, on a CPU, and `encoder.remat`, which costs time.
+A ratio is the time without one setting divided by the time with all settings, in the same round:
+above 1, the setting makes the step faster. Each time is the median of `--steps` steps in a new
+process. The settings take turns; every other round goes backwards. They are those of
+`iecl_jax/run/runtime.py`; the last row shows the cost of `encoder.remat`.
 """
 
 import argparse
@@ -25,6 +26,7 @@ BENCHMARK = "from iecl_jax.tools.benchmark.__main__ import main; main()"
 RETURNING = (
     f"from iecl_jax.run import runtime; runtime.keep_freed_memory = lambda: None; {BENCHMARK}"
 )
+# Row of the table -> (XLA_FLAGS, program, overrides).
 SETTINGS = {
     "all": ("", BENCHMARK, []),
     "convolutions of YNNPACK, not Eigen": (YNNPACK, BENCHMARK, []),
@@ -36,7 +38,7 @@ SETTINGS = {
 
 
 def milliseconds(name: str, config: str, steps: int, overrides: list[str]) -> float:
-    """Median of a step in a new process with a setting."""
+    """Returns the median milliseconds per step in a new process, for a row of SETTINGS."""
     flags, program, more = SETTINGS[name]
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "step.json")

@@ -1,12 +1,12 @@
-"""What a user of PyTorch would run for the same batches: `DataLoader`, and Pillow for the crops.
+"""The PyTorch peer of the input pipeline: `DataLoader`, with Pillow for the crops.
 
     PYTHON torch_input.py --images=DIR --batch=64 --batches=12 --workers=1
     PYTHON torch_input.py --cached=50000 --size=32 --batch=64 --batches=2000
 
-Needs PyTorch and Pillow alone, and prints one JSON object: `images_per_second`,
-`images_per_cpu_second` (of the process and its workers) and `torch`. Images are
-decoded once and cropped twice, uint8 [B, 2, S, S, 3]; cached ones are indexed by a batch at a time
-in the main process, uint8 [B, S, S, 3]. Nothing is copied to a device.
+It only needs PyTorch and Pillow. It prints one JSON object with `images_per_second`,
+`images_per_cpu_second` (CPU time of the process and its workers) and `torch` (the version). Images
+from files are decoded once and cropped twice, to uint8 [B, 2, S, S, 3]. Cached images are indexed
+in the main process, a batch at a time, to uint8 [B, S, S, 3]. Nothing is copied to a device.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from PIL import Image
 
 
 def sample_box(width, height, scale, ratio):
-    """(left, top, right, bottom) as RandomResizedCrop: area and log ratio uniform, ten tries."""
+    """Returns (left, top, right, bottom) of a random crop, sampled like RandomResizedCrop."""
     for _ in range(10):
         area = width * height * random.uniform(*scale)
         aspect = math.exp(random.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -38,12 +38,12 @@ def sample_box(width, height, scale, ratio):
 
 
 def crop(image, box, size):
-    """The box at size x size, bilinear with antialiasing: uint8 [S, S, 3]."""
+    """Returns the box resized to uint8 [S, S, 3], bilinear with antialiasing."""
     return np.array(image.crop(box).resize((size, size), Image.Resampling.BILINEAR))
 
 
 class TwoCrops:
-    """A map-style data set of the JPEGs in a folder: two random crops of each."""
+    """A map-style data set: two random crops of each JPEG in a folder."""
 
     def __init__(self, folder, size, scale, ratio):
         self.paths = sorted(Path(folder).glob("*.jpg"))
@@ -53,7 +53,7 @@ class TwoCrops:
         return len(self.paths)
 
     def __getitem__(self, index):
-        """uint8 tensor [2, S, S, 3] and a label."""
+        """Returns a uint8 tensor [2, S, S, 3] and a label."""
         import torch
 
         with Image.open(self.paths[index]) as opened:
@@ -64,7 +64,7 @@ class TwoCrops:
 
 
 def batches_of(args):
-    """The endless batches of one contestant, shuffled in every epoch."""
+    """Yields batches without end, shuffled again in every epoch."""
     from torch.utils import data
 
     if args.cached:
@@ -89,17 +89,18 @@ def batches_of(args):
 
 
 def cpu_seconds():
-    """CPU time of this process and its workers so far (Linux)."""
+    """Returns the CPU time of this process and its workers so far, in seconds (Linux)."""
     ticks = 0
     for worker in multiprocessing.active_children():
-        # The name, in brackets, is field 2; fields 14 and 15 are user and system time.
+        # Field 2, the name in brackets, may contain spaces, so fields are counted from its end:
+        # user and system time (14 and 15) have the indices 11 and 12.
         fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def main():
-    """Prints the rate of `--batches` batches, after some to fill and empty the buffers."""
+    """Prints the rates of `--batches` batches, after some that fill and empty the buffers."""
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__)

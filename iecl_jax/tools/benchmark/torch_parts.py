@@ -1,9 +1,10 @@
-"""Milliseconds of the peer's augmentation and SAIB on their own, as a line of JSON.
+"""Times the peer's augmentation and SAIB separately, and prints milliseconds as a line of JSON.
 
     PYTHON torch_parts.py --peer=PATH/torch_peer.py [--batch=64] [--size=32] [--compile]
 
-PYTHON is one that has PyTorch. `augment` makes both views of a batch; `saib` is one forward and
-backward pass, to its parameters and its images. Medians of `--steps` after one untimed call.
+PYTHON must have PyTorch. `augment` makes both views of a batch. `saib` is one forward and backward
+pass, with gradients of the parameters and the images. The times are medians of `--steps` calls
+after an untimed one.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import torch
 
 
 def milliseconds(function, steps: int) -> float:
-    """Median of `steps` calls after one."""
+    """Returns the median milliseconds of `steps` calls, after an untimed one."""
     times = []
     for _ in range(steps + 1):
         begun = time.perf_counter()

@@ -1,1 +1,1 @@
-"""Pictures of a run."""
+"""Figures and the HTML report of a run."""

@@ -1,9 +1,10 @@
-"""Source images under each augmentation, and under SAIB along its training (Fig. 2).
+"""Draws source images under each augmentation, and under SAIB at steps of its training (Fig. 2).
 
     python -m iecl_jax.tools.figures.augmentations --workdir=RUN [--steps=100,400] [--out=FILE.png]
 
-Drawn from the checkpoints of a run and its pretraining images. Each operator is applied alone and
-always, at the query view's strength in the run's config; where the config has it off, at SimCLR's.
+It uses the checkpoints and the pretraining images of a run. Each operator is applied alone, with
+probability 1, at the strength of the query view in the run's config. If the config has an operator
+off, its strength is SimCLR's or the default, and its title says "not in this run".
 """
 
 import argparse
@@ -24,6 +25,7 @@ from iecl_jax.evals.pictures import gallery
 from iecl_jax.run import checkpoint
 
 _COLUMNS = 8
+# Strengths for operators that are off in the config.
 _SIMCLR: dict[str, dict[str, Any]] = {
     "crop": {"scale": (0.08, 1.0)},
     "jitter": {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2},
@@ -40,11 +42,12 @@ Operator = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def operators(view: ml_collections.ConfigDict, size: int) -> dict[str, Operator]:
-    """The operators of Fig. 2, each as (key, image [S, S, 3] in [0, 1]) -> the same.
+    """Returns the operators of Fig. 2 by title, each (key, image [S, S, 3] in [0, 1]) -> image.
 
     Args:
-      view: `config.augment.query`. What it has off is drawn with its strength there, what it lacks
-        with that by default, crop and jitter in both cases with SimCLR's; a word says so.
+      view: `config.augment.query`. An operator that is off there keeps its strength; an operator
+        that is missing gets the default strength; crop and jitter get SimCLR's in both cases. The
+        title then says "not in this run".
       size: S.
     """
     found: dict[str, Operator] = {}
@@ -72,27 +75,27 @@ def _is_off(view: ml_collections.ConfigDict, name: str) -> bool:
 
 
 def kept_steps(workdir: pathlib.Path) -> list[int]:
-    """The steps of a run's checkpoints, rising; [] if there are none."""
+    """Returns the steps of a run's checkpoints in increasing order; [] if there are none."""
     found = workdir.glob("checkpoints/*")
     return sorted(int(path.name) for path in found if path.name.isdigit() and path.is_dir())
 
 
 def draw(workdir: pathlib.Path, steps: Sequence[int], data_dir: str = "") -> np.ndarray:
-    """Draws the first images of the pretraining split, a column each.
+    """Draws the first images of the pretraining split, one column per image.
 
-    SAIB's output is shown in evaluation mode, with the mean and deviation of its input; below, on
-    one scale for all steps, what it added (`gallery.separate`).
+    SAIB runs in evaluation mode. Its output is rescaled to the mean and standard deviation of its
+    input. The rows below show what SAIB added, on one scale for all steps (`gallery.separate`).
 
     Args:
-      workdir: of the run.
-      steps: of its checkpoints, at least one; without SAIB only the operators are drawn.
-      data_dir: where its data are; "" = where the config says.
+      workdir: the folder of the run.
+      steps: steps of its checkpoints, at least one. Without SAIB only the operators are drawn.
+      data_dir: the folder of the data; "" = that in the config.
 
     Returns:
       uint8 [height, width, 3].
 
     Raises:
-      ValueError: there is no whole checkpoint of a step, or no data.
+      ValueError: a step has no whole checkpoint, or there are no data.
     """
     config, _ = checkpoint.load_for_evaluation(workdir, steps[0])
     config.data.update({"cache": "none", "dir": data_dir or config.data.dir})
@@ -133,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workdir", required=True, type=pathlib.Path)
-    parser.add_argument("--steps", default="", help="with commas between them; default: all kept")
+    parser.add_argument("--steps", default="", help="comma-separated; default: all that are kept")
     parser.add_argument("--out", default="", help="default: WORKDIR/figures/augmentations.png")
     parser.add_argument("--data_dir", default="", help="default: data.dir of the run's config")
     args = parser.parse_args(arguments)
@@ -150,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _steps(text: str, kept: list[int], workdir: pathlib.Path) -> list[int]:
-    """The steps that --steps names, rising; all kept ones if it is empty."""
+    """Returns the steps that --steps names in increasing order; all kept steps if it is empty."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not all(word.isdecimal() for word in words):
         raise ValueError(f"--steps={text!r} must be numbers with commas between them.")

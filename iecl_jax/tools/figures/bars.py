@@ -1,5 +1,6 @@
-"""Measured times as bars with the range of the rounds: of an epoch (Fig. 7), and of a step with and
-without SAIB (Fig. 8).
+"""Draws measured times as bars: of an epoch (Fig. 7), and of a step with and without SAIB (Fig. 8).
+
+Lines on the bars show the range over the rounds.
 """
 
 from collections.abc import Sequence
@@ -15,13 +16,13 @@ _RANGE: Any = {"ecolor": style.INK, "elinewidth": 1, "capsize": 2}
 
 
 def draw_times(times: np.ndarray, *, labels: Sequence[str], title: str, unit: str) -> Figure:
-    """A horizontal bar a label, the first on top, with its number.
+    """Draws a horizontal bar for each label, the first on top, with its number.
 
     Args:
-      times: float [N, 3], median, lowest and highest; a row of NaN has no bar.
+      times: float [N, 3]: median, lowest, highest; a row of NaN has no bar.
       labels: N names.
-      title: above all.
-      unit: of the times.
+      title: title of the figure.
+      unit: unit of the times.
 
     Raises:
       ValueError: `times` is not [N, 3].
@@ -58,13 +59,14 @@ def draw_pairs(
     title: str,
     unit: str,
 ) -> Figure:
-    """Two bars a label, without and with SAIB, and a note above them.
+    """Draws two bars for each label, without and with SAIB, and a note above them.
 
     Args:
-      without, with_saib: float [N, 3], median, lowest and highest; a row of NaN has no bar.
-      labels, notes: N names, and N words, such as "+8.8 %".
-      title: above all.
-      unit: of the times.
+      without, with_saib: float [N, 3]: median, lowest, highest; a row of NaN has no bar.
+      labels: N names.
+      notes: N notes, such as "+8.8 %".
+      title: title of the figure.
+      unit: unit of the times.
 
     Raises:
       ValueError: the times are not [N, 3].
@@ -108,7 +110,7 @@ def _check(times: np.ndarray, labels: Sequence[str]) -> None:
 
 
 def _errors(times: np.ndarray) -> np.ndarray:
-    """[2, N], from the median down to the lowest and up to the highest."""
+    """Returns the distances [2, N] from the median to the lowest and to the highest time."""
     middle, low, high = times.T
     return np.stack([middle - low, high - middle])
 

@@ -1,4 +1,4 @@
-"""A line chart as inline SVG, in the colours of the page around it, without scripts."""
+"""Draws a line chart as inline SVG without scripts, in the colours of the page around it."""
 
 import html
 import math
@@ -12,13 +12,13 @@ from iecl_jax.evals.pictures import style
 from iecl_jax.run.events import Curve
 
 _WIDTH, _HEIGHT = 400, 230
-_RIGHT, _TOP, _BOTTOM = 12, 10, 40  # margins; the left one fits its labels
+_RIGHT, _TOP, _BOTTOM = 12, 10, 40  # Margins; the left margin depends on the labels.
 _MOST_POINTS = 800
 _DASHES = ("", "6 3", "6 2 1.5 2", "2 2", "8 2 2 2 2 2", "1 1.5")
 
 
 class Line(NamedTuple):
-    """A curve with its name, and its standard error at the same steps if there is one."""
+    """A curve with its label, and its standard error at the same steps if there is one."""
 
     label: str
     curve: Curve
@@ -34,17 +34,17 @@ def figure(
     log: bool = False,
     percent: bool = False,
 ) -> str:
-    """An HTML figure: title, chart, and a key with each line's last value.
+    """Returns an HTML figure: title, chart, and a key with the last value of each line.
+
+    Values that are not finite leave a gap. Long curves are thinned to the extremes of each section.
 
     Args:
-      title: plain text, as are `unit` and the labels.
-      lines: at least one, of at most `len(style.COLOURS)`.
-      unit: of the vertical axis.
-      reference: a value that is marked and always in sight.
-      log: True for a logarithmic vertical axis, if all values are above 0.
-      percent: True shows values in [0, 1] as percent.
-
-    Values that are not finite leave a gap. Long curves are thinned to the extremes of each stretch.
+      title: plain text, like `unit` and the labels.
+      lines: 1 to `len(style.COLOURS)` lines.
+      unit: unit of the vertical axis.
+      reference: a value that a line marks and that is always visible.
+      log: if True and all values are above 0, the vertical axis is logarithmic.
+      percent: if True, shows values in [0, 1] as percent.
     """
     if percent:
         lines = [
@@ -62,7 +62,7 @@ def figure(
 
 
 def number_text(value: float) -> str:
-    """A number in four digits, or "not finite"."""
+    """Returns a number with about four digits, or "not finite"."""
     if not math.isfinite(value):
         return "not finite"
     if value and not 1e-4 <= abs(value) < 1e6:
@@ -124,7 +124,7 @@ def _svg(title, lines, unit, reference, log) -> str:
 
 
 def _range(lines, reference, log) -> tuple[float, float, bool]:
-    """(low, high, logarithmic), with a little air around what is drawn."""
+    """Returns (low, high, logarithmic) of the vertical axis, with a margin around the values."""
     every = [line.curve.values for line in lines]
     every += [
         line.curve.values + s * line.error
@@ -175,7 +175,7 @@ def _step_ticks(last: float) -> list[tuple[float, str]]:
 
 
 def _draw(line: Line, number: int, x, y, low: float) -> list[str]:
-    """The SVG elements of a line: the band of its error, its path, and dots if it is short."""
+    """Returns the SVG elements of a line: error band, path, and dots if it is short."""
     steps, values = line.curve
     parts = []
     if line.error is not None and np.isfinite(values).all() and np.isfinite(line.error).all():
@@ -203,7 +203,7 @@ def _draw(line: Line, number: int, x, y, low: float) -> list[str]:
 
 
 def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most `_MOST_POINTS` points: the lowest and the highest of each stretch, in order."""
+    """Returns at most `_MOST_POINTS` points: the lowest and highest of each section, in order."""
     if len(steps) <= _MOST_POINTS:
         return steps, values
     kept = []

@@ -1,8 +1,8 @@
-"""What SAIB adds to the entropy, at the input and in the embedding, beside InfoNCE (Fig. 5).
+"""Draws what SAIB adds to the entropy of input and embedding, beside InfoNCE (Fig. 5).
 
     python -m iecl_jax.tools.figures.entropy_gain --workdir=RUN
 
-Drawn from the event files of a run with `diagnostics.every_steps` above 0.
+It reads the event files of a run with `diagnostics.every_steps` above 0.
 """
 
 import argparse
@@ -20,14 +20,15 @@ LOG_DET, LOG_DET_ERROR = "diagnostics/log_det", "diagnostics/log_det_stderr"
 
 
 def draw(run: events.Events) -> Figure:
-    """Two panels over the steps of a run.
+    """Draws two panels over the steps of a run.
 
-    Above: the entropy of the query's embeddings with SAIB less that without, and InfoNCE on the
-    right axis. Below: log|det J| of SAIB on the query view, the change of entropy at the input
-    (Eq. 12), with a band of its standard error. All entropies in nats per dimension.
+    The upper panel shows the entropy of the query's embeddings with SAIB minus that without SAIB,
+    and InfoNCE on the right axis. The lower panel shows log|det J| of SAIB on the query view, which
+    is the change of entropy at the input (Eq. 12), with a band of its standard error. Entropies are
+    in nats per dimension.
 
     Raises:
-      ValueError: one of the curves is not there.
+      ValueError: one of the curves is missing.
     """
     for tag in (GAIN, INFO_NCE, LOG_DET):
         if tag not in run.scalars:
@@ -61,7 +62,7 @@ def _draw_gain(axes, run: events.Events) -> None:
 
 
 def band(axes, run: events.Events, colour: str) -> None:
-    """Shades log|det J| by its standard error on either side, where that was measured."""
+    """Shades one standard error above and below log|det J|, where it was measured."""
     if LOG_DET_ERROR not in run.scalars:
         return
     middle, error = run.scalars[LOG_DET], run.scalars[LOG_DET_ERROR]

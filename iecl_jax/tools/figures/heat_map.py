@@ -1,4 +1,4 @@
-"""A matrix of accuracies as coloured cells with their numbers (Fig. 3)."""
+"""Draws a matrix of accuracies as coloured cells with numbers (Fig. 3)."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from iecl_jax.evals.pictures import style
 
 _COLOURS = matplotlib.colormaps["viridis"]
-_GAP = 0.2  # of a cell, before the averages
+_GAP = 0.2  # Width of the gap before the averages, in cells.
 
 
 def draw(
@@ -25,15 +25,16 @@ def draw(
     title: str,
     unit: str,
 ) -> Figure:
-    """The first row is on top; a cell that is NaN is white and hatched, and has no number.
+    """Draws a heat map with the first row on top. NaN cells are hatched and have no number.
 
     Args:
       values: float [R, C].
-      averages: float [R], of each row, NaN for none; shown as a column apart. None: no such column.
-      rows, columns: names of the R rows and the C columns.
-      titles: of the rows and of the columns.
-      title: above all.
-      unit: of the values, at the colour bar.
+      averages: float [R], the averages of the rows (NaN = none), shown as a separate column; None =
+        no such column.
+      rows, columns: names of the R rows and C columns.
+      titles: titles of the axes of rows and columns.
+      title: title of the figure.
+      unit: unit of the values, shown at the colour bar.
 
     Raises:
       ValueError: the names do not fit the shapes.
@@ -78,6 +79,7 @@ def _cell(axes, left: float, top: float, value: np.ndarray, scale: ScalarMappabl
         return
     colour = np.asarray(scale.to_rgba(value))
     axes.add_patch(Rectangle((left, top), 1, 1, facecolor=colour, edgecolor="white", linewidth=1))
+    # Text is dark on light cells and white on dark ones; the weights are Rec. 709's.
     luminance = colour[:3] @ (0.2126, 0.7152, 0.0722)
     ink = style.INK if luminance > 0.45 else "white"
     axes.text(left + 0.5, top + 0.5, f"{value:.1f}", ha="center", va="center", color=ink)

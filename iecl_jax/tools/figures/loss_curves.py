@@ -1,8 +1,8 @@
-"""The training loss of several runs over their steps, with and without SAIB (Fig. 4).
+"""Draws the training losses of several runs, such as with and without SAIB (Fig. 4).
 
     python -m iecl_jax.tools.figures.loss_curves --runs=RUN_A,RUN_B [--labels="with,without"]
 
-Drawn from the event files of the runs' workdirs.
+It reads the event files in the workdirs of the runs.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from iecl_jax.evals.pictures import style
 from iecl_jax.run import events
 
-# The totals of runs with other terms or weights differ in more than how well they fit.
+# Totals of runs with different terms or weights are not comparable, so both are shown.
 PANELS = (
     ("train/method_loss", "The method's own loss", "loss"),
     ("train/loss", "All terms", "total loss"),
@@ -23,13 +23,13 @@ PANELS = (
 
 
 def draw(runs: Mapping[str, events.Events]) -> Figure:
-    """The method's own loss (IE-CL: InfoNCE) on the left, all terms of Eq. 17 on the right.
+    """Draws the method's own loss (IE-CL: InfoNCE) on the left, all terms of Eq. 17 on the right.
 
     Args:
-      runs: what each run wrote, by its label; at least one.
+      runs: the events of each run, by label; at least one.
 
     Raises:
-      ValueError: a run has no curve of one of them.
+      ValueError: a run lacks one of the curves.
     """
     with style.context():
         figure, (row,) = style.subplots(1, 2, width=8.4, height=3.4)
@@ -45,7 +45,7 @@ def draw(runs: Mapping[str, events.Events]) -> Figure:
 
 
 def default_labels(workdirs: Sequence[pathlib.Path]) -> list[str]:
-    """What each run's config.json says of SAIB, with the run's folder where that is ambiguous."""
+    """Returns a label for each run: its SAIB setting, plus its folder where that is ambiguous."""
     labels = [_label(workdir) for workdir in workdirs]
     return [
         f"{label} ({workdir.name})" if labels.count(label) > 1 else label
@@ -69,8 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", required=True, help="workdirs, with commas between them")
-    parser.add_argument("--labels", default="", help="one a run; default: what its config says")
+    parser.add_argument("--runs", required=True, help="comma-separated workdirs")
+    parser.add_argument(
+        "--labels", default="", help="comma-separated, one per run; default: by its config"
+    )
     parser.add_argument(
         "--out", default="", help="PNG, SVG or PDF; default: figures/loss_curves.png of the first"
     )

@@ -1,4 +1,4 @@
-"""Pieces of an HTML page that needs nothing but itself: the frame, tables, pictures, listings."""
+"""Makes the parts of a self-contained HTML page: frame, tables, pictures, listings."""
 
 import base64
 import html
@@ -80,7 +80,7 @@ details > .charts {{ margin-top: .8rem; }}
 
 
 def frame(title: str, body: str) -> str:
-    """A whole page. `title` is plain text, `body` HTML. The browser may load nothing else."""
+    """Returns a whole page that loads nothing else. `title` is plain text, `body` is HTML."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -92,7 +92,7 @@ def frame(title: str, body: str) -> str:
 
 
 def facts(pairs: Mapping[str, Any]) -> str:
-    """Names and values as a definition list; a value that is None or "" is left out."""
+    """Returns names and values as a definition list, without values that are None or ""."""
     return (
         "<dl>"
         + "".join(
@@ -105,7 +105,7 @@ def facts(pairs: Mapping[str, Any]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of plain texts, the first column to the left and the others to the right."""
+    """Returns a table of plain text; the first column is aligned left, the others right."""
 
     def cells(kind: str, row: Sequence[str]) -> str:
         return "<tr>" + "".join(f"<{kind}>{html.escape(text)}</{kind}>" for text in row) + "</tr>"
@@ -115,26 +115,26 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def image(png: bytes, description: str) -> str:
-    """A PNG within the page."""
+    """Returns a PNG embedded in the page."""
     data = base64.b64encode(png).decode()
     return f'<img src="data:image/png;base64,{data}" alt="{html.escape(description)}">'
 
 
 def charts(figures: Sequence[str]) -> str:
-    """HTML figures side by side, as many as there is room for."""
+    """Returns HTML figures in rows, with as many per row as fit."""
     return f'<div class="charts">{"".join(figures)}</div>'
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    """Plain text as a paragraph; `kind` is "", "lead" or "missing"."""
+    """Returns plain text as a paragraph; `kind` is "", "lead" or "missing"."""
     return f'<p class="{kind}">{html.escape(text)}</p>'
 
 
 def listing(text: str) -> str:
-    """Plain text as it is, in a fixed-width font."""
+    """Returns preformatted plain text."""
     return f"<pre>{html.escape(text)}</pre>"
 
 
 def folded(summary: str, body: str) -> str:
-    """HTML behind a line of plain text that opens it."""
+    """Returns HTML that is hidden until the reader opens the plain-text `summary`."""
     return f"<details><summary>{html.escape(summary)}</summary>{body}</details>"

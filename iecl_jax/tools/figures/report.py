@@ -1,9 +1,9 @@
-"""A run as one page, WORKDIR/report.html, that opens in any browser without a server.
+"""Writes a run's report, WORKDIR/report.html, one page that any browser opens without a server.
 
     python -m iecl_jax.tools.figures.report --workdir=RUN
 
-Made from the event files, config.json, provenance.json and results.json of the run alone. What is
-not there, or cannot be read, is named in a sentence in its place.
+It only reads the event files, config.json, provenance.json and results.json of the run. If one is
+missing or cannot be read, a sentence in its place says so.
 """
 
 import argparse
@@ -37,7 +37,7 @@ _PICTURES = {
 def write(workdir: str | os.PathLike) -> pathlib.Path:
     """Writes WORKDIR/report.html, whole or not at all, and returns its path.
 
-    A part that is missing or damaged is told in the page and raises nothing.
+    A file of the run that is missing or damaged raises nothing; the page reports it.
 
     Raises:
       OSError: the page cannot be written.
@@ -49,7 +49,7 @@ def write(workdir: str | os.PathLike) -> pathlib.Path:
 
 
 def render(workdir: pathlib.Path) -> str:
-    """The page of a WORKDIR as HTML."""
+    """Returns the report of a WORKDIR as HTML."""
     config = _read(workdir / "config.json", dict)
     starts = _read(workdir / "provenance.json", list)
     results = _read(workdir / "results.json", dict)
@@ -73,7 +73,7 @@ def render(workdir: pathlib.Path) -> str:
 
 
 def _whatever_happens(part: Callable[[], str]) -> str:
-    """A finished training must not fail because its report does."""
+    """Returns a part, or a sentence if it fails: a report must not fail a finished training."""
     try:
         return part()
     except Exception as error:
@@ -82,7 +82,7 @@ def _whatever_happens(part: Callable[[], str]) -> str:
 
 
 def _read(path: pathlib.Path, kind: type) -> Any:
-    """The JSON of a file if it is of that kind, else an empty one."""
+    """Returns the JSON of a file if it has that type, else an empty value of the type."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -91,7 +91,7 @@ def _read(path: pathlib.Path, kind: type) -> Any:
 
 
 def _at(tree: Any, path: str) -> Any:
-    """The value at a dotted path of nested mappings; None if there is none."""
+    """Returns the value at a dotted path of nested mappings; None if there is none."""
     for key in path.split("."):
         tree = tree.get(key) if isinstance(tree, Mapping) else None
     return tree
@@ -129,7 +129,7 @@ def _header(name: str, config: Any, starts: Any, results: Any) -> str:
 
 
 def _encoder(settings: Any) -> str | None:
-    """The encoder's name and those of its settings that are on, whatever they are."""
+    """Returns the encoder's name and those of its settings that are not 0, False or empty."""
     if not isinstance(settings, Mapping) or "name" not in settings:
         return None
     on = [f"{key}={value}" for key, value in settings.items() if key != "name" and value]
@@ -147,7 +147,7 @@ def _saib(config: Any) -> str | None:
 
 
 def _text(config: Any, template: str) -> str | None:
-    """The template with config values in its {dotted.keys}; None if one is missing."""
+    """Returns the template with config values for its {dotted.keys}; None if one is missing."""
     for piece in template.split("{")[1:]:
         key = piece.split("}")[0]
         if _at(config, key) is None:

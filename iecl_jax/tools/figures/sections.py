@@ -1,4 +1,4 @@
-"""Which of a run's curves belong together, what they are called, and what they need to be there."""
+"""The sections of the report: which curves they show, with titles, units and requirements."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ Curves = Mapping[str, Curve]
 
 
 class Panel(NamedTuple):
-    """One chart: its lines as (tag, name); see `chart.figure` for the rest."""
+    """A chart. `lines` has pairs (tag, name); see `chart.figure` for the other attributes."""
 
     title: str
     unit: str
@@ -22,7 +22,7 @@ class Panel(NamedTuple):
     percent: bool = False
 
     def draw(self, curves: Curves) -> str:
-        """The chart of those of its lines that were logged, as HTML; "" if none was."""
+        """Returns the chart of the lines that were logged, as HTML; "" if none was."""
         lines = [
             chart.Line(name, curves[tag], _error(curves, tag))
             for tag, name in self.lines
@@ -45,9 +45,10 @@ class Section(NamedTuple):
 
     Attributes:
       title: the heading.
-      text: what is shown, in a sentence or two.
+      text: one or two sentences about the charts.
       panels: the charts.
-      needs: config key -> whether its value lets these be measured, to say why they are missing.
+      needs: config key -> whether its value allows the measurement. The report uses it to say why
+        charts are missing.
     """
 
     title: str
@@ -188,7 +189,7 @@ _ERRORS = {"diagnostics/log_det": "diagnostics/log_det_stderr"}
 
 
 def others(curves: Curves) -> list[Panel]:
-    """A chart for each scalar that no section shows."""
+    """Returns a chart for each scalar that no section shows."""
     shown = {tag for section in SECTIONS for panel in section.panels for tag, _ in panel.lines}
     shown |= {*_ERRORS.values(), "train/epoch"}
     return [
@@ -199,7 +200,7 @@ def others(curves: Curves) -> list[Panel]:
 
 
 def layer_norms(curves: Curves) -> list[tuple[str, list[float | None]]]:
-    """(path of a convolution, its last norms in the order of LAYER_TAGS), sorted by path."""
+    """Returns (path of a convolution, its last norms in the order of LAYER_TAGS) for each."""
     paths = {
         tag.removeprefix(prefix): None
         for prefix in LAYER_TAGS
@@ -219,7 +220,7 @@ def layer_norms(curves: Curves) -> list[tuple[str, list[float | None]]]:
 
 
 def _error(curves: Curves, tag: str) -> np.ndarray | None:
-    """The standard errors of a curve, if they were logged at the same steps."""
+    """Returns the standard errors of a curve, if they were logged at the same steps."""
     error = curves.get(_ERRORS.get(tag, ""))
     if error is None or not np.array_equal(error.steps, curves[tag].steps):
         return None

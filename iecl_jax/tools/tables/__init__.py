@@ -1,1 +1,1 @@
-"""The paper's tables and figures of numbers: rows, runs, statistics, Markdown and pictures."""
+"""Measures the paper's numerical tables and figures, and writes them as Markdown and pictures."""

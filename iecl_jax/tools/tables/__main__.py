@@ -1,4 +1,4 @@
-"""python -m iecl_jax.tools.tables: see `iecl_jax.tools.tables.command`."""
+"""Runs `python -m iecl_jax.tools.tables`, see `iecl_jax.tools.tables.command`."""
 
 from iecl_jax.tools.tables.command import main
 

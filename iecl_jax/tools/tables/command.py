@@ -1,15 +1,19 @@
-"""python -m iecl_jax.tools.tables --table=5 --scale=small --seeds=3 [--workdir=runs/tables]
+"""Measures a table or numerical figure of the paper.
 
-Measures a table of the paper: 1, 2a, 3, 4, 5, fig3, fig7 or fig8, as configs/tables.py lists it.
-Scale smoke is a few steps on generated images, small is for two CPU cores on CIFAR-10, paper is the
-paper's. Writes WORKDIR/SCALE/table-5.md (fig3.md, ...), printed too, and its .json; the figures are
-drawn beside it. Every row is trained with the seeds 0 to SEEDS - 1, one run after another in
-WORKDIR/SCALE/CONFIG/seed-SEED. Started again, it skips what is finished and resumes the rest;
-stopped by SIGTERM or Ctrl-C, it lets its runs save and ends with code 75.
+    python -m iecl_jax.tools.tables --table=5 --scale=small --seeds=3 [--workdir=runs/tables]
 
---print_commands prints the commands instead, one line a run, for a cluster; the table is made by
-the same call without it, once they have run. What follows `--` is handed on to every pretraining
-or measurement (`-- --config.data.dir=DIR`).
+Tables are 1, 2a, 3, 4, 5, fig3, fig7 and fig8, as configs/tables.py defines them. Scale smoke takes
+a few steps on generated images, small trains on CIFAR-10 for two CPU cores, paper is the paper's
+scale. Every row is trained with the seeds 0 to SEEDS - 1 in WORKDIR/SCALE/CONFIG/seed-SEED. The
+result is printed and written to WORKDIR/SCALE/table-5.md (or fig3.md, ...), with a .json and, for
+figures, a .png.
+
+The same command skips finished runs and resumes the others. On SIGTERM or Ctrl-C it lets its runs
+save and ends with code 75.
+
+--print_commands only prints the commands, one line per run, for a cluster. After they have run, the
+same call without it makes the table. Flags after `--` go to every pretraining or time measurement
+(`-- --config.data.dir=DIR`).
 """
 
 import argparse
@@ -27,7 +31,7 @@ from iecl_jax.tools.tables.rows import SCALES, Row, Table, at_scale, read_tables
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures the table that the command line names, prints it and writes it."""
+    """Measures the table that the command line names; prints and writes it."""
     args, table = _parse(argv)
     folder = args.workdir / args.scale
     if args.print_commands:
@@ -57,11 +61,15 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Table]:
     )
     parser.add_argument("--table", required=True, help="1, 2a, 3, 4, 5, fig3, fig7 or fig8")
     parser.add_argument("--scale", required=True, help=", ".join(SCALES))
-    parser.add_argument("--seeds", type=int, default=3, help="how many; not for times")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds; not for times")
     parser.add_argument("--workdir", type=Path, default=Path("runs/tables"))
-    parser.add_argument("--processes", type=int, default=1, help="runs side by side")
-    parser.add_argument("--print_commands", action="store_true", help="print them, run nothing")
-    parser.add_argument("--config", type=Path, default="configs/tables.py", help="has TABLES")
+    parser.add_argument("--processes", type=int, default=1, help="how many runs at the same time")
+    parser.add_argument(
+        "--print_commands", action="store_true", help="print the commands, run nothing"
+    )
+    parser.add_argument(
+        "--config", type=Path, default="configs/tables.py", help="a file with TABLES"
+    )
     parser.add_argument("extra", nargs="*", help="flags for every run, after --")
     args = parser.parse_args(argv)
     if not args.config.is_file():
@@ -80,7 +88,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Table]:
 
 
 def _command(args: argparse.Namespace, table: Table) -> str:
-    """The call that made a table, but for places on this machine."""
+    """Returns the call that made a table, without folders of this machine."""
     shown = [f"--table={args.table}", f"--scale={args.scale}"]
     shown += [] if table.kind == "time" else [f"--seeds={args.seeds}"]
     extra = [flag for flag in args.extra if not flag.startswith("--config.data.dir=")]
@@ -90,14 +98,14 @@ def _command(args: argparse.Namespace, table: Table) -> str:
 
 
 def commands(table: Table, scale: str, seeds: int, folder: Path, extra: Sequence[str]) -> list[str]:
-    """Shell commands that measure a table, one a run or a measurement.
+    """Returns the shell commands that measure a table, one for each run or time measurement.
 
     Args:
-      table: what is measured.
+      table: the table to measure.
       scale: one of SCALES.
-      seeds: how many.
-      folder: where the runs of this scale live.
-      extra: flags of every pretraining or measurement.
+      seeds: number of seeds.
+      folder: the folder for runs of this scale.
+      extra: flags for every pretraining or measurement.
     """
     if table.kind == "time":
         return [
@@ -125,7 +133,7 @@ def _jobs(
 def _measure_accuracies(
     runner: Runner, table: Table, scale: str, seeds: int, folder: Path, extra: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[bool]]:
-    """(the rows of the JSON, whether each run succeeded)."""
+    """Returns (the rows of the JSON, whether each run succeeded)."""
 
     def complete(job: tuple[Row, int, list[Run]]) -> bool:
         row, seed, runs = job
@@ -151,7 +159,7 @@ def _measure_accuracies(
 def _measure_times(
     runner: Runner, table: Table, scale: str, seeds: int, folder: Path, extra: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[bool]]:
-    """Likewise; seeds make no difference."""
+    """Returns (the rows of the JSON, whether each measurement succeeded); ignores the seeds."""
     calls = times.calls(table, scale, folder, extra)
     succeeded = runner.map(lambda call: times.measure(runner, call), calls)
     images = table.images.get(scale)

@@ -1,8 +1,8 @@
-"""Markdown of a table from its JSON: what was measured, beside what the paper printed.
+"""Formats the JSON of a table as Markdown: measured numbers beside the published ones.
 
-A document is {"title", "source", "kind", "change", "corner", "averages", "scale", "command",
-"rows"}; the rows are those of `results.record` or `times.records`. Accuracies are
-fractions in it and percent in the Markdown. What was not measured is blank.
+The JSON, called document here, is {"title", "source", "kind", "change", "corner", "averages",
+"scale", "command", "rows"}. The rows are those of `results.record` or `times.records`. Accuracies
+are fractions in the document and percent in the Markdown. Numbers that were not measured are blank.
 """
 
 import statistics
@@ -26,25 +26,25 @@ TIMED = (
 
 
 def page(document: Document) -> str:
-    """The whole page of a table: heading, what was measured how, and the numbers."""
+    """Returns the whole page of a table: heading, description of the measurement, and numbers."""
     body = {"accuracy": _accuracy, "grid": _grid, "time": _time}[document["kind"]](document)
     return f"# {document['title']}\n\n{_header(document)}\n{body}"
 
 
 def grid(document: Document) -> tuple[list[str], list[str], dict[tuple[str, str], dict]]:
-    """(names of the rows, of the columns, record by (row, column)) of a document of kind grid."""
+    """Returns (row names, column names, {(row, column): record}) of a document of kind grid."""
     cells = {(row["cell"][0], row["cell"][1]): row for row in document["rows"]}
     rows, columns = ([cell[side] for cell in cells] for side in (0, 1))
     return list(dict.fromkeys(rows)), list(dict.fromkeys(columns)), cells
 
 
 def measured_mean(record: Mapping[str, Any]) -> float | None:
-    """Mean linear top-1 in percent; None if it was not measured."""
+    """Returns the mean linear top-1 in percent; None if it was not measured."""
     return None if record["linear_top1"] is None else 100 * record["linear_top1"]["mean"]
 
 
 def average(values: Sequence[float | None]) -> float | None:
-    """The mean; None if one of them is missing."""
+    """Returns the mean of the values; None if one of them is missing."""
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known and len(known) == len(values) else None
 
@@ -162,7 +162,7 @@ def _step(row: Mapping[str, Any]) -> str:
 
 
 def _spread(found: Mapping[str, Any] | None) -> str:
-    """`MEAN ± DEVIATION` in percent."""
+    """Returns `MEAN ± STANDARD DEVIATION` in percent."""
     if found is None:
         return ""
     deviation = "" if found["std"] is None else f" ± {100 * found['std']:.1f}"
@@ -170,7 +170,7 @@ def _spread(found: Mapping[str, Any] | None) -> str:
 
 
 def _change(found: Mapping[str, Any] | None) -> str:
-    """`MEAN [LOW, HIGH]` in points."""
+    """Returns `MEAN [LOW, HIGH]` in percentage points."""
     if found is None:
         return ""
     interval = ""

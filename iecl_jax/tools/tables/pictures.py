@@ -1,4 +1,4 @@
-"""The figure of a table: what was measured, drawn; what was not measured is not."""
+"""Draws the figure of a table; values that were not measured are left out."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from iecl_jax.tools.tables.format import Document, average, grid, measured_mean
 
 
 def draw(document: Document) -> Figure | None:
-    """A heat map of a grid with averages, or bars of times; None for what is a table alone.
+    """Draws a heat map (grids with averages) or bars (times); returns None for other tables.
 
     Args:
       document: see `format`.
@@ -48,7 +48,7 @@ def draw(document: Document) -> Figure | None:
 
 
 def _times(row: Mapping[str, Any], name: str) -> np.ndarray:
-    """[3], the number `name` of a row with the lowest and highest of its rounds; NaN for none."""
+    """Returns the value `name` of a row, with its lowest and highest round [3]; NaN if missing."""
     if not row.get("step_ms"):
         return np.full(3, np.nan)
     steps = np.array([row["step_ms_median"], min(row["step_ms"]), max(row["step_ms"])])

@@ -1,4 +1,4 @@
-"""What the runs of a row measured: means, deviations, and changes paired by seed."""
+"""Summarises the runs of a row: means, standard deviations, and changes paired by seed."""
 
 import hashlib
 import json
@@ -17,12 +17,15 @@ FACTS = ("config_sha256", "data", "protocol", "device", "versions", "git")
 
 
 def read(runs: Sequence[Run]) -> dict[str, Any]:
-    """What the finished runs of one seed left: pretraining, and the linear evaluation if there is.
+    """Reads the results of the finished runs of one seed.
+
+    Args:
+      runs: the pretraining and, if there is one, its linear evaluation.
 
     Returns:
-      METRICS in [0, 1] (None where it was not measured) and FACTS; "git" is a list of {"revision",
-      "dirty"} or None, one for each start of the runs, and the others are single values.
-      "config_sha256" leaves the seed and data.dir out, so the seeds of a row share it.
+      METRICS in [0, 1] (None if not measured) and FACTS. "git" is a list with {"revision", "dirty"}
+      or None for each start of the runs; the other facts are single values. "config_sha256" leaves
+      out the seed and data.dir, so the seeds of a row share it.
     """
     results, starts = (
         [json.loads((run.workdir / name).read_text()) for run in runs]
@@ -69,7 +72,7 @@ def _protocol(config: Mapping[str, Any], probes: Sequence[Mapping[str, Any]]) ->
 
 
 def spread(values: Sequence[float]) -> dict[str, float | int | None] | None:
-    """{"mean", "std", "n"} with the sample deviation (n - 1), None for one; None without values."""
+    """Returns {"mean", "std", "n"}, None without values. "std" divides by n - 1; None if n = 1."""
     if not values:
         return None
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
@@ -79,13 +82,16 @@ def spread(values: Sequence[float]) -> dict[str, float | int | None] | None:
 def change(
     after: Mapping[int, float], before: Mapping[int, float]
 ) -> dict[str, float | int | None] | None:
-    """Mean difference over the seeds of both, with its 95 % interval (Student t, n - 1).
+    """Returns the mean difference over the common seeds, with its 95 % confidence interval.
+
+    The interval is Student's t with n - 1 degrees of freedom.
 
     Args:
-      after, before: value by seed.
+      after, before: values by seed.
 
     Returns:
-      {"mean", "low", "high", "n"}; low and high are None for a single seed. None without any.
+      {"mean", "low", "high", "n"}; low and high are None for a single seed. None if there is no
+      common seed.
     """
     differences = [after[seed] - before[seed] for seed in sorted(after.keys() & before.keys())]
     found = spread(differences)
@@ -103,17 +109,17 @@ def record(
     measured: Mapping[int, Mapping[str, Any]],
     reference: Mapping[int, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """A row as the table's JSON holds it.
+    """Returns a row of the table's JSON.
 
     Args:
-      row: what is measured.
+      row: the row.
       config: its FILE:VARIANT at this scale.
-      measured: what `read` found, by seed; maybe nothing.
-      reference: likewise of the row that it is compared with.
+      measured: the results of `read` by seed; may be empty.
+      reference: those of the row that it is compared with.
 
     Returns:
-      The row's own fields; "seeds"; "runs", METRICS by seed; a `spread` of each metric; "change",
-      of linear_top1; and of each of FACTS the list of different values over the seeds.
+      The fields of the row; "seeds"; "runs", METRICS by seed; the `spread` of each metric;
+      "change", the `change` of linear_top1; and for each of FACTS the list of distinct values.
     """
     by_seed = {name: _values(measured, name) for name in METRICS}
     return {
@@ -131,7 +137,7 @@ def record(
 
 
 def different(values: Sequence[Any]) -> list[Any]:
-    """The different ones of JSON values, in the order of their first appearance."""
+    """Returns the distinct JSON values, in the order of their first appearance."""
     return list({json.dumps(value, sort_keys=True): value for value in values}.values())
 
 

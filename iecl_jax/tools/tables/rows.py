@@ -1,4 +1,4 @@
-"""A table of the paper as `configs/tables.py` lists it, and the commands that measure its rows."""
+"""The types of tables and rows, and the runs that measure a row. configs/tables.py has the data."""
 
 import runpy
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,15 @@ PROBE = "configs/linear_probe.py"
 
 
 class Row(NamedTuple):
-    """One row, or one cell of a grid.
+    """A row of a table, or a cell of a grid.
 
     Attributes:
-      label: its name, unique in the table.
+      label: the name of the row, unique in the table.
       config: FILE:VARIANT at the scale of the paper.
-      published: the paper's number, in the unit of the table, or its words; None if it has none.
-      compared_with: label of the row that its change is measured from, or "".
+      published: the paper's number in the unit of the table, or its text; None if it has none.
+      compared_with: label of the row from which the change is measured; "" = no comparison.
       cell: (row, column) in a grid.
-      paper_only: True for a row that smaller scales leave blank.
+      paper_only: True if smaller scales leave the row blank.
     """
 
     label: str
@@ -32,19 +32,19 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table or a figure of numbers.
+    """A table, or a figure that shows numbers.
 
     Attributes:
-      title: its heading.
-      source: data, network, length and metric of the published numbers.
-      kind: accuracy | grid | time.
-      rows: in the order in which they are shown.
-      change: heading of the column of changes; "" for none.
-      corner: what the rows and the columns of a grid are.
-      averages: True for a grid with the mean of every row, and drawn as a heat map.
-      images: by scale, the images of an epoch whose time is shown; {} for times of a step.
-      flags: by scale, overrides of every row.
-      timing: by scale, {"rounds", "steps"} of the time measurement.
+      title: the heading.
+      source: data, network, length of training and metric of the published numbers.
+      kind: "accuracy", "grid" or "time".
+      rows: the rows in the order of the table.
+      change: heading of the column of changes; "" = no such column.
+      corner: names of the two axes of a grid: of its rows and of its columns.
+      averages: True for a grid that shows the mean of every row and is drawn as a heat map.
+      images: scale -> images per epoch, to show the time of an epoch; {} = show that of a step.
+      flags: scale -> overrides for every row.
+      timing: scale -> {"rounds", "steps"} of the time measurement.
     """
 
     title: str
@@ -59,12 +59,12 @@ class Table(NamedTuple):
     timing: Mapping[str, Mapping[str, int]] = {}
 
     def rows_at(self, scale: str) -> list[Row]:
-        """The rows that are measured at a scale."""
+        """Returns the rows that are measured at a scale."""
         return [row for row in self.rows if scale == "paper" or not row.paper_only]
 
 
 def read_tables(path: Path) -> dict[str, Table]:
-    """The TABLES of a file such as configs/tables.py, by name."""
+    """Returns the TABLES of a file such as configs/tables.py, by name."""
     found: dict[str, dict[str, Any]] = runpy.run_path(str(path)).get("TABLES", {})
     return {
         name: Table(**(table | {"rows": tuple(Row(**row) for row in table["rows"])}))
@@ -73,28 +73,30 @@ def read_tables(path: Path) -> dict[str, Table]:
 
 
 def at_scale(config: str, scale: str) -> str:
-    """`configs/x.py:byol` -> `configs/x.py:byol,small`; unchanged at the scale of the paper."""
+    """Returns `configs/x.py:byol,small` for `configs/x.py:byol`; unchanged at scale "paper"."""
     return config if scale == "paper" else f"{config},{scale}"
 
 
 def folder_name(config: str) -> str:
-    """`configs/resnet18.py:cifar10,byol` -> `resnet18-cifar10-byol`."""
+    """Returns `resnet18-cifar10-byol` for `configs/resnet18.py:cifar10,byol`."""
     path, _, variant = config.partition(":")
     return "-".join([Path(path).stem, *filter(None, variant.split(","))])
 
 
 def trainings(row: Row, seed: int, scale: str, folder: Path, flags: Sequence[str]) -> list[Run]:
-    """The runs that measure the accuracy of a row with a seed, in their order.
+    """Returns the runs that measure the accuracy of a row with one seed, in order.
 
-    Smaller scales end pretraining with a linear classifier on fixed features. At the scale of the
-    paper the linear evaluation of its section 4.1 follows, in the folder `linear_probe` of the run.
+    At smaller scales, the pretraining ends with a linear classifier on fixed features. At the scale
+    of the paper, the linear evaluation of its section 4.1 follows, in the subfolder `linear_probe`
+    of the run.
 
     Args:
-      row: whose config is trained.
-      seed: of pretraining and of the linear evaluation.
+      row: the row; its config is trained.
+      seed: seed of the pretraining and of the linear evaluation.
       scale: one of SCALES.
-      folder: where the runs of this scale live.
-      flags: for pretraining alone; the evaluation finds the data where pretraining found them.
+      folder: the folder for runs of this scale.
+      flags: flags of the pretraining. The evaluation does not get them: it reads the pretraining's
+        config, also for the folder of the data.
     """
     home = folder / folder_name(row.config) / f"seed-{seed}"
     seeded = f"--config.seed={seed}"

@@ -1,4 +1,4 @@
-"""Times of training steps for Fig. 7 and 8, measured by `python -m iecl_jax.tools.benchmark`."""
+"""Measures times of training steps for Fig. 7 and 8, by `python -m iecl_jax.tools.benchmark`."""
 
 import hashlib
 import json
@@ -15,13 +15,14 @@ BENCHMARK = ("-m", "iecl_jax.tools.benchmark")
 
 
 class Call(NamedTuple):
-    """One measurement, of the configs in turn.
+    """A call of the benchmark, which measures one or two configs in turn.
 
     Attributes:
-      rows: what is measured together: a row, or two of which one is compared with the other.
-      configs: FILE:VARIANT of each, at this scale.
-      options: of the benchmark, and after `--` the overrides.
-      path: where the JSON goes. Its name depends on all settings, so that it stays valid.
+      rows: the rows that are measured together: one row, or a pair that is compared.
+      configs: FILE:VARIANT of each row, at this scale.
+      options: options of the benchmark and, after `--`, the overrides.
+      path: the JSON that it writes. Its name contains a digest of all settings, so a file from
+        other settings is never reused.
     """
 
     rows: tuple[Row, ...]
@@ -30,19 +31,19 @@ class Call(NamedTuple):
     path: Path
 
     def arguments(self) -> list[str]:
-        """The command after the name of the interpreter."""
+        """Returns the command without the name of the interpreter."""
         configs = [f"--config={config}" for config in self.configs]
         return [*BENCHMARK, *configs, f"--json={self.path}", *self.options]
 
 
 def calls(table: Table, scale: str, folder: Path, flags: Sequence[str]) -> list[Call]:
-    """The measurements of a table: a row and the one that it is compared with are one call.
+    """Returns the calls that measure a table. Two rows that are compared share a call.
 
     Args:
-      table: of kind "time".
+      table: a table of kind "time".
       scale: a key of `table.timing`.
-      folder: where the runs of this scale live.
-      flags: overrides `--config.KEY=VALUE` of every config.
+      folder: the folder for results of this scale.
+      flags: overrides `--config.KEY=VALUE` for every config.
     """
     rows = {row.label: row for row in table.rows_at(scale)}
     partners = {row.compared_with: row for row in rows.values() if row.compared_with}
@@ -64,13 +65,16 @@ def calls(table: Table, scale: str, folder: Path, flags: Sequence[str]) -> list[
 def _digest(configs: Sequence[str], overrides: Sequence[str], lengths: Mapping[str, int]) -> str:
     try:
         settings = [config_lib.to_json(config_lib.load(config, overrides)) for config in configs]
-    except ValueError:  # the benchmark will say what is wrong
+    except ValueError:  # The benchmark will report what is wrong.
         settings = [*configs, *overrides]
     return hashlib.sha256(json.dumps([settings, dict(lengths)]).encode()).hexdigest()[:12]
 
 
 def measure(runner: Runner, call: Call) -> bool:
-    """Measures what has not been, the console beside the JSON, and prints how it ended."""
+    """Runs a call unless its JSON exists, prints how it ended, and returns whether it succeeded.
+
+    The output of the benchmark goes to a .txt file beside the JSON.
+    """
     if runner.stopped:
         return False
     name = " and ".join(row.label for row in call.rows)
@@ -84,18 +88,18 @@ def measure(runner: Runner, call: Call) -> bool:
 
 
 def records(call: Call, images: int | None) -> list[dict[str, Any]]:
-    """The rows of a call as the table's JSON holds them.
+    """Returns the rows of a call for the table's JSON.
 
     Args:
-      call: finished or not.
-      images: of an epoch; None for no time of an epoch.
+      call: a call, finished or not.
+      images: images per epoch; None = no time of an epoch.
 
     Returns:
-      A dictionary a row: its own fields and, once measured, what the benchmark wrote of it and
-      "git", {"revision", "dirty"} or None;
-      "seconds_per_epoch", of steps alone, if `images`; and for a row that is compared with the
-      other "overhead", {"median", "low", "high"} over the rounds of the ratio of their times less
-      one.
+      A dictionary for each row. It has the fields of the row. If the row was measured, it also has
+      the benchmark's record; "git", {"revision", "dirty"} or None; with `images`,
+      "seconds_per_epoch", the time of the steps of an epoch; and for a row that is compared with
+      the other, "overhead", {"median", "low", "high"} over the rounds of the ratio of their times
+      minus 1.
     """
     entries: dict[str, dict[str, Any]] = {}
     if call.path.exists():

@@ -12,7 +12,8 @@ from absl import flags
 
 from iecl_jax import config as config_lib
 from iecl_jax import main  # main defines the flags
-from iecl_jax.run import preemption  # main defines the flags
+from iecl_jax.config import schema
+from iecl_jax.run import preemption
 
 pytestmark = pytest.mark.quick
 
@@ -33,10 +34,11 @@ def check_flags(command: str) -> None:
     _, *own = re.split(r"iecl_jax\.main|launch/\S+|iecl_jax (?=--)", command)
     given = dict(PARTS.findall(own[-1] if own else command))
     overrides = {name for name in given if name.startswith("config.")}
-    for name in given.keys() - overrides:
+    for name in given.keys() - overrides - {"config"}:
         assert name in flags.FLAGS, f"--{name} of {command!r} is no flag of {main.__name__}"
     config = config_lib.load(given.get("config", "configs/imagenet_r50.py:100"))
-    assert config_lib.unknown_override(config, [f"--{name}" for name in overrides]) is None
+    keys = [name.removeprefix("config.") for name in overrides]
+    assert schema.unknown_key(config, keys) is None
 
 
 @pytest.fixture(autouse=True)

@@ -4,28 +4,20 @@ Each case states the whole set of components of the `fingerprint` that its switc
 """
 
 import fnmatch
-import functools
 import pathlib
 import re
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 from fingerprint import (
     BATCH,
     NETWORKS,
     SIDE,
     config_of,
-    drawn,
     fingerprint,
     is_same,
-    normal,
     values_of,
 )
-
-from iecl_jax.models.saib import SAIB, patchify, unpatchify
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs" / "paper.md"
 
@@ -175,22 +167,6 @@ def test_a_group_is_the_channels_and_a_patch_the_columns(group, patch):
     assert [*shapes["conv2"]] == [3, 3, group, 2 * group]
     assert [*shapes["conv3"]] == [1, 1, 2 * group, 2 * group]
     assert [*shapes["positions"]] == [1, 3 * (SIDE // patch) ** 2, patch**2, 1]
-
-
-def test_without_the_inner_skip_the_inner_activation_is_missing():
-    """Row 3: X' loses swish(BN(W1 P)), P the patches with their positions."""
-    images = np.sort(normal(*NETWORKS["saib"]), axis=0)
-    init = functools.partial(SAIB(group_size=2, patch_size=4).init, train=True)
-    params = drawn(jax.eval_shape(init, jax.random.key(0), images))["params"]["block1"]
-    x = np.asarray(patchify(jnp.asarray(images), 2, 4)) + params["positions"]
-    x = x @ params["conv1"][0, 0]
-    x = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
-    x = x * params["bn1"]["scale"] + params["bn1"]["bias"]
-    inner = unpatchify(jnp.asarray(x / (1 + np.exp(-x))), images.shape, 4)
-    with_it, without = (
-        fingerprint({"saib.inner_skip": on})["saib: training"] for on in (True, False)
-    )
-    np.testing.assert_allclose(with_it - without, inner, rtol=1e-4, atol=1e-4)
 
 
 def test_the_sides_of_the_kl_add_up():

@@ -134,7 +134,7 @@ class Diagnose:
         alarms = self._diagnostics.alarms(found.values)
         for alarm in alarms:
             logging.warning("step %d: %s", now.step, alarm)
-        # Each process measures on its own device: rounding must not let only some of them stop.
+        # Processes measure separately; rounding must not make only some of them stop.
         if self._stop_on_collapse and not now.last and distributed.agreed(bool(alarms)):
             now.alarm = alarms[0] if alarms else "Process 0 measured a collapse."
 

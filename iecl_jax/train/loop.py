@@ -100,6 +100,7 @@ class Run:
         if restored is None:
             return
         self.step, self.state, self._position, stopped = restored
+        # A signal skips the evaluations of its step, and a kill may have skipped those at the end.
         self._undone = stopped or self.step == self.total
         logging.info("Resuming from step %d of %d.", self.step, self.total)
         if self.step > self.total:

@@ -144,7 +144,8 @@ def test_the_rows_are_trained_and_stand_beside_the_published_numbers(here, capsy
     assert row["git"] == [{"revision": "0123456789", "dirty": False}]
     assert (row["device"], row["versions"]) == (["1 x abacus"], [{"jax": "1"}])
     assert len(row["protocol"]) == 1
-    config = json.loads((here / "runs/small/c-b/seed-1/config.json").read_text())
+    written = (here / "runs/small/c-b/seed-1/config.json").read_text()
+    config = config_lib.from_json(written).to_dict()
     assert (config.pop("seed"), config["data"].pop("dir")) == (1, "photos")
     text = json.dumps(config, sort_keys=True)
     assert row["config_sha256"] == [hashlib.sha256(text.encode()).hexdigest()]

@@ -63,7 +63,9 @@ def test_half_a_run_is_resumed_and_ends_as_the_whole_one(runs):
     assert max(moved) < 1e-3
 
 
-@pytest.mark.parametrize("config", ["configs/knn.py", "configs/jacobian.py"])
+@pytest.mark.parametrize(
+    "config", ["configs/knn.py", pytest.param("configs/jacobian.py", marks=pytest.mark.slow)]
+)
 def test_an_old_checkpoint_is_evaluated(runs, config):
     workdir = runs / "evaluated"
     run(f"--config={config}", f"--config.checkpoint={runs / 'finished'}", f"--workdir={workdir}")

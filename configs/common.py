@@ -90,7 +90,7 @@ def _make_smoke(config: ml_collections.ConfigDict) -> None:
     """A few steps of a tiny network on generated images."""
     config.data.update({"name": "generated", "cache": "host", "image_size": 32, "num_threads": 2})
     config.train.update({"batch_size": 16, "num_steps": 4, "num_epochs": 1, "log_every_steps": 2})
-    config.encoder.update({"name": "resnet10", "stem": "cifar", "width": 8})
+    _shrink_encoder(config)
     _shrink_heads(config, hidden_dim=32, output_dim=16)
     config.saib.update({"group_size": 4, "patch_size": 4})
     config.schedule.warmup_epochs = 0.0
@@ -109,7 +109,7 @@ def _make_small(config: ml_collections.ConfigDict) -> None:
     """Gives every method the same images, views, steps and widths; keeps its other settings."""
     config.data.update({"name": "cifar10", "image_size": 16, "cache": "host", "num_threads": 2})
     config.train.update({"batch_size": 128, "num_steps": 250, "log_every_steps": 50})
-    config.encoder.update({"name": "resnet10", "stem": "cifar", "width": 8})
+    _shrink_encoder(config)
     _shrink_heads(config, hidden_dim=256, output_dim=64)
     config.saib.update({"group_size": 32, "patch_size": 4})
     config.schedule.warmup_epochs = 0.05
@@ -121,6 +121,12 @@ def _make_small(config: ml_collections.ConfigDict) -> None:
     config.checkpoint.update({"every_steps": 250, "keep": 1, "keep_best": 0})
     if config.method.get("queue_size"):
         config.method.queue_size = 4096
+
+
+def _shrink_encoder(config: ml_collections.ConfigDict) -> None:
+    """Makes a ResNet the smallest one; another encoder stays as it is."""
+    if config.encoder.name.startswith("resnet"):
+        config.encoder.update({"name": "resnet10", "stem": "cifar", "width": 8})
 
 
 def _shrink_heads(config: ml_collections.ConfigDict, *, hidden_dim: int, output_dim: int) -> None:

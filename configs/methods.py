@@ -117,6 +117,7 @@ ON_IMAGENET: dict[str, dict[str, dict[str, Any]]] = {
 }
 NAMES = ("ie_cl", *RECIPES)
 WANTED = f"ie_cl or METHOD[+saib|+terms][+sn] with METHOD one of {', '.join(RECIPES)}"
+WANTED += " (a method without a recipe here: --config.method.name=NAME)"
 
 
 def parse(word: str) -> tuple[str, list[str]] | None:

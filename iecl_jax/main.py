@@ -162,6 +162,11 @@ def run(command: Command) -> None:
         logging.set_verbosity(logging.INFO)
     if _PRINT_CONFIG.value:
         print(config_lib.show(command.config, command.changed))
+        if command.config.job == "pretrain":
+            try:
+                config_lib.check(command.config, num_devices=1)
+            except ValueError as error:
+                sys.exit(f"error: {error}")
         return
     with distributed.ending_the_others():
         try:

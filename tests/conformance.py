@@ -78,8 +78,8 @@ def tiny_config(name: str, *, saib: bool, **overrides: Any):
     """The recipe of a method, or the method of a file, with the smallest networks."""
     recipe = name if name in recipes.NAMES else "simclr"
     config = plug_and_play.get_config(f"{recipe}{'+saib' if saib else ''},smoke")
-    if recipe != name:
-        config.method = {"name": name, "running_stats": "anchor", "spread": 0.5}
+    if recipe != name:  # a method without a recipe, with the defaults that its file declares
+        config = config_lib.choose(config, {"method.name": name})
     tiny_network.plain_views(tiny_network.shrink(config))
     # So wide that no image loses all hidden units, and with them the direction of its embedding.
     config.projector.update({"num_layers": 2, "hidden_dim": 32, "output_dim": 6})

@@ -133,9 +133,7 @@ def test_pooled_features_of_the_wrong_type_are_one_sentence(tmp_path):
 
 
 def test_resnets_are_offered_by_name():
-    assert kinds.names("encoder") == tuple(
-        f"resnet{depth}" for depth in ("10", "101", "18", "34", "50")
-    )
+    assert {f"resnet{depth}" for depth in (10, 18, 34, 50, 101)} <= set(kinds.names("encoder"))
 
 
 def test_tools_cope_with_an_encoder_that_is_no_resnet(vit, tmp_path):

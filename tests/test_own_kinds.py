@@ -50,7 +50,7 @@ def run(command: list[str], folder: pathlib.Path) -> str:
 
 
 def test_one_of_each_kind_trains_and_is_evaluated(folder):
-    train, evaluate, _ = commands()
+    train, evaluate, *_ = commands()
     run([*train, "--config.checkpoint.keep=3"], folder)
     results = json.loads((folder / "runs/own/results.json").read_text())
     assert results["steps"] == 4
@@ -76,6 +76,37 @@ def test_one_of_each_kind_trains_and_is_evaluated(folder):
     )
 
 
+def test_a_config_of_ones_own_trains(folder):
+    run(commands()[2], folder)
+    results = json.loads((folder / "runs/mine/results.json").read_text())
+    assert results["steps"] == 2
+    assert "nt_xent_top1" in results["metrics"]
+
+
+@pytest.mark.parametrize(
+    "row, sentence",
+    [
+        ('"publishd": 3', "publishd"),
+        ('"compared_with": "BYOl"', "use one of BYOL"),
+    ],
+)
+def test_a_wrong_row_is_told_before_anything_trains(folder, row, sentence):
+    text = (folder / "my_tables.py").read_text()
+    (folder / "wrong.py").write_text(text.replace('"compared_with": "BYOL"', row))
+    command = [*commands()[-1], "--config=wrong.py"]
+    done = subprocess.run(
+        [sys.executable, *command[1:]],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert sentence in done.stderr
+
+
 def test_a_table_of_ones_own_lists_its_runs(folder):
-    printed = run([*commands()[2], "--print_commands"], folder)
+    printed = run([*commands()[-1], "--print_commands"], folder)
     assert len(printed.splitlines()) == 2

@@ -44,7 +44,11 @@ def _foreign(name: str, config: ml_collections.ConfigDict, known: list[str]) -> 
     if f"{part}.name" in known:
         whose = f"{part}.name={config[part].name!r}"
         reads = [each for each in reads if each != f"{part}.name"]
-    return f"{name} is no setting of {whose}, which reads {', '.join(reads)}: take it out."
+    chosen = f"{part}.name" if f"{part}.name" in known else "what is chosen"
+    return (
+        f"{name} is no setting of {whose}, which reads {', '.join(reads)}: take it out, or change "
+        f"{chosen} with iecl_jax.config.choose, which does."
+    )
 
 
 def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:

@@ -3,7 +3,7 @@
 from iecl_jax.config import kinds
 from iecl_jax.config.pretrain import Pretrain
 from iecl_jax.config.rules import SEED
-from iecl_jax.config.section import Section, key
+from iecl_jax.config.section import Section, key, without
 
 
 class Evaluation(Section):
@@ -30,6 +30,7 @@ class Evaluation(Section):
         checkpoint, that section is returned too.
         """
         evaluation = kinds.load("evaluation", own["job"], key="job")
-        settings = getattr(evaluation, "Job", evaluation.Settings)
+        # A job runs once, so the schedule of a training means nothing to it.
+        settings = getattr(evaluation, "Job", None) or without(evaluation.Settings, "when")
         untrained = {"pretrain": Pretrain} if "pretrain" in given else {}
         return {kinds.stem(own["job"]): settings} | untrained

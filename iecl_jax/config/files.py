@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 from ml_collections.config_flags.tuple_parser import TupleParser
 
-from iecl_jax.config import schema, section
+from iecl_jax.config import kinds, schema, section
 
 _ONE_AT_A_TIME = threading.Lock()  # runpy changes sys.modules and sys.argv as it runs
 
@@ -57,6 +57,9 @@ def parse(flag: str, arguments: Sequence[str]) -> Loaded:
         config = schema.choose(config, chosen)
     sentence = schema.unknown_key(config, given)
     if sentence:
+        # A data set that does not exist has none of the settings that were meant for it.
+        if config.job == "pretrain":
+            kinds.check("data", config.data.name, config.data)
         raise ValueError(sentence)
     values, command = flags.FlagValues(), ["", *arguments]
     try:

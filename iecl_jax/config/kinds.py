@@ -80,11 +80,12 @@ def load(kind: str, name: str, *, key: str | None = None) -> types.ModuleType:
         module = known.get(name, KINDS[kind].fallback)
         if not module:
             rules.one_of(key, name, known)
-        return importlib.import_module(module)
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise ValueError(f"{key}={name!r} is no Python file: name one that exists.")
-    found = _import_file(path.resolve(), path.stat().st_mtime_ns)
+        found = importlib.import_module(module)
+    else:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise ValueError(f"{key}={name!r} is no Python file: name one that exists.")
+        found = _import_file(path.resolve(), path.stat().st_mtime_ns)
     for part in KINDS[kind].parts:
         if not hasattr(found, part):
             raise ValueError(f"{key}={name!r} has no {part}: see {KINDS[kind].example}.")
@@ -126,7 +127,7 @@ def files(kind: str) -> dict[str, str]:
             continue
         offered: Sequence[str] = (info.name,)
         if KINDS[kind].families:
-            offered = importlib.import_module(module).NAMES
+            offered = getattr(importlib.import_module(module), "NAMES", offered)
         found |= dict.fromkeys(offered, module)
     return dict(sorted(found.items()))
 

@@ -97,7 +97,7 @@ class Encoder(Section):
     """The network that computes the features; its file declares further settings."""
 
     name = key(
-        "resnet50", None, "resnet10, 18, 34, 50 or 101, or the path of an encoder's .py file"
+        "resnet50", None, "a name that a file of iecl_jax/models/encoders offers, or a .py file"
     )
     bn_group = key(0, COUNT_OR_NONE, "images that share BN statistics; 0 = the whole global batch")
 

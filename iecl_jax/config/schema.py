@@ -72,8 +72,9 @@ def choose(
 ) -> ml_collections.ConfigDict:
     """Returns a copy with other values for keys that decide which keys exist (`method.name`).
 
-    The settings of what is no longer chosen are removed. Those of the new choice are added with
-    their defaults.
+    The settings of what is no longer chosen are removed. Those of the new choice get their
+    defaults, also where the earlier choice had a setting of the same name. Two names of one file,
+    such as two ResNets, have the same settings, whose values stay.
 
     Args:
       config: the config to change.
@@ -83,9 +84,23 @@ def choose(
     changed = ml_collections.ConfigDict(config.to_dict())
     for name, value in choices.items():
         section.put(changed, name, value)
-    gone = before.keys() - keys(changed).keys()
+    gone = before.keys() - keys(changed).keys() | _of_other_files(config, changed)
     kept = {name: v for name, v in section.leaves(changed).items() if name not in gone}
     return complete(section.nested(kept))
+
+
+def _of_other_files(
+    before: ml_collections.ConfigDict, after: ml_collections.ConfigDict
+) -> set[str]:
+    """Returns the settings in `after` of the files that `before` did not name in the same place."""
+    found: set[str] = set()
+    for part, described in section.members(root(after)).items():
+        also = getattr(described, "also", None)
+        if also is not None:
+            old, new = (also(config[part], config[part]) for config in (before, after))
+            if old is not new:
+                found |= section.keys(new, prefix=f"{part}.").keys()
+    return found
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:

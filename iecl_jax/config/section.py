@@ -74,7 +74,7 @@ def _walk(section: type[Section], given: Any) -> Iterator[tuple[str, Key, bool]]
     chooses = section.also is not None or section.inside is not None
     own: dict[str, Any] = {}
     nested_sections: dict[str, type[Section]] = {}
-    for name, value in _members(section).items():
+    for name, value in members(section).items():
         if isinstance(value, Key):
             own[name] = given.get(name, value.default)
             yield name, value, chooses
@@ -89,11 +89,16 @@ def _walk(section: type[Section], given: Any) -> Iterator[tuple[str, Key, bool]]
             yield f"{name}.{inner_name}", value, inner_chooses
 
 
-def _members(section: type[Section]) -> dict[str, Any]:
-    """Returns the keys and nested sections of a class and its parents, in declaration order."""
+def members(section: type[Section]) -> dict[str, Any]:
+    """Returns the keys and nested sections of a class and its parents, in declaration order.
+
+    A class leaves out a key of its parent by setting the name to None.
+    """
     found: dict[str, Any] = {}
     for base in reversed(section.__mro__):
         for name, value in vars(base).items():
+            if value is None:
+                found.pop(name, None)
             nested = isinstance(value, type) and issubclass(value, Section)
             if isinstance(value, Key) or (nested and not name.startswith("_")):
                 found[name] = value
@@ -109,6 +114,11 @@ def with_defaults(section: type[Section], values: Mapping[str, Any]) -> type[Sec
     """Returns the section with other defaults for some of its own keys, by name."""
     changed = {name: getattr(section, name)._replace(default=x) for name, x in values.items()}
     return type(section.__name__, (section,), changed)
+
+
+def without(section: type[Section], *names: str) -> type[Section]:
+    """Returns the section without some of its own keys, by name."""
+    return type(section.__name__, (section,), dict.fromkeys(names))
 
 
 def nested(values: Mapping[str, Any]) -> ml_collections.ConfigDict:

@@ -117,7 +117,8 @@ class Diagnose:
     def due(self, now: Now) -> bool:
         """Returns True every `diagnostics.every_steps` steps, and at milestones.
 
-        Returns False where a run resumes: a run that ended with an alarm could otherwise never continue.
+        Returns False where a run resumes: otherwise a run that ended with an alarm could never
+        continue.
         """
         if now.stop or (now.resumed and not now.last):
             return False

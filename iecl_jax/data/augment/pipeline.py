@@ -67,7 +67,9 @@ def _make_view(
     """
     names = [kinds.stem(name) for name in view.operators]
     modules = [kinds.load("operator", name, key="operators") for name in view.operators]
-    never = [name for name in names if "prob" in view[name] and view[name].prob == 0]
+    # An operator without settings has no section.
+    settings = {name: view[name] if name in view else ml_collections.ConfigDict() for name in names}
+    never = [name for name in names if "prob" in settings[name] and settings[name].prob == 0]
     left_out = [*never, "crop"] if cut else never
 
     def random_view(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -78,7 +80,7 @@ def _make_view(
             image = resize(image, size=size)
         for key, name, module in zip(keys, names, modules, strict=True):
             if name not in left_out:
-                image = module.apply(key, image, view[name], size)
+                image = module.apply(key, image, settings[name], size)
                 _check_shape(name, image, size)
         return image
 

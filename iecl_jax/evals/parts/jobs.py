@@ -34,7 +34,8 @@ def run(
     started = time.monotonic()
     config_lib.check(config, jax.local_device_count())
     evaluation = kinds.load("evaluation", config.job, key="job")
-    settings = config[kinds.stem(config.job)]
+    # An evaluation without settings has no section.
+    settings = config.get(kinds.stem(config.job), ml_collections.ConfigDict())
     subject = load(config, run_dir)
     if hasattr(evaluation, "check"):
         evaluation.check(subject, settings)

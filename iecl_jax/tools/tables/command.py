@@ -74,7 +74,10 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Table]:
     args = parser.parse_args(argv)
     if not args.config.is_file():
         parser.error(f"there is no config file {str(args.config)!r}: see configs/.")
-    tables = read_tables(args.config)
+    try:
+        tables = read_tables(args.config)
+    except ValueError as error:
+        parser.error(str(error))
     if args.table not in tables:
         parser.error(f"--table={args.table} is unknown: use one of {', '.join(tables)}.")
     if args.scale not in SCALES:

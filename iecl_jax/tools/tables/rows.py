@@ -64,12 +64,29 @@ class Table(NamedTuple):
 
 
 def read_tables(path: Path) -> dict[str, Table]:
-    """Returns the TABLES of a file such as configs/tables.py, by name."""
+    """Returns the TABLES of a file such as configs/tables.py, by name.
+
+    Raises:
+      ValueError: a table or a row has a field that is unknown or lacks one, or a row is compared
+        with a label that the table does not have.
+    """
     found: dict[str, dict[str, Any]] = runpy.run_path(str(path)).get("TABLES", {})
-    return {
-        name: Table(**(table | {"rows": tuple(Row(**row) for row in table["rows"])}))
-        for name, table in found.items()
-    }
+    tables = {}
+    for name, table in found.items():
+        try:
+            rows = tuple(Row(**row) for row in table["rows"])
+            tables[name] = Table(**(table | {"rows": rows}))
+        except (TypeError, KeyError) as error:
+            message = str(error).replace("__new__()", "")
+            raise ValueError(f"table {name!r} of {path}: {message}.") from error
+        labels = {row.label for row in rows}
+        for row in rows:
+            if row.compared_with and row.compared_with not in labels:
+                raise ValueError(
+                    f"table {name!r} of {path}: {row.label!r} is compared with "
+                    f"{row.compared_with!r}, which is no label: use one of {', '.join(labels)}."
+                )
+    return tables
 
 
 def at_scale(config: str, scale: str) -> str:

@@ -37,7 +37,7 @@ def test_the_cpu_is_alone_if_the_user_says_so_or_nothing_else_is_installed(
 
 def test_a_program_is_compiled_once_and_kept_in_the_cache_of_this_processor(tmp_path):
     program = (
-        "from iecl_jax import runtime; runtime.configure(); runtime.configure(); import jax;"
+        "from iecl_jax.run import runtime; runtime.configure(); runtime.configure(); import jax;"
         "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0);"
         "print(jax.jit(lambda x: (x @ x).sum())(jax.numpy.ones((64, 64))))"
     )

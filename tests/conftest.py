@@ -33,6 +33,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # The two workers take the files in this order, so that neither ends with a long one alone.
 LONG = (
     "test_topology",
+    "test_old_runs",
     "test_jobs",
     "test_kill_and_resume",
     "test_processes",
@@ -40,6 +41,9 @@ LONG = (
     "test_conformance_saib",
     "test_float16",
     "test_readings",
+    "test_loop_command",
+    "test_encoders",
+    "test_own_kinds",
 )
 
 

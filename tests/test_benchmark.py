@@ -352,7 +352,7 @@ def test_a_step_is_compiled_once_and_for_the_places_that_it_leaves_the_state_in(
         return take(self, state, batches)
 
     monkeypatch.setattr(Experiment, "steps", recording)
-    timed = parts.TimedStep(tiny())
+    timed = parts.TimedStep(tiny("--config.encoder.name=tests/tiny_resnet.py"))
     times = timed.durations(2)
     assert len(times) == 2
     assert timed.state.step == 5  # the first, two that are timed, one before and one after them

@@ -63,12 +63,13 @@ def test_half_a_run_is_resumed_and_ends_as_the_whole_one(runs):
     assert max(moved) < 1e-3
 
 
-@pytest.mark.parametrize(
-    "config", ["configs/knn.py", pytest.param("configs/jacobian.py", marks=pytest.mark.slow)]
-)
-def test_an_old_checkpoint_is_evaluated(runs, config):
-    workdir = runs / "evaluated"
-    run(f"--config={config}", f"--config.checkpoint={runs / 'finished'}", f"--workdir={workdir}")
+FEW = [f"--config.jacobian.{key}" for key in ("num_groups=1", "num_probes=2", "depth=4")]
+
+
+@pytest.mark.parametrize("config, flags", [("configs/knn.py", []), ("configs/jacobian.py", FEW)])
+def test_an_old_checkpoint_is_evaluated(runs, config, flags):
+    workdir, checkpoint = runs / "evaluated", runs / "finished"
+    run(f"--config={config}", f"--config.checkpoint={checkpoint}", f"--workdir={workdir}", *flags)
     assert json.loads((workdir / "results.json").read_text())["metrics"]
 
 

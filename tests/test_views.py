@@ -1,9 +1,6 @@
 """Views as the command line asks for them: own operators, further views, and what is refused."""
 
-import json
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -11,9 +8,10 @@ import pytest
 import tiny_network
 
 from iecl_jax import config as config_lib
-from iecl_jax import methods
+from iecl_jax import main, methods
 from iecl_jax.config import kinds, schema
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's own
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = str(ROOT / "tests" / "tiny_run.py")
 INVERT = '''"""Inverting an image."""
@@ -45,12 +43,8 @@ THIRD = (
 
 
 def train(workdir, *overrides):
-    """The results of the tiny config, trained by the command."""
-    arguments = [f"--config={TINY}", f"--workdir={workdir}", *overrides]
-    command = [sys.executable, "-m", "iecl_jax.main", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads((workdir / "results.json").read_text())
+    """The results of the tiny config, trained with the command's overrides."""
+    return main.pretrain(config_lib.load(TINY, overrides), str(workdir))
 
 
 @pytest.fixture(scope="module")

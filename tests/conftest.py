@@ -5,6 +5,7 @@ The environment is set before JAX is imported, so that programs started by a tes
 
 import os
 import pathlib
+import signal
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
@@ -17,6 +18,10 @@ os.environ.setdefault(
 # A third of the suite's time: its programs are compiled once and run a few times.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+# A shell has what it starts in the background ignore Ctrl-C, and so the programs of the tests too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
 import jaxtyping

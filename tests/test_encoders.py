@@ -47,9 +47,10 @@ def config_of(vit: str, *overrides: str) -> ml_collections.ConfigDict:
     return config_lib.load(SMOKE, [f"--config.encoder.name={vit}", *overrides])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "without",
-    [pytest.param((), marks=pytest.mark.slow), WITHOUT_STATISTICS],
+    [(), WITHOUT_STATISTICS],
     ids=["BN elsewhere", "no BN"],
 )
 def test_a_vision_transformer_trains_resumes_and_is_evaluated(vit, tmp_path, without):

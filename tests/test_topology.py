@@ -28,7 +28,7 @@ from iecl_jax.tools.benchmark import flops, hlo, program
 from iecl_jax.tools.benchmark.collectives import purpose
 
 ROOT = pathlib.Path(__file__).parent.parent
-ROUNDING = 1e-5  # relative to values of order 1 and more, absolute of smaller ones
+ROUNDING = 1e-5  # relative to the largest value of an array, absolute where that is below 1
 MISTAKE = 1e-3
 LOOSER = {
     "bfloat16": 2e-2,
@@ -89,7 +89,7 @@ def part(run, prefix):
 
 
 def compare(run, case, other, name, start=0):
-    """Everything logged of every step, and every array of the last state."""
+    """Everything logged of every step, and the last parameters, statistics and queue."""
     limit = LOOSER.get(case, ROUNDING)
     logged, expected = (
         part(*each) for each in ((run, f"{case}/metrics/"), (other, f"{name}/metrics/"))
@@ -101,10 +101,13 @@ def compare(run, case, other, name, start=0):
         np.testing.assert_allclose(
             values, expected[metric][start:][: len(values)], err_msg=metric, **limits
         )
-    state, expected = part(run, f"{case}/state/"), part(other, f"{name}/state/")
-    assert [*state] == [*expected]
-    for path, leaf in state.items():
-        np.testing.assert_allclose(leaf, expected[path], rtol=limit, atol=limit, err_msg=path)
+    # Not the optimizer's: a gradient is a difference of large sums, which its logged norm is not.
+    for kind in ("params", "method_state"):
+        leaves, expected = part(run, f"{case}/state/{kind}/"), part(other, f"{name}/state/{kind}/")
+        assert [*leaves] == [*expected]
+        for path, leaf in leaves.items():
+            size = max(1, np.abs(expected[path]).max(initial=0))
+            np.testing.assert_allclose(leaf, expected[path], atol=limit * size, err_msg=path)
 
 
 @pytest.mark.parametrize("case", trajectory.WHOLE)
@@ -172,7 +175,7 @@ def test_the_command_goes_on_in_a_workdir_of_other_devices(tmp_path, before, aft
         json.loads((folder / "checkpoints/12/data/metadata").read_text())
         for folder in (whole, resumed)
     ]
-    assert last[0] == last[1] == {"step": 12, "position": 12}
+    assert [(each["step"], each["position"]) for each in last] == [(12, 12)] * 2
     states = [load_for_evaluation(folder)[1] for folder in (whole, resumed)]
     for (path, a), (_, b) in zip(*map(seal.paths_and_leaves, states), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-3 * np.abs(a).max() + 1e-6, err_msg=path)

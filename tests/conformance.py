@@ -137,15 +137,14 @@ def make_case(config: Any, *, steps: int = STEPS) -> Case:
     return case
 
 
-def cases(saib: bool, quick: Collection[str] = ()):
+def cases(saib: bool, quick: Collection[str] = (), slow: Collection[str] = ()):
     """A module fixture: a Case of every method in turn, one of them in a folder of its own.
 
-    Those that are not in `quick`, unless it is empty, are slow tests.
+    Those that are in `slow`, or not in `quick` unless that is empty, are slow tests.
     """
-    params = [
-        pytest.param(name, marks=[pytest.mark.slow] if quick and name not in quick else [])
-        for name in (*kinds.names("method"), "a file")
-    ]
+    names = (*kinds.names("method"), "a file")
+    late = {name for name in names if name in slow or (quick and name not in quick)}
+    params = [pytest.param(name, marks=[pytest.mark.slow] * (name in late)) for name in names]
 
     @pytest.fixture(scope="module", params=params)
     def case(request, tmp_path_factory):

@@ -3,4 +3,5 @@
 from conformance import *  # noqa: F403
 from conformance import cases
 
-case = cases(saib=False)
+# These two run with SAIB in every suite.
+case = cases(saib=False, slow=("byol", "vicreg"))

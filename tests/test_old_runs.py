@@ -66,7 +66,10 @@ def test_half_a_run_is_resumed_and_ends_as_the_whole_one(runs):
 FEW = [f"--config.jacobian.{key}" for key in ("num_groups=1", "num_probes=2", "depth=4")]
 
 
-@pytest.mark.parametrize("config, flags", [("configs/knn.py", []), ("configs/jacobian.py", FEW)])
+@pytest.mark.parametrize(
+    "config, flags",
+    [("configs/knn.py", []), pytest.param("configs/jacobian.py", FEW, marks=pytest.mark.slow)],
+)
 def test_an_old_checkpoint_is_evaluated(runs, config, flags):
     workdir, checkpoint = runs / "evaluated", runs / "finished"
     run(f"--config={config}", f"--config.checkpoint={checkpoint}", f"--workdir={workdir}", *flags)

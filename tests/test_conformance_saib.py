@@ -7,4 +7,4 @@ slow tests.
 from conformance import *  # noqa: F403
 from conformance import cases
 
-case = cases(saib=True, quick=("ie_cl", "byol", "vicreg"))
+case = cases(saib=True, quick=("moco_v2", "byol", "vicreg"))

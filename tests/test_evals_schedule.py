@@ -141,7 +141,6 @@ def test_the_probe_crops_and_flips_alone():
         assert view[name].prob == 0
 
 
-@pytest.mark.slow
 def command(*arguments):
     result = subprocess.run(
         [sys.executable, "-m", "iecl_jax.main", *arguments],

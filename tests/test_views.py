@@ -47,7 +47,6 @@ def train(workdir, *overrides):
     return main.pretrain(config_lib.load(TINY, overrides), str(workdir))
 
 
-@pytest.mark.slow
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     return train(tmp_path_factory.mktemp("plain") / "run")

@@ -153,6 +153,7 @@ def command(*arguments):
     return result.stdout
 
 
+@pytest.mark.slow
 def test_an_own_file_is_an_evaluation_during_training_and_of_a_checkpoint(tmp_path):
     own, run, job = tmp_path / "own_norm.py", tmp_path / "run", tmp_path / "job"
     own.write_text(OWN)

@@ -132,6 +132,7 @@ def test_jacobian_prints_and_draws_what_it_measured(workdir, tmp_path, capsys):
     assert abs(batch["log_det"] - first["log_det"]) > 1e-4
 
 
+@pytest.mark.slow
 def test_the_expansive_variant_trains_and_never_contracts(tmp_path):
     config = tiny_network.plain_views(tiny_network.get_config())
     config.saib.variant = "expansive"

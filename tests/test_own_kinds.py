@@ -82,6 +82,7 @@ def test_one_of_each_kind_trains_and_is_evaluated(folder):
     )
 
 
+@pytest.mark.slow
 def test_a_config_of_ones_own_trains(folder):
     run([*commands()[2], *QUICKLY], folder)
     results = json.loads((folder / "runs/mine/results.json").read_text())

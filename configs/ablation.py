@@ -12,7 +12,7 @@ Published linear top-1 (not measured here): 52.50, 58.80, 59.15 and 59.41 %.
 
 import ml_collections
 
-from configs import common, resnet18
+from iecl_jax.configs import common, resnet18
 
 # Row -> the overrides that turn off what the row lacks.
 WITHOUT: dict[str, dict[str, object]] = {

@@ -13,7 +13,7 @@ Published linear top-1 (not measured here): from 51.1 % (saib,crop) to 4.0 %, se
 
 import ml_collections
 
-from configs import common, resnet18
+from iecl_jax.configs import common, resnet18
 
 OPERATORS: dict[str, dict[str, dict[str, object]]] = {
     "crop": {"crop": {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}},

@@ -7,9 +7,9 @@
 
 import ml_collections
 
-from configs import common, imagenet_r50
 from iecl_jax import config as config_lib
 from iecl_jax.config import kinds
+from iecl_jax.configs import common, imagenet_r50
 
 SCALES = ("smoke",)
 

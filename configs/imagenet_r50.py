@@ -13,8 +13,8 @@ Published linear top-1 (not measured here): 68.3, 70.9, 71.7 and 73.2 %.
 
 import ml_collections
 
-from configs import common
 from iecl_jax import config as config_lib
+from iecl_jax.configs import common
 
 EPOCHS = (100, 200, 400, 800)
 

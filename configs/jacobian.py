@@ -8,8 +8,8 @@ draws their distribution to jacobian.png. `:smoke` measures an untrained tiny ne
 
 import ml_collections
 
-from configs import common
-from configs.evaluate import evaluation_config
+from iecl_jax.configs import common
+from iecl_jax.configs.evaluate import evaluation_config
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

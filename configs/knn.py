@@ -7,7 +7,7 @@
 
 import ml_collections
 
-from configs import common, evaluate
+from iecl_jax.configs import common, evaluate
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

@@ -9,7 +9,7 @@ hours. `:smoke` evaluates an untrained tiny network.
 
 import ml_collections
 
-from configs import common, evaluate
+from iecl_jax.configs import common, evaluate
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

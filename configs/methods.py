@@ -10,8 +10,8 @@ from typing import Any
 
 import ml_collections
 
-from configs import common
 from iecl_jax import config as config_lib
+from iecl_jax.configs import common
 
 COSINE_TO_ONE = {"schedule": "cosine", "start": 0.99, "end": 1.0}
 LARS = {"name": "lars", "trust_coefficient": 0.02, "trust_clip": True}

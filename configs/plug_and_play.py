@@ -12,7 +12,7 @@ Published linear top-1 (not measured here), without and with SAIB: moco_v2 66.29
 
 import ml_collections
 
-from configs import common, methods, resnet18
+from iecl_jax.configs import common, methods, resnet18
 
 SCALES = common.SCALES
 

@@ -5,7 +5,7 @@ python -m iecl_jax.main --config=configs/quickstart.py
 
 import ml_collections
 
-from configs import common, imagenet_r50
+from iecl_jax.configs import common, imagenet_r50
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

@@ -13,7 +13,7 @@ has those of the other methods.
 
 import ml_collections
 
-from configs import common, imagenet_r50, methods
+from iecl_jax.configs import common, imagenet_r50, methods
 
 DATA_SETS = ("cifar10", "cifar100", "stl10", "imagenet")
 

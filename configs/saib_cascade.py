@@ -9,7 +9,7 @@ Published linear top-1 (not measured here): 59.41, 58.62 and 58.71 %.
 
 import ml_collections
 
-from configs import common, resnet18
+from iecl_jax.configs import common, resnet18
 
 
 def get_config(arg: str = "1") -> ml_collections.ConfigDict:

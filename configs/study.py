@@ -11,7 +11,7 @@ The scale suits a CPU: CIFAR-10 at 16 pixels, a ResNet-10 of width 8, 250 steps 
 
 import ml_collections
 
-from configs import common, resnet18
+from iecl_jax.configs import common, resnet18
 
 # Setting -> overrides of the default reading of IE-CL. The number in a name is that of the reading
 # in docs/paper.md.

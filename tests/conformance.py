@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import tiny_network
 
-from configs import methods as recipes
-from configs import plug_and_play
 from iecl_jax import config as config_lib
 from iecl_jax import methods
 from iecl_jax.config import kinds
+from iecl_jax.configs import methods as recipes
+from iecl_jax.configs import plug_and_play
 from iecl_jax.run.checkpoint import Checkpointer
 from iecl_jax.train import experiment
 from iecl_jax.train.step import AXIS

@@ -16,8 +16,8 @@ import pytest
 import tiny_resnet
 from flax import traverse_util
 
-from configs import imagenet_r50, linear_probe
 from iecl_jax import data, methods
+from iecl_jax.configs import imagenet_r50, linear_probe
 from iecl_jax.data import augment, split, train_batches
 from iecl_jax.data.sources import imagenet100, tfds
 from iecl_jax.evals.measures.linear_probe import normalize_features

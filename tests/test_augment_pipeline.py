@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
 from iecl_jax.config import kinds, section
+from iecl_jax.configs import common
 from iecl_jax.data import augment
 from iecl_jax.data.augment import resizing
 from iecl_jax.data.augment.operators import blur, flip, gray, solarize

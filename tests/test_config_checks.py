@@ -12,7 +12,7 @@ pytestmark = pytest.mark.quick
 
 
 def load(name: str, arg: str) -> ml_collections.ConfigDict:
-    return importlib.import_module(f"configs.{name}").get_config(arg)
+    return importlib.import_module(f"iecl_jax.configs.{name}").get_config(arg)
 
 
 def changed(config: ml_collections.ConfigDict, values: dict[str, Any]) -> ml_collections.ConfigDict:

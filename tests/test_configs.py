@@ -9,10 +9,10 @@ from typing import Any
 import ml_collections
 import pytest
 
-from configs import augmentation_grid, methods, resnet18
-from configs.study import SETTINGS
 from iecl_jax import config as config_lib
 from iecl_jax.config import kinds
+from iecl_jax.configs import augmentation_grid, methods, resnet18
+from iecl_jax.configs.study import SETTINGS
 
 pytestmark = pytest.mark.quick
 
@@ -48,7 +48,7 @@ ALL = [(name, variant) for name, variants in VARIANTS.items() for variant in var
 
 
 def load(name: str, arg: str | None = None) -> ml_collections.ConfigDict:
-    get_config = importlib.import_module(f"configs.{name}").get_config
+    get_config = importlib.import_module(f"iecl_jax.configs.{name}").get_config
     return get_config() if arg is None else get_config(arg)
 
 

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs import imagenet_r50
+from iecl_jax.configs import imagenet_r50
 from iecl_jax.data import TrainBatches, eval_batches, open_split
 from iecl_jax.data.order import batch_order, process_slice
 from iecl_jax.data.train_batches import host_batches
@@ -247,7 +247,7 @@ def test_generated_splits_are_disjoint_and_fixed():
 @pytest.mark.parametrize("ending", ["", "del batches"])
 def test_the_interpreter_ends_quietly(ending):
     code = f"""
-from configs import imagenet_r50
+from iecl_jax.configs import imagenet_r50
 from iecl_jax.data import TrainBatches, open_split
 config = imagenet_r50.get_config("100,smoke")
 config.data.cache = "none"

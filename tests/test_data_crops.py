@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from configs import imagenet_r50
+from iecl_jax.configs import imagenet_r50
 from iecl_jax.data import crops, images
 
 pytestmark = pytest.mark.quick

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import imagenet_r50
+from iecl_jax.configs import imagenet_r50
 from iecl_jax.data import TrainBatches, eval_batches, open_split
 
 pytestmark = pytest.mark.quick

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import imagenet_r50
+from iecl_jax.configs import imagenet_r50
 from iecl_jax.data import TrainBatches, eval_batches, open_split
 from iecl_jax.data.sources import digits, imagenet100, tfds
 from iecl_jax.data.split import Record, Split
@@ -206,7 +206,7 @@ def test_digits_are_scikit_learns(digits_dir):
 def test_digits_are_read_without_tensorflow(digits_dir):
     code = f"""
 import sys
-from configs import imagenet_r50
+from iecl_jax.configs import imagenet_r50
 from iecl_jax.data import TrainBatches, eval_batches, open_split
 assert "tensorflow_datasets" not in sys.modules
 config = imagenet_r50.get_config("100,smoke")

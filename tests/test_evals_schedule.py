@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from configs import evaluate, linear_probe
 from iecl_jax import config as config_lib
 from iecl_jax import data, evals
+from iecl_jax.configs import evaluate, linear_probe
 from iecl_jax.evals.parts import jobs
 from iecl_jax.evals.parts.encoder import SplitEncoder
 from iecl_jax.evals.parts.subject import Subject

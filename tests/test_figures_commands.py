@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
 from PIL import Image
 
-from configs import imagenet_r50
 from iecl_jax import data, methods
+from iecl_jax.configs import imagenet_r50
 from iecl_jax.data import augment
 from iecl_jax.evals.pictures import gallery, style
 from iecl_jax.models.saib import SAIB

@@ -12,7 +12,7 @@ import pytest
 from event_files import STEPS, TAGS, write_curves, write_json
 from PIL import Image
 
-from configs import imagenet_r50
+from iecl_jax.configs import imagenet_r50
 from iecl_jax.tools.figures import chart, page, report, sections
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's own

@@ -11,8 +11,8 @@ import pytest
 import tiny_resnet
 from tiny_objective import get_config, get_objective
 
-from configs import imagenet_r50
 from iecl_jax import methods
+from iecl_jax.configs import imagenet_r50
 from iecl_jax.methods.parts import objective
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "paper.md"

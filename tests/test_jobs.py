@@ -10,8 +10,8 @@ import tiny_run
 from markdown_rows import rows
 from PIL import Image
 
-from configs import jacobian, knn, linear_probe
 from iecl_jax import main
+from iecl_jax.configs import jacobian, knn, linear_probe
 from iecl_jax.evals.parts import jobs
 from iecl_jax.run import events
 from iecl_jax.run import metrics as metric_log

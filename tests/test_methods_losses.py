@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from loss_reference import numeric_gradient
 
-from configs import plug_and_play
 from iecl_jax import methods
 from iecl_jax.config import kinds, section
+from iecl_jax.configs import plug_and_play
 from iecl_jax.methods import nnclr
 from iecl_jax.methods.parts import queue
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tiny_resnet
 
-from configs import imagenet_r50
 from iecl_jax import methods
+from iecl_jax.configs import imagenet_r50
 from iecl_jax.methods.parts import ema
 from iecl_jax.models.saib import SAIB
 

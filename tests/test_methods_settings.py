@@ -2,9 +2,9 @@
 
 import pytest
 
-from configs import plug_and_play
 from iecl_jax import config as config_lib
 from iecl_jax.config import kinds, schema, section
+from iecl_jax.configs import plug_and_play
 
 pytestmark = pytest.mark.quick
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import imagenet_r50
+from iecl_jax.configs import imagenet_r50
 from iecl_jax.models import build
 from iecl_jax.models.batch_norm import BatchNorm
 from iecl_jax.models.mlp import MLP

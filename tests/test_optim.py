@@ -10,7 +10,7 @@ import optax
 import pytest
 import tiny_vit
 
-from configs import imagenet_r50
+from iecl_jax.configs import imagenet_r50
 from iecl_jax.train import optim
 
 LEARNING_RATE = 0.05

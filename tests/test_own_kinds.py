@@ -36,7 +36,6 @@ def folder(tmp_path_factory) -> pathlib.Path:
     for block in blocks("python"):
         name, _, text = block.removeprefix("# ").partition("\n")
         (path / name).write_text(text)
-    (path / "configs").symlink_to(ROOT / "configs")
     return path
 
 

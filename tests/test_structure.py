@@ -70,15 +70,6 @@ def test_no_import_goes_in_a_circle():
     graphlib.TopologicalSorter(GRAPH).prepare()
 
 
-def test_the_package_does_not_import_the_configs():
-    users = [
-        name
-        for name, tree in TREES.items()
-        if "configs" in {n.split(".")[0] for n in imported(tree)}
-    ]
-    assert not users
-
-
 WITHOUT_TENSORFLOW = """
 import importlib, sys
 class Forbidden:

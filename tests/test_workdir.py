@@ -11,8 +11,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs import imagenet_r50
 from iecl_jax import config as config_lib
+from iecl_jax.configs import imagenet_r50
 from iecl_jax.run import workdir
 
 pytestmark = pytest.mark.quick

@@ -5,7 +5,7 @@ For tests that need SAIB, BN, spectral norm or a momentum network; for others th
 
 import tiny_resnet
 
-from configs import imagenet_r50
+from iecl_jax.configs import imagenet_r50
 
 
 def get_config():

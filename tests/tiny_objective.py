@@ -1,7 +1,7 @@
 """The ImageNet config shrunk for the tests of the objective."""
 
-from configs import imagenet_r50
 from iecl_jax import methods
+from iecl_jax.configs import imagenet_r50
 from iecl_jax.methods.parts import objective
 
 

@@ -7,9 +7,9 @@ evaluation are those of any run.
 import jax
 import jax.numpy as jnp
 
-from configs import imagenet_r50
 from iecl_jax.config.rules import POSITIVE
 from iecl_jax.config.section import Section, key
+from iecl_jax.configs import imagenet_r50
 from iecl_jax.losses.contrastive import l2_normalize
 from iecl_jax.methods.parts import contrast
 from iecl_jax.methods.parts.method import Method, unmoved

@@ -28,9 +28,9 @@ import ml_collections
 import numpy as np
 import tiny_network
 
-from configs import resnet18
 from iecl_jax import data
 from iecl_jax.config import kinds
+from iecl_jax.configs import resnet18
 from iecl_jax.run import seal
 from iecl_jax.run.checkpoint import Checkpointer
 from iecl_jax.tools.benchmark import collectives, hlo

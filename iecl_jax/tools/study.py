@@ -10,13 +10,13 @@ runs save and ends with code 75. Flags after `--` go to every run (`-- --config.
 
 import argparse
 import json
-import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from iecl_jax import config as config_lib
 from iecl_jax.run import markdown
 from iecl_jax.run.workdir import write_atomically
 from iecl_jax.tools.runs import Run, Runner
@@ -80,9 +80,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=1, help="how many runs at the same time")
     parser.add_argument("extra", nargs="*", help="flags for every run, after --")
     args = parser.parse_args(argv)
-    if not Path(args.config).is_file():
-        parser.error(f"there is no config file {args.config!r}: see configs/.")
-    known = list(runpy.run_path(args.config).get("SETTINGS", {}))
+    try:
+        known = list(config_lib.run(args.config).get("SETTINGS", {}))
+    except ValueError as error:
+        parser.error(str(error))
     settings = args.settings.split(",") if args.settings else known
     for setting in settings:
         if setting not in known:

@@ -80,6 +80,7 @@ def save_run(path, steps=(1, 2), **options) -> None:
 def restore(path, template=None):
     checkpointer = make(path)
     restored = checkpointer.restore(make_state(99) if template is None else template)
+    checkpointer.open()
     checkpointer.close()
     return restored
 
@@ -195,6 +196,7 @@ def test_a_failed_background_save_is_raised_by_the_next_call(tmp_path, monkeypat
 
 def test_a_save_into_a_lost_directory_fails_at_once(tmp_path):
     checkpointer = make(tmp_path)
+    checkpointer.open()
     (tmp_path / "checkpoints").rmdir()
     (tmp_path / "checkpoints").write_text("not a directory")
     with pytest.raises(OSError, match="checkpoints"):
@@ -327,7 +329,7 @@ checkpointer.close()
 if process == 0:
     open(workdir + "/checkpoints/3/data/metadata", "w").write("{}")
 checkpointer = make()
-step, state, position, _ = checkpointer.restore(state)
+step, state, position, *_ = checkpointer.restore(state)
 state = update(state, ones)
 checkpointer.save(3, state, position=3, wait=True)
 checkpointer.close()

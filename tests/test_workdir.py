@@ -62,7 +62,8 @@ def test_prepare_writes_config_and_appends_each_start(tmp_path):
     starts = json.loads((path / "provenance.json").read_text())
     assert len(starts) == 2
     assert set(starts[0]) == {
-        "time", "command", "git", "python", "versions", "device", "num_processes", "config_changes",
+        "time", "command", "git", "python", "versions", "device", "num_processes", "threads",
+        "config_changes",
     }  # fmt: skip
     assert starts[0]["command"] == ["main.py", "--x=1"]
     assert starts[0]["config_changes"] == []

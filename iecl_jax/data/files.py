@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+LOCK = ".lock"  # In the folder of a run, while a process works there.
+
 
 @contextlib.contextmanager
 def open_whole(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
@@ -40,3 +42,11 @@ def open_whole(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
+
+
+def is_run(folder: Path) -> bool:
+    """Returns whether a folder is the workdir of a run or of an evaluation, even a new one."""
+    return (folder / LOCK).exists() or (
+        (folder / "config.json").exists()
+        and any((folder / name).exists() for name in ("provenance.json", "checkpoints"))
+    )

@@ -4,10 +4,10 @@ import dataclasses
 import functools
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from absl import logging
@@ -82,9 +82,16 @@ class Split:
     num_threads: int = 8
     broken: BrokenFiles | None = None
     is_train: bool = False  # whether these are the same images as those of split "train"
+    # What identifies the images besides their number, as JSON values: a version, a digest.
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.length
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What identifies these images: {"images": N, "classes", ...}, JSON values."""
+        return {"images": len(self), "classes": self.num_classes, **self.facts}
 
     @property
     def num_classes(self) -> int:
@@ -214,6 +221,10 @@ def concatenate(name: str, splits: Sequence[Split]) -> Split:
         read=read,
         read_labels=lambda: np.concatenate([split.labels for split in splits]),
         is_train=False,
+        facts={
+            name: [split.facts.get(name) for split in splits]
+            for name in dict.fromkeys(name for split in splits for name in split.facts)
+        },
     )
 
 

@@ -16,7 +16,7 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -44,12 +44,16 @@ class Restored(NamedTuple):
       state: the saved tree.
       position: index of the next batch in the data stream.
       stopped: True if a signal caused the save. The evaluations due at its step were then skipped.
+      facts: what else `save` was told.
+      config: the config of the run that saved it, with today's keys.
     """
 
     step: int
     state: Any
     position: int
     stopped: bool
+    facts: dict[str, Any]
+    config: ml_collections.ConfigDict
 
 
 class Checkpointer:
@@ -57,10 +61,10 @@ class Checkpointer:
 
     Every process makes a Checkpointer and calls its methods in the same order. A checkpoint that no
     setting keeps is removed when the next save starts or at `close`, never before a newer one is
-    whole.
+    whole. Until `open` or the first `save`, nothing on the disk changes.
 
     Args:
-      workdir: directory of the run, shared by all processes; unfinished saves in it are removed.
+      workdir: directory of the run, shared by all processes.
       keep: how many of the newest checkpoints are kept, at least 1.
       keep_best: how many checkpoints with the highest `knn_top1` are also kept; 0 = none.
       keep_every_steps: checkpoints whose step is a multiple of this are also kept; 0 = none.
@@ -88,12 +92,8 @@ class Checkpointer:
         self._directory = pathlib.Path(workdir).absolute() / "checkpoints"
         self._keep, self._keep_best, self._keep_every = keep, keep_best, keep_every_steps
         self._config = json.loads(config_lib.to_json(config))
-        if jax.process_index() == 0:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            for path in self._directory.iterdir():
-                if any(suffix in path.name for suffix in _UNFINISHED):
-                    shutil.rmtree(path)
-        _wait_for_all_processes("checkpoint:init")
+        self._refused: dict[pathlib.Path, str] = {}
+        self._opened = False
         # Orbax reports a failure to make directories in the background only after 5 minutes.
         options = ocp.AsyncOptions(create_directories_asynchronously=False)
         self._orbax = ocp.AsyncCheckpointer(
@@ -103,6 +103,19 @@ class Checkpointer:
             async_options=options,
         )
 
+    def open(self) -> None:
+        """Makes the folder, removes unfinished saves, and sets aside what `restore` refused."""
+        if self._opened:
+            return
+        self._opened = True
+        if jax.process_index() == 0:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            for path in self._directory.iterdir():
+                if any(suffix in path.name for suffix in _UNFINISHED):
+                    shutil.rmtree(path)
+        self._set_aside()
+        _wait_for_all_processes("checkpoint:open")
+
     def save(
         self,
         step: int,
@@ -111,6 +124,7 @@ class Checkpointer:
         position: int,
         metrics: Mapping[str, float] | None = None,
         stopped: bool = False,
+        facts: Mapping[str, Any] | None = None,
         wait: bool = False,
     ) -> None:
         """Copies `state` to the host, then writes it in the background.
@@ -125,17 +139,19 @@ class Checkpointer:
           metrics: named numbers, finite or not; `knn_top1`, if present, ranks the checkpoint for
             `keep_best`.
           stopped: see `Restored`.
+          facts: further JSON values, see `Restored`.
           wait: if True, returns only when the checkpoint is whole.
 
         Raises:
           Exception: the previous save failed (with `wait`, this one), with its own error.
         """
+        self.open()
         self._finish()
         if (self._directory / str(step)).exists():
             return
         leaves = seal.host_leaves(state)
         records = {
-            "data": {"step": step, "position": position, "stopped": stopped},
+            "data": {**(facts or {}), "step": step, "position": position, "stopped": stopped},
             "config": self._config,
             "metrics": {name: float(value) for name, value in (metrics or {}).items()},
         }
@@ -151,37 +167,50 @@ class Checkpointer:
         if wait:
             self._finish()
 
-    def restore(self, template: Any) -> Restored | None:
+    def restore(
+        self, template: Any, check: Callable[[int, Any, Mapping[str, Any]], None] | None = None
+    ) -> Restored | None:
         """Returns the newest whole checkpoint, bit for bit, placed like `template`.
 
-        A newer checkpoint that is damaged or does not fit is logged and renamed to STEP.refused, so
-        that its step can be saved again. It is never removed.
+        A newer checkpoint that is damaged or does not fit is passed over; `open` logs it and
+        renames it to STEP.refused, so that its step can be saved again. It is never removed.
 
         Args:
           template: a freshly initialised state: arrays, or `jax.ShapeDtypeStruct`s with a sharding.
+          check: called with step, config and facts of a checkpoint; raises ValueError if the run
+            must not continue from it.
 
         Returns:
           The checkpoint, or None if there is none.
 
         Raises:
-          ValueError: there are checkpoints, but none is whole and fits `template`.
+          ValueError: `check` raised it, or there are checkpoints, but none is whole and fits
+            `template`.
         """
         self._orbax.wait_until_finished()
         wanted = seal.types(seal.paths_and_leaves(template))
         refused: dict[pathlib.Path, str] = {}
         for path in _newest_first(self._directory):
-            leaves, data, reason = {}, {}, ""
+            leaves, facts, reason = {}, {}, ""
             try:
                 sealed, records = _read_records(path)
-                seal.check_fits(sealed, wanted)
-                leaves, data = _read_leaves(path, sealed), records["data"]
+                config = config_lib.from_json(json.dumps(records["config"]))
+                facts = records["data"]
+            except Exception as error:
+                reason = _one_line(error)
+            if check is not None and not reason:
+                check(facts["step"], config, facts)
+            try:
+                if not reason:
+                    seal.check_fits(sealed, wanted)
+                    leaves = _read_leaves(path, sealed)
             except Exception as error:
                 reason = _one_line(error)
             # All processes must take the same checkpoint, so all must be able to read it.
             if _true_everywhere(not reason):
-                self._set_aside(refused)
-                stopped = data.get("stopped", False)  # Older checkpoints lack the key.
-                return Restored(data["step"], _place(leaves, template), data["position"], stopped)
+                self._refused = refused
+                state, stopped = _place(leaves, template), facts.get("stopped", False)
+                return Restored(facts["step"], state, facts["position"], stopped, facts, config)
             refused[path] = reason or "another process cannot read it"
         if refused:
             raise ValueError(_none_whole(self._directory, refused))
@@ -218,15 +247,14 @@ class Checkpointer:
                 path.rename(doomed)
                 shutil.rmtree(doomed)
 
-    def _set_aside(self, refused: Mapping[pathlib.Path, str]) -> None:
+    def _set_aside(self) -> None:
         """Renames refused checkpoints to STEP.refused, or STEP.refused+ if that is taken."""
-        for path, reason in refused.items() if jax.process_index() == 0 else ():
+        for path, reason in self._refused.items() if jax.process_index() == 0 else ():
             aside = path.with_name(path.name + ".refused")
             while aside.exists():
                 aside = aside.with_name(aside.name + "+")
             path.rename(aside)
             logging.warning("%s is refused and renamed to %s: %s.", path, aside.name, reason)
-        _wait_for_all_processes("checkpoint:refused")
 
 
 def load_for_evaluation(

@@ -35,36 +35,76 @@ def prepare(
     command: list[str],
     allow_change: bool,
 ) -> None:
+    """Checks the WORKDIR of a start that needs no further check, and records the start there.
+
+    Args:
+      workdir, config, command: see `record`.
+      allow_change: see `changes`.
+
+    Raises:
+      ValueError: see `changes`.
+    """
+    changed = changes(workdir, config, allow_change=allow_change)
+    record(workdir, config, command=command, changed=changed)
+
+
+def changes(
+    workdir: str | os.PathLike, config: ml_collections.ConfigDict, *, allow_change: bool
+) -> list[str]:
+    """Returns "key: old -> new" for each setting that differs from the run in WORKDIR.
+
+    Args:
+      workdir: the directory; it may be absent.
+      config: the whole config of this start.
+      allow_change: whether the config may differ.
+
+    Raises:
+      ValueError: WORKDIR belongs to a run with another config, or a file in it is not JSON.
+    """
+    old = read_config(workdir)
+    _read_starts(workdir)
+    changed = _differences(config if old is None else old, config)
+    if changed and not allow_change:
+        more = len(changed) - _DIFFERENCES_SHOWN
+        shown = ", ".join(changed[:_DIFFERENCES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        raise ValueError(
+            f"{workdir} belongs to a run with another config ({shown}): "
+            "use another --workdir, or --allow_config_change to go on with the new values."
+        )
+    return changed
+
+
+def record(
+    workdir: str | os.PathLike,
+    config: ml_collections.ConfigDict,
+    *,
+    command: list[str],
+    changed: list[str],
+    images: Mapping[str, Any] | None = None,
+) -> None:
     """Makes WORKDIR, writes `config.json`, and appends this start to `provenance.json`.
+
+    It is called when nothing can refuse the start any more, so that a refused start leaves WORKDIR
+    as it was.
 
     `provenance.json` lists the starts of the run, oldest first. Each has "time" (UTC, ISO 8601),
     "command", "git" ({"revision", "dirty"} of the repository that tracks this package, or null),
-    "python", "versions", "device", "num_processes", and "config_changes" (a list of
-    "key: old -> new" where this start replaced the config).
+    "python", "versions", "device", "num_processes", "threads" (cores that this process may use),
+    "config_changes" (a list of "key: old -> new" where this start replaced the config), and
+    "images" (what identifies the training images, for a pretraining).
 
     Args:
       workdir: the directory; it and its parents are made if absent.
       config: the whole config of the run.
       command: the command line, like `sys.argv`.
-      allow_change: if True, replaces a `config.json` that differs.
-
-    Raises:
-      ValueError: WORKDIR belongs to a run with another config, or a file in it is not JSON.
+      changed: what `changes` returned.
+      images: see `data.Split.identity`.
     """
-    workdir = pathlib.Path(workdir)
-    old = read_config(workdir)
-    changes = _differences(config if old is None else old, config)
-    if changes and not allow_change:
-        more = len(changes) - _DIFFERENCES_SHOWN
-        shown = ", ".join(changes[:_DIFFERENCES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-        raise ValueError(
-            f"{workdir} belongs to a run with another config ({shown}): "
-            "use another --workdir, or --allow_config_change to go on with the new values."
-        )
     if jax.process_index() != 0:
         return
+    workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    starts = _read_json(workdir / "provenance.json", default=[])
+    starts = _read_starts(workdir)
     starts.append(
         {
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -74,8 +114,10 @@ def prepare(
             "versions": versions(),
             "device": device_description(),
             "num_processes": jax.process_count(),
-            "config_changes": changes,
+            "threads": threads(),
+            "config_changes": changed,
         }
+        | ({"images": dict(images)} if images else {})
     )
     write_atomically(workdir / "provenance.json", json.dumps(starts, indent=2))
     write_atomically(workdir / "config.json", config_lib.to_json(config))
@@ -144,6 +186,15 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict | None:
 def read_results(workdir: str | os.PathLike) -> dict[str, Any] | None:
     """Returns the content of WORKDIR/results.json, or None if there is none."""
     return _read_json(pathlib.Path(workdir) / "results.json", default=None)
+
+
+def _read_starts(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+    return _read_json(pathlib.Path(workdir) / "provenance.json", default=[])
+
+
+def threads() -> int:
+    """Returns the number of cores that this process may use, over which XLA's CPU splits sums."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str | None]:

@@ -12,7 +12,8 @@ import jax
 from absl import logging
 
 from iecl_jax.run import summaries
-from iecl_jax.run.checkpoint import Checkpointer
+from iecl_jax.run.checkpoint import Checkpointer, Restored
+from iecl_jax.run.continuity import Terms
 from iecl_jax.run.metrics import MetricLog
 from iecl_jax.run.preemption import EXIT_CODE, Preemption
 
@@ -77,10 +78,12 @@ class Run:
       total: number of steps of the whole training.
       steps_per_epoch, batch_size: for the log, see `MetricLog`.
       group: first part of the metrics' names, see `MetricLog`.
+      terms: what the checkpoint must have in common with this start.
       step: number of steps taken.
+      earlier: the checkpoint from which it continues.
 
     Raises:
-      ValueError: the checkpoint has more than `total` steps.
+      ValueError: the checkpoint has more than `total` steps, or other terms.
     """
 
     run_dir: str
@@ -92,24 +95,27 @@ class Run:
     steps_per_epoch: int
     batch_size: int
     group: str = "train"
+    terms: Terms = dataclasses.field(default_factory=Terms)
     step: int = 0
+    earlier: Restored | None = None
 
     def __post_init__(self) -> None:
         self._position, self._undone = 0, False
-        restored = self.checkpointer.restore(self.state)
+        self.earlier = restored = self.checkpointer.restore(self.state, self.terms.check)
         if restored is None:
             return
-        self.step, self.state, self._position, stopped = restored
+        self.step, self.state, self._position = restored[:3]
         # A signal skips the evaluations of its step, and a kill may have skipped those at the end.
-        self._undone = stopped or self.step == self.total
-        logging.info("Resuming from step %d of %d.", self.step, self.total)
+        self._undone = restored.stopped or self.step == self.total
         if self.step > self.total:
             raise ValueError(
                 f"{self.run_dir} has trained {self.step} steps already, more than the {self.total} "
                 "asked for: use another --workdir, or train longer."
             )
+        logging.info("Resuming from step %d of %d.", self.step, self.total)
 
     def __enter__(self) -> "Run":
+        self.checkpointer.open()
         self._batches = self.open_batches(start=self._position)
         self.writer = summaries.create_writer(self.run_dir)
         self.log = MetricLog(
@@ -163,6 +169,7 @@ class Run:
             position=self._batches.position,
             metrics=metrics,
             stopped=stopped,
+            facts=self.terms.facts(),
         )
 
 

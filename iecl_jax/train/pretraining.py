@@ -15,6 +15,7 @@ from iecl_jax import config as config_lib
 from iecl_jax import data
 from iecl_jax.run import distributed, workdir
 from iecl_jax.run.checkpoint import Checkpointer
+from iecl_jax.run.continuity import Terms
 from iecl_jax.run.seal import digest
 from iecl_jax.train.actions import (
     Diagnose,
@@ -73,8 +74,8 @@ def start(task: Pretraining, run_dir: str, *, allow_config_change: bool = False)
     Raises:
       ValueError: `run_dir` belongs to another config, or none of its checkpoints is whole.
     """
-    config = task.config
-    workdir.prepare(run_dir, config, command=sys.argv, allow_change=allow_config_change)
+    config, images = task.config, task.split.identity
+    changed = workdir.changes(run_dir, config, allow_change=allow_config_change)
     checkpointer = Checkpointer(
         run_dir,
         keep=config.checkpoint.keep,
@@ -82,7 +83,14 @@ def start(task: Pretraining, run_dir: str, *, allow_config_change: bool = False)
         keep_every_steps=config.checkpoint.keep_every_steps,
         config=config,
     )
-    return Run(
+    terms = Terms(
+        config=config,
+        images=images,
+        steps_per_epoch=task.steps_per_epoch,
+        in_epochs=config.train.num_steps == 0,
+        allow_change=allow_config_change,
+    )
+    run = Run(
         run_dir=run_dir,
         checkpointer=checkpointer,
         state=task.experiment.create_state(),
@@ -91,7 +99,11 @@ def start(task: Pretraining, run_dir: str, *, allow_config_change: bool = False)
         total=task.total_steps,
         steps_per_epoch=task.steps_per_epoch,
         batch_size=config.train.batch_size,
+        terms=terms,
     )
+    workdir.record(run_dir, config, command=sys.argv, changed=changed, images=images)
+    checkpointer.open()
+    return run
 
 
 def pretrain(

@@ -1,5 +1,6 @@
 """Opens a folder of JPEG, PNG and WebP files as a data set."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
+from iecl_jax.data import files
 from iecl_jax.data.sources.tfds import MEAN, STD, Settings
 from iecl_jax.data.split import DECODE_ERRORS, MAX_NATIVE_SIZE, BrokenFiles, Indices, Record, Split
 
@@ -75,17 +77,30 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
         read_labels=lambda: np.array([record.label for record in records]),
         broken=broken,
         is_train=split != "test",
+        facts={"digest": _digest(paths, root)},
     )
 
 
 def list_images(root: Path) -> list[Path]:
-    """Returns all images below `root`, sorted by path; symbolic links are followed."""
+    """Returns all images below `root`, sorted by path; symbolic links are followed.
+
+    The folder of a run is left out: its pictures are no data.
+    """
     found = []
-    for folder, _, names in os.walk(root, followlinks=True):
+    for folder, below, names in os.walk(root, followlinks=True):
+        below[:] = [name for name in below if not files.is_run(Path(folder, name))]
         for name in names:
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 found.append(Path(folder, name))
     return sorted(found)
+
+
+def _digest(paths: Sequence[Path], root: Path) -> str:
+    """Returns the SHA-256 (hex) of the images' paths below `root` and their sizes in bytes."""
+    sha = hashlib.sha256()
+    for path in paths:
+        sha.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode(errors="replace"))
+    return sha.hexdigest()
 
 
 def _test_folder(top: Path) -> Path:

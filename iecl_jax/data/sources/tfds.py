@@ -134,6 +134,7 @@ def open_records(name: str, directory: str, *splits: str) -> Split:
         read=read,
         read_labels=read_labels,
         is_train=split == "train",
+        facts={"version": path.name, "split": split},
     )
 
 

@@ -68,13 +68,13 @@ def test_the_report_holds_what_the_run_left(workdir, capsys):
     assert capsys.readouterr().out == f"{workdir / 'report.html'}\n"
     text = read(workdir).text
     for words in (
-        "moco_v2 + SAIB on generated",
+        "IE-CL on generated",
         "paper variant, groups of 4, patches of 4 px, 1 in a row",
         "batches of 16, sgd, float32",
         "0:01:01 h, 123 images/s",
         "jax 1.2.3",
         "0123abcd, with changes",
-        "main.py --config=configs/quickstart.py",
+        "python -m iecl_jax.main --config=configs/quickstart.py",
         "kNN, top-1 93.75",
         "raw pixels 87.5 ± 1.2 62.5",
         '"temperature": 0.2',

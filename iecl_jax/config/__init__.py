@@ -10,6 +10,7 @@ older config lacks or has under an earlier name (`from_json`).
 
 from iecl_jax.config.checking import check, check_length, check_pretrain
 from iecl_jax.config.files import load, parse, run
+from iecl_jax.config.naming import trained
 from iecl_jax.config.schema import choose, complete, from_json, new, to_json, unknown_key
 from iecl_jax.config.section import leaves
 from iecl_jax.config.showing import show
@@ -28,5 +29,6 @@ __all__ = [
     "run",
     "show",
     "to_json",
+    "trained",
     "unknown_key",
 ]

@@ -96,7 +96,7 @@ def record(
     Args:
       workdir: the directory; it and its parents are made if absent.
       config: the whole config of the run.
-      command: the command line, like `sys.argv`.
+      command: the words of the command line.
       changed: what `changes` returned.
       images: see `data.Split.identity`.
     """

@@ -1,7 +1,6 @@
 """Pretraining: opens the images, starts or resumes the run, trains, and writes results.json."""
 
 import functools
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from absl import logging
 
 from iecl_jax import config as config_lib
 from iecl_jax import data
-from iecl_jax.run import distributed, workdir
+from iecl_jax.run import command_line, distributed, workdir
 from iecl_jax.run.checkpoint import Checkpointer
 from iecl_jax.run.continuity import Terms
 from iecl_jax.run.seal import digest
@@ -101,7 +100,8 @@ def start(task: Pretraining, run_dir: str, *, allow_config_change: bool = False)
         batch_size=config.train.batch_size,
         terms=terms,
     )
-    workdir.record(run_dir, config, command=sys.argv, changed=changed, images=images)
+    words = command_line.typed()
+    workdir.record(run_dir, config, command=words, changed=changed, images=images)
     checkpointer.open()
     return run
 

@@ -1,6 +1,5 @@
 """Runs an evaluation as a job of its own, on a checkpoint."""
 
-import sys
 import time
 from typing import Any
 
@@ -13,7 +12,7 @@ from iecl_jax.config import kinds
 from iecl_jax.evals.parts import results
 from iecl_jax.evals.parts.encoder import SplitEncoder
 from iecl_jax.evals.parts.subject import Subject
-from iecl_jax.run import workdir
+from iecl_jax.run import command_line, workdir
 from iecl_jax.run.checkpoint import load_for_evaluation
 from iecl_jax.run.seal import digest
 
@@ -39,7 +38,7 @@ def run(
     subject = load(config, run_dir)
     if hasattr(evaluation, "check"):
         evaluation.check(subject, settings)
-    workdir.prepare(run_dir, config, command=sys.argv, allow_change=allow_config_change)
+    workdir.prepare(run_dir, config, command=command_line.typed(), allow_change=allow_config_change)
     metrics = evaluation.measure(subject, settings)
     for name, text in evaluation.RESULTS.items():
         if name in metrics:

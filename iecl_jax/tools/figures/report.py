@@ -12,14 +12,15 @@ import html
 import json
 import os
 import pathlib
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import logging
 
+from iecl_jax.config import naming
+from iecl_jax.config.naming import at
 from iecl_jax.evals.parts import results as evaluation_results
-from iecl_jax.run import events
+from iecl_jax.run import command_line, events
 from iecl_jax.run.workdir import write_atomically
 from iecl_jax.tools.figures import chart, page, sections
 from iecl_jax.tools.figures.sections import Section
@@ -60,7 +61,7 @@ def render(workdir: pathlib.Path) -> str:
     name = workdir.absolute().name
     parts: list[Callable[[], str]] = [
         lambda: _header(name, config, starts, results),
-        lambda: _results(results, _at(config, "eval.names")),
+        lambda: _results(results, at(config, "eval.names")),
         *(lambda section=section: _section(section, run, config) for section in sections.SECTIONS),
         lambda: _gallery(run),
         lambda: _others(run),
@@ -90,37 +91,29 @@ def _read(path: pathlib.Path, kind: type) -> Any:
     return value if isinstance(value, kind) else kind()
 
 
-def _at(tree: Any, path: str) -> Any:
-    """Returns the value at a dotted path of nested mappings; None if there is none."""
-    for key in path.split("."):
-        tree = tree.get(key) if isinstance(tree, Mapping) else None
-    return tree
-
-
 def _header(name: str, config: Any, starts: Any, results: Any) -> str:
     last = starts[-1] if starts and isinstance(starts[-1], Mapping) else {}
     versions = results.get("versions") or last.get("versions") or {}
     facts = {
-        "Method": _text(config, "{method.name}"),
+        "Method": naming.trained(config),
         "SAIB": _saib(config),
-        "Encoder": _encoder(_at(config, "encoder")),
+        "Encoder": _encoder(at(config, "encoder")),
         "Data": _text(config, "{data.name}, {data.image_size} px"),
         "Training": _text(
             config, "batches of {train.batch_size}, {optimizer.name}, {train.precision}"
         ),
         "Steps": results.get("steps"),
-        "Seed": results.get("seed", _at(config, "seed")),
+        "Seed": results.get("seed", at(config, "seed")),
         "Time": _duration(results),
         "Device": results.get("device") or last.get("device"),
         "Started": last.get("time"),
         "Versions": ", ".join(f"{key} {value}" for key, value in versions.items() if value),
         "Code": _code(last.get("git")),
         "Parameters": str(results.get("params_digest", ""))[:16],
-        "Command": shlex.join(map(str, last.get("command", []))),
+        "Command": command_line.shown(last.get("command", [])),
     }
-    saib = " + SAIB" if _at(config, "saib.enabled") else ""
-    title = _text(config, "{method.name}" + saib + " on {data.name}")
-    title = title or str(_at(config, "job") or name)
+    method, images = naming.trained(config), at(config, "data.name")
+    title = f"{method} on {images}" if method and images else str(at(config, "job") or name)
     unfinished = "" if results else page.paragraph("No results.json: not finished.", "missing")
     return (
         f"<h1>{html.escape(title)}</h1>{page.paragraph(name, 'lead')}"
@@ -137,7 +130,7 @@ def _encoder(settings: Any) -> str | None:
 
 
 def _saib(config: Any) -> str | None:
-    if _at(config, "saib.enabled") is False:
+    if at(config, "saib.enabled") is False:
         return "off"
     return _text(
         config,
@@ -150,9 +143,9 @@ def _text(config: Any, template: str) -> str | None:
     """Returns the template with config values for its {dotted.keys}; None if one is missing."""
     for piece in template.split("{")[1:]:
         key = piece.split("}")[0]
-        if _at(config, key) is None:
+        if at(config, key) is None:
             return None
-        template = template.replace("{" + key + "}", str(_at(config, key)))
+        template = template.replace("{" + key + "}", str(at(config, key)))
     return template
 
 
@@ -233,9 +226,7 @@ def _section(section: Section, run: events.Events, config: Any) -> str:
 
 def _missing(section: Section, config: Any) -> str:
     unmet = [
-        f"{key}={_at(config, key)}"
-        for key, met in section.needs.items()
-        if not met(_at(config, key))
+        f"{key}={at(config, key)}" for key, met in section.needs.items() if not met(at(config, key))
     ]
     if unmet and config:
         return page.paragraph(f"Not measured: this run has {' and '.join(unmet)}.", "missing")

@@ -79,9 +79,12 @@ def main(command: Command) -> None:
     # Imported late, since it takes seconds: mistakes in the flags have been reported before.
     from iecl_jax.evals.parts import jobs
 
-    run_job = pretrain if command.config.job == "pretrain" else jobs.run
     run_dir = _WORKDIR.value or default_workdir(command.flag)
-    run_job(command.config, run_dir, allow_config_change=_ALLOW_CHANGE.value)
+    if command.config.job == "pretrain":
+        pretrain(command.config, run_dir, allow_config_change=_ALLOW_CHANGE.value)
+    else:
+        jobs.run(command.config, run_dir, allow_config_change=_ALLOW_CHANGE.value)
+        write_report(run_dir)
     print(f"Results: {run_dir}/results.json", flush=True)
 
 
@@ -101,7 +104,6 @@ def pretrain(
     from iecl_jax.evals import scheduled
     from iecl_jax.evals.parts.diagnostics import Diagnostics
     from iecl_jax.evals.pictures.run_gallery import RunGallery
-    from iecl_jax.tools.figures import report
     from iecl_jax.train import pretraining
 
     task = pretraining.prepare(config)
@@ -115,12 +117,19 @@ def pretrain(
         draw=RunGallery(config, method, task.split, run_dir, views),
         allow_config_change=allow_config_change,
     )
+    write_report(run_dir)
+    return results
+
+
+def write_report(run_dir: str) -> None:
+    """Writes report.html, on process 0. What fails is a warning, since the work is done."""
+    from iecl_jax.tools.figures import report
+
     if jax.process_index() == 0:
         try:
             logging.info("Report: %s", report.write(run_dir))
-        except Exception as error:  # The training is finished: a report must not fail it.
+        except Exception as error:
             logging.warning("No report: %s", error)
-    return results
 
 
 def parse(argv: list[str]) -> Command:

@@ -16,6 +16,10 @@ class Evaluation(Section):
     checkpoint = key("", None, "workdir of a pretraining run, or one of its checkpoints/STEP")
     best = key(False, None, "take the workdir's checkpoint with the best kNN top-1, not the newest")
 
+    pictures = key(
+        True, None, "draw neighbours, feature map and classes if all features are computed anyway"
+    )
+
     class data(Section):
         """The images to evaluate on."""
 

@@ -256,6 +256,9 @@ class Eval(Section):
         10, COUNT_OR_NONE, "epochs between evaluations, and between galleries; 0 = only at the end"
     )
     batch_size = key(256, COUNT, "images encoded at once")
+    pictures = key(
+        True, None, "at the end, draw neighbours and a map of the features, and count per class"
+    )
     names = key(
         ("knn", "online_probe", "linear", "comparison"),
         None,

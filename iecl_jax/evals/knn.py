@@ -40,13 +40,14 @@ def check(subject: Subject, settings: Any) -> None:
 
 def measure(subject: Subject, settings: Any) -> dict[str, float]:
     """Returns {"knn_top1"} in [0, 1]; the neighbours are the labelled training images."""
-    top1 = knn.knn_accuracy(
+    features, labels = subject.features("test")
+    subject.work.predicted = knn.knn_predict(
         *subject.features("train"),
-        *subject.features("test"),
+        features,
         num_classes=subject.num_classes,
         **_asked(subject, settings),
     )
-    return {"knn_top1": top1}
+    return {"knn_top1": knn.share_right(subject.work.predicted, labels)}
 
 
 def _asked(subject: Subject, settings: Any) -> dict[str, Any]:

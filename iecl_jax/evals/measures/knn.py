@@ -63,20 +63,48 @@ def knn_predict(
     if labels.max() >= num_classes:
         raise ValueError(f"bank label {labels.max()} needs a num_classes above {num_classes}.")
 
-    num_queries, width = queries.shape
-    query_chunk = max(1, min(query_chunk, num_queries))
-    bank_chunk = min(bank_chunk, len(labels))
-    chunks = _normalize(_pad(queries, query_chunk)).reshape(-1, query_chunk, width)
+    chunked = {"query_chunk": query_chunk, "bank_chunk": bank_chunk}
+    similarities, classes = _nearest(bank, labels, queries, k=k, **chunked)
+    votes = _vote(similarities, classes, jnp.float32(temperature), num_classes=num_classes)
+    return np.asarray(votes).reshape(-1)[: len(queries)]
+
+
+def nearest(bank: Array, queries: Array, *, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the k nearest bank examples of each query, nearest first.
+
+    Args:
+      bank: float [N, F], N at least k; the rows are l2-normalised here.
+      queries: float [M, F]; also l2-normalised here.
+      k: number of neighbours.
+
+    Returns:
+      (cosine similarities float32 [M, k], rows of the bank int32 [M, k]).
+    """
+    places = np.arange(len(bank), dtype=np.int32)
+    found = _nearest(bank, places, queries, k=k, query_chunk=1024, bank_chunk=16384)
+    similarities, rows = (np.asarray(part).reshape(-1, k)[: len(queries)] for part in found)
+    return similarities, rows
+
+
+def _nearest(
+    bank: Array, tags: np.ndarray, queries: Array, *, k: int, query_chunk: int, bank_chunk: int
+) -> tuple[jax.Array, jax.Array]:
+    """Returns similarities and tags (int32 [N], below 0 = ignored) of the k nearest of each query.
+
+    Both are [chunks, Q, k], where the last chunk is padded.
+    """
+    query_chunk = max(1, min(query_chunk, len(queries)))
+    bank_chunk = min(bank_chunk, len(tags))
+    chunks = _normalize(_pad(queries, query_chunk)).reshape(-1, query_chunk, queries.shape[1])
     similarities = jnp.full((*chunks.shape[:2], k), -jnp.inf, jnp.float32)
-    classes = jnp.full((*chunks.shape[:2], k), -1, jnp.int32)
-    for start in range(0, len(labels), bank_chunk):
+    found = jnp.full((*chunks.shape[:2], k), -1, jnp.int32)
+    for start in range(0, len(tags), bank_chunk):
         part = slice(start, start + bank_chunk)
         rows = _pad(bank[part], bank_chunk)
-        row_labels = np.full(bank_chunk, -1, np.int32)
-        row_labels[: len(labels[part])] = labels[part]
-        similarities, classes = _nearer(similarities, classes, chunks, rows, row_labels)
-    votes = _vote(similarities, classes, jnp.float32(temperature), num_classes=num_classes)
-    return np.asarray(votes).reshape(-1)[:num_queries]
+        row_tags = np.full(bank_chunk, -1, np.int32)
+        row_tags[: len(tags[part])] = tags[part]
+        similarities, found = _nearer(similarities, found, chunks, rows, row_tags)
+    return similarities, found
 
 
 def knn_accuracy(
@@ -95,10 +123,14 @@ def knn_accuracy(
       ValueError: no query is labelled, or `knn_predict` raises it.
     """
     truth = np.asarray(query_labels)
-    labelled = truth >= 0
-    if not labelled.any():
+    if not (truth >= 0).any():
         raise ValueError("no query is labelled, so kNN has no accuracy: use a labelled split.")
-    predicted = knn_predict(bank, bank_labels, queries, **settings)
+    return share_right(knn_predict(bank, bank_labels, queries, **settings), truth)
+
+
+def share_right(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """Returns the share of the labelled examples (truth int [M], -1 = unlabelled) in [0, 1]."""
+    labelled = truth >= 0
     return float(np.mean(predicted[labelled] == truth[labelled]))
 
 

@@ -86,10 +86,14 @@ class SplitEncoder:
         encoded = self._encode(params, method_state, parts)
         return encoded.reshape(len(images), -1)
 
-    def extract(self, encode: Encode, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (features float32 [N, F] by `encode`, labels int32 [N]) of "train" or "test"."""
-        split = self.labelled(name)
-        devices = len(self._devices)
+    def extract(
+        self, encode: Encode, split: data.Split, indices: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (features float32 [n, F] by `encode`, labels int32 [n]) of images of a split.
+
+        `indices` (int [n]) are the images, all of them by default.
+        """
+        devices, count = len(self._devices), len(split) if indices is None else len(indices)
         batch_size = -(-self._config.eval.batch_size // devices) * devices  # Rounded up.
-        batches = data.eval_batches(self._config.data, split, batch_size)
-        return features.extract(encode, batches, num_examples=len(split))
+        batches = data.eval_batches(self._config.data, split, batch_size, indices)
+        return features.extract(encode, batches, num_examples=count)

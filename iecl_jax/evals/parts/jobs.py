@@ -9,7 +9,7 @@ import ml_collections
 from iecl_jax import config as config_lib
 from iecl_jax import methods
 from iecl_jax.config import kinds
-from iecl_jax.evals.parts import results
+from iecl_jax.evals.parts import overview, results
 from iecl_jax.evals.parts.encoder import SplitEncoder
 from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.run import command_line, workdir
@@ -44,6 +44,8 @@ def run(
         if name in metrics:
             words, value = results.shown(text, metrics[name])
             print(f"{words} on {subject.config.data.name}: {value}", flush=True)
+    if config.pictures and subject.knows_features():
+        overview.measure(subject, None)
     seconds, work = time.monotonic() - started, subject.work
     return workdir.write_results(
         run_dir,

@@ -10,6 +10,7 @@ from absl import logging
 from iecl_jax import data
 from iecl_jax.config import kinds
 from iecl_jax.config.section import Section, key
+from iecl_jax.evals.parts import overview
 from iecl_jax.evals.parts.encoder import SplitEncoder, Unlabelled
 from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.methods import Method
@@ -97,7 +98,7 @@ def scheduled(
     """Returns the evaluations of `eval.names`, in that order. Call them in that order, too.
 
     An evaluation that needs labels or test images is left out, with a warning, if the data set has
-    none.
+    none. With `eval.pictures`, `parts.overview` comes last and draws from the same features.
 
     Args:
       config: the pretraining config.
@@ -126,5 +127,8 @@ def scheduled(
             raise ValueError(f"{prefix}{error}") from error
         else:
             found.append(evaluation)
+    if config.eval.pictures:
+        at_end = ml_collections.ConfigDict({"when": "end"})
+        found.append(Scheduled("pictures", overview, at_end, 0, moments))
     moments.evaluations = found
     return found

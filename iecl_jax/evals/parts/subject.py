@@ -1,7 +1,7 @@
 """The subject of an evaluation: a network with fixed weights, and its data set."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -17,17 +17,35 @@ from iecl_jax.train import state as train_state
 
 @dataclasses.dataclass
 class Work:
-    """The work of an evaluation, for the `results.json` of a job.
+    """The work of the evaluations: for the `results.json` of a job, and for the pictures.
 
     Attributes:
       images: number of images encoded or trained on.
       steps: number of optimizer steps.
       params: the parameters that the evaluation trained; None if it trained nothing.
+      predicted: the classes int32 [N] that kNN predicted for the test images; None if it did not.
     """
 
     images: int = 0
     steps: int = 0
     params: Any = None
+    predicted: np.ndarray | None = None
+
+
+class Sample(NamedTuple):
+    """Images of a split with their features.
+
+    Attributes:
+      split: the split.
+      indices: int [n], which of its images.
+      features: float32 [n, F], pooled features.
+      labels: int32 [n], -1 = unlabelled.
+    """
+
+    split: data.Split
+    indices: np.ndarray
+    features: np.ndarray
+    labels: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,6 +74,7 @@ class Subject:
     _features: dict[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(
         default_factory=dict, init=False
     )
+    _samples: dict[str, Sample] = dataclasses.field(default_factory=dict, init=False)
 
     def at(self, params: Any, method_state: Any) -> "Subject":
         """Returns a Subject with other weights, whose features are not computed yet."""
@@ -108,9 +127,31 @@ class Subject:
 
     def encode(self, encode: Encode, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns what `features` does, but with `encode` (images uint8 [b, H, W, 3] -> [b, F])."""
-        encoded = self.encoder.extract(encode, name)
+        encoded = self.encoder.extract(encode, self.encoder.labelled(name))
         self.work.images += len(encoded[0])
         return encoded
+
+    def sample(self, name: str, most: int) -> Sample:
+        """Returns images of a split, labelled or not, with their features.
+
+        They are all images if an evaluation computed their features; otherwise `most` images at
+        most, drawn by the seed, whose features the first call computes.
+
+        Raises:
+          ValueError: there is no such split.
+        """
+        split = self.split(name)
+        if name in self._features:
+            return Sample(split, np.arange(len(split)), *self._features[name])
+        if name not in self._samples:
+            drawn = np.sort(np.random.default_rng(self.seed).permutation(len(split))[:most])
+            encode = self.encoder.bind(self.params, self.method_state)
+            self._samples[name] = Sample(split, drawn, *self.encoder.extract(encode, split, drawn))
+        return self._samples[name]
+
+    def knows_features(self) -> bool:
+        """Returns whether evaluations computed the features of training and test images."""
+        return {"train", "test"} <= self._features.keys()
 
     def settings(self, name: str, declared: type[section.Section]) -> ml_collections.ConfigDict:
         """Returns the pretraining's settings for an evaluation, or the defaults of `declared`."""

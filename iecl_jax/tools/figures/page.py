@@ -55,6 +55,7 @@ figcaption {{ font-size: .84rem; color: var(--muted); }}
 {"".join(f".c{n}{{stroke:var(--l{n})}} .chart .f{n}{{fill:var(--l{n})}}" for n in _NUMBERS)}
 .scroll {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }}
+table.full {{ width: 100%; max-width: 46rem; }}
 th, td {{ text-align: right; padding: .3rem 0 .3rem 1.4rem; border-bottom: 1px solid var(--rule);
   vertical-align: top; }}
 th:first-child, td:first-child {{ text-align: left; padding-left: 0; overflow-wrap: break-word; }}
@@ -67,6 +68,9 @@ code, pre {{ font: .86em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, mono
 pre {{ white-space: pre-wrap; overflow-wrap: anywhere; background: var(--shade);
   padding: .8rem 1rem; border-radius: 6px; margin: .5rem 0; }}
 img {{ display: block; max-width: 100%; height: auto; background: #fff; border-radius: 6px; }}
+.bar {{ width: 40%; min-width: 5rem; }}
+.bar svg {{ display: block; width: 100%; height: .7rem; margin: .4rem 0; }}
+.bar rect {{ fill: var(--l0); }}
 summary {{ cursor: pointer; padding: .3rem 0; }}
 details {{ margin: .4rem 0; }}
 details > .charts {{ margin-top: .8rem; }}
@@ -112,6 +116,25 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     body = "".join(cells("td", row) for row in rows)
     return f'<div class="scroll"><table>{cells("th", head)}{body}</table></div>'
+
+
+def bars(head: Sequence[str], rows: Sequence[tuple[str, float, Sequence[str]]]) -> str:
+    """Returns a table with a bar in each row: (plain text, share in [0, 1], more plain text).
+
+    `head` names the text columns; the bar repeats the numbers of its row for the eye only.
+    """
+    first, *rest = head
+    names = "".join(f"<th>{html.escape(name)}</th>" for name in rest)
+    body = "".join(
+        f'<tr><td>{html.escape(name)}</td><td class="bar"><svg viewBox="0 0 100 1" '
+        f'preserveAspectRatio="none" aria-hidden="true"><rect width="{100 * share:.1f}" '
+        f'height="1"/></svg></td>{"".join(f"<td>{html.escape(text)}</td>" for text in texts)}</tr>'
+        for name, share, texts in rows
+    )
+    return (
+        f'<div class="scroll"><table class="full"><tr><th>{html.escape(first)}</th><th></th>{names}'
+        f"</tr>{body}</table></div>"
+    )
 
 
 def image(png: bytes, description: str) -> str:

@@ -2,8 +2,8 @@
 
     python -m iecl_jax.tools.figures.report --workdir=RUN
 
-It only reads the event files, config.json, provenance.json and results.json of the run. If one is
-missing or cannot be read, a sentence in its place says so.
+It only reads the event files, config.json, provenance.json, results.json and figures/ of the run.
+If one is missing or cannot be read, a sentence in its place says so.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from iecl_jax.config.naming import at
 from iecl_jax.evals.parts import results as evaluation_results
 from iecl_jax.run import command_line, events
 from iecl_jax.run.workdir import write_atomically
-from iecl_jax.tools.figures import chart, page, sections
+from iecl_jax.tools.figures import chart, overview, page, sections
 from iecl_jax.tools.figures.sections import Section
 
 NAME = "report.html"
@@ -62,14 +62,19 @@ def render(workdir: pathlib.Path) -> str:
     parts: list[Callable[[], str]] = [
         lambda: _header(name, config, starts, results),
         lambda: _results(results, at(config, "eval.names")),
-        *(lambda section=section: _section(section, run, config) for section in sections.SECTIONS),
-        lambda: _gallery(run),
+        lambda: overview.section(workdir, config),
+    ]
+    if at(config, "job") in (None, "pretrain"):
+        parts += [lambda each=each: _section(each, run, config) for each in sections.SECTIONS]
+        parts.append(lambda: _gallery(run))
+        if silence:
+            missing = f"No curves and no pictures: {silence}"
+            parts.insert(2, lambda: page.paragraph(missing, "missing"))
+    parts += [
         lambda: _others(run),
         lambda: _origin(starts),
         lambda: _config(config),
     ]
-    if silence:
-        parts.insert(2, lambda: page.paragraph(f"No curves and no pictures: {silence}", "missing"))
     return page.frame(f"{name}: report", "\n".join(map(_whatever_happens, parts)))
 
 
@@ -98,6 +103,7 @@ def _header(name: str, config: Any, starts: Any, results: Any) -> str:
         "Method": naming.trained(config),
         "SAIB": _saib(config),
         "Encoder": _encoder(at(config, "encoder")),
+        "Checkpoint": at(config, "checkpoint") if "job" in config else None,
         "Data": _text(config, "{data.name}, {data.image_size} px"),
         "Training": _text(
             config, "batches of {train.batch_size}, {optimizer.name}, {train.precision}"
@@ -110,14 +116,14 @@ def _header(name: str, config: Any, starts: Any, results: Any) -> str:
         "Versions": ", ".join(f"{key} {value}" for key, value in versions.items() if value),
         "Code": _code(last.get("git")),
         "Parameters": str(results.get("params_digest", ""))[:16],
-        "Command": command_line.shown(last.get("command", [])),
     }
+    command = command_line.shown(last.get("command", []))
     method, images = naming.trained(config), at(config, "data.name")
     title = f"{method} on {images}" if method and images else str(at(config, "job") or name)
     unfinished = "" if results else page.paragraph("No results.json: not finished.", "missing")
     return (
         f"<h1>{html.escape(title)}</h1>{page.paragraph(name, 'lead')}"
-        f"{unfinished}{page.facts(facts)}"
+        f"{unfinished}{page.facts(facts)}{page.listing(command) if command else ''}"
     )
 
 

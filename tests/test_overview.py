@@ -1,0 +1,270 @@
+"""What people look at after a run: neighbours, the map of the features, the classes."""
+
+import json
+
+import ml_collections
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+
+from configs import knn as knn_config
+from iecl_jax import config as config_lib
+from iecl_jax import data, evals, main
+from iecl_jax.evals.measures import classes, feature_map, knn
+from iecl_jax.evals.parts import jobs, overview
+from iecl_jax.evals.parts.subject import Sample, Subject
+from iecl_jax.evals.pictures import feature_map as map_picture
+from iecl_jax.evals.pictures import neighbours, style
+from iecl_jax.tools.figures import feature_map as map_command
+from iecl_jax.tools.figures import neighbours as neighbours_command
+from iecl_jax.train.experiment import build
+from tests import tiny_run
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's own
+
+
+def clusters(n=40, width=8):
+    """Points around three far centres, with their class."""
+    labels = np.arange(n) % 3
+    noise = np.random.default_rng(0).normal(0, 0.1, (n, width))
+    return (np.eye(width)[labels] + noise).astype(np.float32), labels.astype(np.int32)
+
+
+def pixels(picture, colour):
+    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return int((np.asarray(picture) == wanted).all(-1).sum())
+
+
+def test_the_nearest_are_those_of_the_largest_cosine():
+    generator = np.random.default_rng(1)
+    bank, queries = generator.normal(size=(50, 6)), generator.normal(size=(7, 6))
+    cosines, rows = knn.nearest(bank, queries, k=4)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (queries, bank)]
+    exact = unit[0] @ unit[1].T
+    assert_array_equal(rows, np.argsort(-exact, axis=1)[:, :4])
+    assert_allclose(cosines, -np.sort(-exact, axis=1)[:, :4], rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_the_map_keeps_classes_together_and_is_the_same_again(method):
+    features, labels = clusters()
+    points, used = feature_map.project(features, method=method, seed=3)
+    assert used == method
+    assert points.shape == (40, 2)
+    within = np.mean([points[labels == c].std(0).mean() for c in range(3)])
+    assert within < 0.5 * points.std(0).mean()
+    assert_array_equal(points, feature_map.project(features, method=method, seed=3)[0])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
+def test_few_or_equal_features_have_a_map_too(n):
+    assert np.isfinite(feature_map.project(clusters(n)[0], method="tsne", seed=0)[0]).all()
+    for equal in (np.ones((n, 4), np.float32), np.zeros((n, 4), np.float32)):
+        points, used = feature_map.project(equal, method="tsne", seed=0)
+        assert used == "pca"
+        assert_array_equal(points, np.zeros((n, 2)))
+    narrow = feature_map.project(np.arange(1.0, n + 1)[:, None], method="pca", seed=0)[0]
+    assert narrow.shape == (n, 2)
+
+
+def test_a_map_that_cannot_be_made_says_why(monkeypatch):
+    with pytest.raises(ValueError, match="not finite"):
+        feature_map.project(np.full((4, 2), np.nan), method="tsne", seed=0)
+    monkeypatch.setattr(feature_map.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install umap-learn"):
+        feature_map.project(clusters()[0], method="umap", seed=0)
+
+
+def test_classes_are_counted_and_sorted():
+    truth = np.array([0, 0, 0, 0, 1, 1, 2, -1])
+    predicted = np.array([0, 0, 0, 2, 2, 2, 2, 1])
+    found = classes.per_class(predicted, truth, ("cat", "dog", "owl", "never seen"))
+    assert [(c["name"], c["images"], c["accuracy"]) for c in found["classes"]] == [
+        ("dog", 2, 0.0),
+        ("cat", 4, 0.75),
+        ("owl", 1, 1.0),
+    ]
+    assert [tuple(pair.values()) for pair in found["confusions"]] == [
+        ("dog", "owl", 2),
+        ("cat", "owl", 1),
+    ]
+
+
+def row(label, labels):
+    image = np.full((10, 10, 3), 200, np.uint8)
+    return neighbours.Row(image, label, [image] * len(labels), labels, [0.5] * len(labels))
+
+
+def test_frames_tell_right_from_wrong_and_stay_grey_without_labels():
+    names = ("a", "$b_", "a very long name of a class")
+    right = neighbours.draw([row(0, [0, 0])], names)
+    wrong = neighbours.draw([row(0, [0, 2])], names)
+    unknown = neighbours.draw([row(-1, [0, 1]), row(0, [-1, -1])], ())
+    assert pixels(right, style.BLUE) > pixels(wrong, style.BLUE) > 500
+    assert pixels(wrong, style.RED) > pixels(right, style.RED) + 300
+    assert not pixels(unknown, style.BLUE)
+    assert not pixels(unknown, style.RED)
+
+
+def test_the_map_has_a_colour_and_a_name_for_each_class():
+    features, labels = clusters()
+    with style.context():
+        figure = map_picture.figure(features[:, :2], labels, ("a", "$b$", "_c"), "title")
+        picture = style.picture(figure)
+    for colour in style.COLOURS[:3]:
+        assert (
+            np.abs(picture - np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])) < 60
+        ).any()
+    assert [text.get_text() for text in figure.axes[0].texts] == ["a", "$b$", "_c"]
+    with style.context():
+        style.picture(map_picture.figure(features[:, :2], np.full(40, -1), (), "unlabelled"))
+
+
+class Encoder:
+    """Stands in for SplitEncoder: images of three classes whose features are clusters."""
+
+    def __init__(self, test=True, names=("a", "b", "c")):
+        labels = clusters()[1] if len(names) == 3 else np.full(40, len(names) - 1)
+        images = [np.full((4, 4, 3), 6 * place, np.uint8) for place in range(40)]
+        self.splits = {
+            name: data.Split(
+                name=name,
+                class_names=names,
+                image_shape=(4, 4),
+                length=40,
+                read=lambda indices: [data.split.Record(images[i], labels[i]) for i in indices],
+                read_labels=lambda: labels,
+                is_train=name == "train",
+            )
+            for name in ("train", "test")[: 1 + test]
+        }
+
+    def split(self, name):
+        if name not in self.splits:
+            raise ValueError("there are no test images")
+        return self.splits[name]
+
+    def bind(self, params, method_state):
+        return None
+
+    def extract(self, encode, split, indices):
+        return clusters()[0][indices], split.labels[indices]
+
+
+def subject(path, **settings):
+    return Subject(tiny_run.get_config(), None, Encoder(**settings), str(path), 0)
+
+
+def test_unlabelled_images_have_neighbours_and_a_map_and_no_classes(tmp_path):
+    overview.measure(subject(tmp_path, test=False, names=()), None)
+    folder = tmp_path / "figures"
+    assert sorted(path.name for path in folder.iterdir()) == ["feature_map.png", "neighbours.png"]
+    assert not pixels(Image.open(folder / "neighbours.png"), style.BLUE)
+
+
+def test_one_class_tells_nothing_apart(tmp_path):
+    overview.measure(subject(tmp_path, names=("all",)), None)
+    assert not (tmp_path / "figures" / "classes.json").exists()
+    assert not pixels(Image.open(tmp_path / "figures" / "neighbours.png"), style.BLUE)
+
+
+def test_without_predictions_the_classes_are_those_of_knn_on_the_sample(tmp_path):
+    overview.measure(subject(tmp_path), None)
+    found = json.loads((tmp_path / "figures" / "classes.json").read_text())
+    assert (found["images"], found["bank"]) == (40, 40)
+    assert [each["accuracy"] for each in found["classes"]] == [1.0, 1.0, 1.0]
+    assert found["confusions"] == []
+
+
+def test_a_query_is_not_its_own_neighbour(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(neighbours, "draw", lambda rows, names: drawn.extend(rows))
+    overview.draw_neighbours(subject(tmp_path, test=False), queries=4, k=3)
+    assert len(drawn) == 4
+    for each in drawn:
+        assert len(each.images) == 3
+        assert all((image != each.query).any() for image in each.images)
+        assert max(each.cosines) < 1
+
+
+def test_queries_are_of_different_classes():
+    labels = np.array([0] * 20 + [1, 2, 3])
+    rows = overview._of_different_classes(labels, 6, seed=0)
+    assert_array_equal(labels[rows], [0, 0, 0, 1, 2, 3])
+    assert len(set(rows)) == 6
+
+
+def test_what_cannot_be_drawn_is_a_warning(tmp_path, caplog):
+    broken = subject(tmp_path)
+    broken._samples["test"] = Sample(
+        broken.split("test"), np.arange(3), np.full((3, 8), np.nan, np.float32), np.arange(3)
+    )
+    assert overview.measure(broken, None) == {}
+    assert "No figures/feature_map.png: the features hold values" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A tiny run by the user's functions, to its results."""
+    path = tmp_path_factory.mktemp("overview") / "run"
+    main.pretrain(tiny_run.get_config(), str(path))
+    return path
+
+
+def test_a_run_draws_at_its_end_and_its_report_shows_it(run):
+    names = {path.name for path in (run / "figures").iterdir()}
+    assert names == {"neighbours.png", "feature_map.png", "classes.json"}
+    found = json.loads((run / "figures" / "classes.json").read_text())
+    results = json.loads((run / "results.json").read_text())["metrics"]
+    right = sum(each["accuracy"] * each["images"] for each in found["classes"])
+    assert right / found["images"] == pytest.approx(results["knn_top1"])
+    text = (run / "report.html").read_text()
+    for words in ("Accuracy of each class", "Nearest neighbours", "Map of the features"):
+        assert words in text
+
+
+@pytest.mark.parametrize("pictures", [True, False])
+def test_a_setting_turns_the_pictures_off(run, pictures, tmp_path):
+    config = tiny_run.get_config()
+    config.eval.pictures = pictures
+    split = data.open_split(config.data, "pretrain")
+    lengths = {"total_steps": 1, "steps_per_epoch": 1}
+    method = build(config, num_classes=0, **lengths).method
+    found = evals.scheduled(config, method, split, str(tmp_path))
+    assert ("pictures" in [each.name for each in found]) is pictures
+
+
+def test_a_job_draws_what_it_computed(run, tmp_path):
+    config = knn_config.get_config()
+    config.checkpoint = str(run)
+    config.knn.k = 3
+    jobs.run(config, str(tmp_path / "job"))
+    assert (tmp_path / "job" / "figures" / "neighbours.png").exists()
+    config.pictures = False
+    jobs.run(config, str(tmp_path / "off"))
+    assert not (tmp_path / "off" / "figures").exists()
+
+
+def test_the_commands_draw_a_finished_run(run, tmp_path, capsys):
+    out = tmp_path / "n.png"
+    neighbours_command.main([f"--workdir={run}", "--queries=2", "--k=3", f"--out={out}"])
+    assert Image.open(out).size[1] < 300
+    map_command.main([f"--workdir={run}", "--method=pca", f"--out={tmp_path / 'm.svg'}"])
+    assert (tmp_path / "m.svg").read_text().startswith("<?xml")
+    assert capsys.readouterr().out == f"{out}\n{tmp_path / 'm.svg'}\n"
+    for command, flags, words in (
+        (neighbours_command, ["--out=a.pdf"], "must end in .png"),
+        (neighbours_command, ["--k=0"], "must be at least 1"),
+        (map_command, ["--method=lda"], "invalid choice"),
+        (map_command, [f"--workdir={tmp_path}"], "checkpoint"),
+    ):
+        with pytest.raises(SystemExit):
+            command.main([f"--workdir={run}", *flags])
+        assert words in capsys.readouterr().err
+
+
+def test_pictures_are_declared_for_runs_and_for_jobs():
+    assert config_lib.new().eval.pictures is True
+    assert config_lib.new("knn").pictures is True
+    assert isinstance(config_lib.new("knn").knn, ml_collections.ConfigDict)

@@ -22,11 +22,13 @@ class Work:
     Attributes:
       images: number of images encoded or trained on.
       steps: number of optimizer steps.
+      seconds: wall time of earlier starts, whose work counts too.
       params: the parameters that the evaluation trained; None if it trained nothing.
     """
 
     images: int = 0
     steps: int = 0
+    seconds: float = 0.0
     params: Any = None
 
 
@@ -42,6 +44,7 @@ class Subject:
       seed: seed for everything random in an evaluation.
       params, method_state: the network's weights; None before the training starts, when the
         evaluations check their settings.
+      allow_change: whether an evaluation that resumes may have other images than it began with.
       work: the work of the evaluations so far.
     """
 
@@ -52,6 +55,7 @@ class Subject:
     seed: int
     params: Any = None
     method_state: Any = None
+    allow_change: bool = False
     work: Work = dataclasses.field(default_factory=Work, init=False)
     _features: dict[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(
         default_factory=dict, init=False

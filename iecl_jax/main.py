@@ -16,7 +16,7 @@ import ml_collections
 from absl import app, flags, logging
 
 from iecl_jax import config as config_lib
-from iecl_jax.run import distributed, runtime
+from iecl_jax.run import distributed, lock, runtime, workdir
 
 # TensorFlow, which clu uses to write event files, otherwise logs a page about oneDNN when imported.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -80,11 +80,16 @@ def main(command: Command) -> None:
     from iecl_jax.evals.parts import jobs
 
     run_dir = _WORKDIR.value or default_workdir(command.flag)
-    if command.config.job == "pretrain":
-        pretrain(command.config, run_dir, allow_config_change=_ALLOW_CHANGE.value)
-    else:
-        jobs.run(command.config, run_dir, allow_config_change=_ALLOW_CHANGE.value)
-        write_report(run_dir)
+    allow_change = _ALLOW_CHANGE.value
+    flags_given = {"--workdir": os.path.abspath(run_dir), "--allow_config_change": allow_change}
+    distributed.check_same("settings", config_lib.leaves(command.config) | flags_given)
+    distributed.check_same("versions", workdir.software())
+    with lock.held(run_dir):
+        if command.config.job == "pretrain":
+            pretrain(command.config, run_dir, allow_config_change=allow_change)
+        else:
+            jobs.run(command.config, run_dir, allow_config_change=allow_change)
+            write_report(run_dir)
     print(f"Results: {run_dir}/results.json", flush=True)
 
 

@@ -19,6 +19,7 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
+import tensorstore
 
 from iecl_jax import config as config_lib
 from iecl_jax.run import checkpoint, seal
@@ -264,7 +265,7 @@ def test_an_array_that_was_replaced_is_found_by_the_digest(tmp_path):
     save_run(tmp_path)
     zarr = {"driver": "zarr", "kvstore": {"driver": "ocdbt", "path": "params.scale/"}}
     zarr["kvstore"]["base"] = f"file://{tmp_path}/checkpoints/2/state/"
-    checkpoint.tensorstore.open(zarr, open=True).result().write(np.float32(0.5)).result()
+    tensorstore.open(zarr, open=True).result().write(np.float32(0.5)).result()
     with pytest.raises(ValueError, match="2: the arrays of its params do not match their SHA-256"):
         checkpoint.load_for_evaluation(tmp_path, 2)
     assert restore(tmp_path).step == 1

@@ -40,6 +40,8 @@ def take(state, batches):
 class Evaluation:
     """Notes the steps at which it is called, and does what a test wants done there."""
 
+    name = "score"
+
     def __init__(self, every, scores=lambda state, now: {"score": now.step}):
         self.every, self.scores, self.steps = actions.Every(every, at_end=True), scores, []
 
@@ -56,9 +58,9 @@ def start(tmp_path):
     """Makes the run in a folder, new or resumed; its batches are those of `run.opened`."""
     opened = []
 
-    def start(total=10, first=0):
+    def start(total=10, first=0, keep_best=0):
         checkpointer = Checkpointer(
-            tmp_path, keep=2, keep_best=0, config=ml_collections.ConfigDict()
+            tmp_path, keep=2, keep_best=keep_best, config=ml_collections.ConfigDict()
         )
         run = loop.Run(
             run_dir=str(tmp_path),
@@ -138,16 +140,73 @@ def test_what_is_not_finite_leaves_the_last_good_checkpoint_on_the_disk(start, t
 def test_an_error_closes_everything_once_and_finishes_the_save_under_way(start, tmp_path):
     run = start()
 
-    def fail(state, now):
-        if now.step == 2:
+    def fail(state, batches):
+        if batches == [1]:
             raise RuntimeError("no more room")
-        return {"score": 0.5}
+        return take(state, batches)
 
+    run.steps = fail
     with pytest.raises(RuntimeError, match="no more room"):
-        loop.train(run, [actions.Evaluate(run, Evaluation(1, fail)), actions.Save(run, 1)])
+        loop.train(run, [actions.Evaluate(run, Evaluation(1)), actions.Save(run, 1)])
     assert saved(tmp_path) == [1]
     assert run.opened[0].closed == 1
     assert events.read(tmp_path).scalars["eval/score"].steps.tolist() == [1]
+
+
+def test_what_only_measures_finds_the_step_saved_and_never_ends_the_run(start, tmp_path, caplog):
+    """Its kill (here an error that nothing catches) costs no step, and it is done after all."""
+
+    def measure(run, first):
+        second = Evaluation(4)
+        measuring = [actions.Evaluate(run, Evaluation(4, first)), actions.Evaluate(run, second)]
+        save = actions.Save(run, 2)
+        return second, [actions.SaveFirst(save, measuring), *measuring, save]
+
+    class Killed(BaseException):
+        pass
+
+    def kill(state, now):
+        assert run.checkpointer.newest() == now.step
+        raise Killed
+
+    run = start()
+    with pytest.raises(Killed):
+        loop.train(run, measure(run, kill)[1])
+    assert saved(tmp_path) == [2, 4]
+
+    def fail(state, now):
+        raise ValueError("2 of 33 images are broken.")
+
+    run = start()
+    second, todo = measure(run, fail)
+    last = loop.train(run, todo)
+    assert second.steps == [4, 8, 10]
+    assert "step 8: no score, the training goes on: 2 of 33 images are broken." in caplog.text
+    assert last.scores == {"score": 10}
+    assert (int(run.state["count"]), saved(tmp_path)) == (10, [8, 10])
+    assert not start(total=12).earlier.stopped
+
+
+def test_the_scores_of_a_step_that_was_saved_first_choose_the_best(start, tmp_path):
+    run = start(keep_best=1)
+    measuring = [
+        actions.Evaluate(run, Evaluation(2, lambda state, now: {"knn_top1": 1 / now.step}))
+    ]
+    save = actions.Save(run, 100, scored=True)
+    loop.train(run, [actions.SaveFirst(save, measuring), *measuring, save])
+    assert saved(tmp_path) == [2, 8, 10]
+
+
+def test_what_was_logged_and_the_time_survive_a_kill(start):
+    run = start(total=3)
+    loop.train(run, [actions.Save(run, 1)])
+    logged, seconds = run.log.last, run.seconds
+    assert logged["loss"] == 2
+    run = start(total=3)
+    loop.train(run, [actions.Save(run, 1)])
+    assert run.log.last == logged
+    assert run.log.images_per_second == logged["images_per_second"]
+    assert 0 < run.seconds_before <= seconds
 
 
 def test_an_error_of_closing_does_not_hide_what_went_wrong(start, caplog):

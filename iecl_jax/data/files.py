@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 LOCK = ".lock"  # In the folder of a run, while a process works there.
+_SCRATCH = ".partial"
 
 
 @contextlib.contextmanager
@@ -30,7 +31,7 @@ def open_whole(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    scratch = path.with_name(f".{path.name}-{uuid.uuid4().hex}{_SCRATCH}")
     encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
     try:
         with open(scratch, mode, encoding=encoding, errors=errors) as file:
@@ -42,6 +43,12 @@ def open_whole(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
+
+
+def remove_scratch(folder: Path) -> None:
+    """Removes the temporary files that killed processes left in a folder that nobody else uses."""
+    for path in folder.glob(f".*{_SCRATCH}"):
+        path.unlink(missing_ok=True)
 
 
 def is_run(folder: Path) -> bool:

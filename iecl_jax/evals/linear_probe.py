@@ -35,9 +35,10 @@ from iecl_jax.evals.parts.schedule import AtEnd
 from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.models import collectives
 from iecl_jax.run.checkpoint import Checkpointer
+from iecl_jax.run.continuity import Terms
 from iecl_jax.run.seal import digest
 from iecl_jax.train.actions import Log, Save
-from iecl_jax.train.loop import Run, train
+from iecl_jax.train.loop import Run, check_total, train
 from iecl_jax.train.step import AXIS
 
 RESULTS = linear.RESULTS
@@ -102,6 +103,11 @@ def check(subject: Subject, settings: Any) -> None:
             f"linear_probe.batch_size={batch} is more than the {num_images} training images of "
             f"{subject.config.data.name}: lower it."
         )
+    elif subject.params is not None:
+        checkpointer, terms, total = _resumable(subject, settings)
+        if earlier := checkpointer.earlier():
+            terms.check(*earlier)
+            check_total(subject.run_dir, earlier[0], total)
 
 
 def measure(subject: Subject, settings: Any) -> dict[str, Any]:
@@ -139,33 +145,30 @@ def train_on_stream(subject: Subject, settings: Any) -> linear_probe.Params:
       SystemExit: see `loop.train`.
     """
     config, images = _stream_config(subject, settings), subject.split("train")
-    steps_per_epoch = len(images) // settings.batch_size
-    total_steps = settings.num_epochs * steps_per_epoch
+    checkpointer, terms, total_steps = _resumable(subject, settings)
     tx = linear_probe.probe_optimizer(
         settings.learning_rate,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         total_steps=total_steps,
     )
-    weights = (
-        {"online": subject.params["online"]},
-        {"online": subject.method_state.get("online", {})},
-    )
-    record = ml_collections.ConfigDict({"seed": subject.seed, "linear_probe": settings.to_dict()})
-    checkpoints = Path(subject.run_dir) / f"probe-{digest(weights)[:12]}"
+    weights = _encoder_weights(subject)
     run = Run(
         run_dir=subject.run_dir,
-        checkpointer=Checkpointer(checkpoints, keep=1, keep_best=0, config=record),
+        checkpointer=checkpointer,
         state=_new_probe(subject, weights, tx),
         steps=_mapped_step(subject, settings, config, tx, replicate(weights)),
         open_batches=functools.partial(data.TrainBatches, config, images),
         total=total_steps,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=terms.steps_per_epoch,
         batch_size=settings.batch_size,
         group="probe",
+        terms=terms,
     )
+    subject.work.seconds += run.seconds_before
+    every = terms.steps_per_epoch
     try:
-        train(run, [Log(run, steps_per_epoch), Save(run, steps_per_epoch)])
+        train(run, [Log(run, every), Save(run, every)])
     except FloatingPointError as error:
         lower = f"Lower linear_probe.learning_rate={settings.learning_rate}."
         raise FloatingPointError(f"The linear probe: {error} {lower}") from error
@@ -173,6 +176,28 @@ def train_on_stream(subject: Subject, settings: Any) -> linear_probe.Params:
     subject.work.steps, subject.work.params = total_steps, final
     subject.work.images = total_steps * settings.batch_size
     return final
+
+
+def _encoder_weights(subject: Subject) -> tuple[Any, Any]:
+    """Returns (params, method state) of the online encoder."""
+    online = {"online": subject.params["online"]}
+    return online, {"online": subject.method_state.get("online", {})}
+
+
+def _resumable(subject: Subject, settings: Any) -> tuple[Checkpointer, Terms, int]:
+    """Returns the checkpoints of the classifier, their terms, and its number of steps."""
+    folder = Path(subject.run_dir) / f"probe-{digest(_encoder_weights(subject))[:12]}"
+    record = ml_collections.ConfigDict({"seed": subject.seed, "linear_probe": settings.to_dict()})
+    images = subject.split("train")
+    terms = Terms(
+        config=record,
+        images=images.identity,
+        steps_per_epoch=len(images) // settings.batch_size,
+        in_epochs=True,
+        allow_change=subject.allow_change,
+    )
+    checkpointer = Checkpointer(folder, keep=1, keep_best=0, config=record)
+    return checkpointer, terms, settings.num_epochs * terms.steps_per_epoch
 
 
 def _stream_config(subject: Subject, settings: Any) -> ml_collections.ConfigDict:

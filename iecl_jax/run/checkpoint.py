@@ -12,26 +12,24 @@ the start if one metrics file is damaged.
 import contextlib
 import json
 import logging as std_logging
-import math
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
-import tensorstore
 from absl import logging
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from iecl_jax import config as config_lib
-from iecl_jax.run import seal
+from iecl_jax.data import files
+from iecl_jax.run import seal, stored
 
-BEST_METRIC = "knn_top1"
 _UNFINISHED = (".orbax-checkpoint-tmp", ".deleting")
 _EVALUATION_FIELDS = ("step", "params", "method_state")
 
@@ -43,7 +41,7 @@ class Restored(NamedTuple):
       step: number of steps taken.
       state: the saved tree.
       position: index of the next batch in the data stream.
-      stopped: True if a signal caused the save. The evaluations due at its step were then skipped.
+      stopped: True if the evaluations due at its step are not done.
       facts: what else `save` was told.
       config: the config of the run that saved it, with today's keys.
     """
@@ -137,7 +135,7 @@ class Checkpointer:
           state: a pytree of arrays, the same on every device and process.
           position: index of the next batch in the data stream.
           metrics: named numbers, finite or not; `knn_top1`, if present, ranks the checkpoint for
-            `keep_best`.
+            `keep_best`. Later ones are given to `measured`.
           stopped: see `Restored`.
           facts: further JSON values, see `Restored`.
           wait: if True, returns only when the checkpoint is whole.
@@ -167,6 +165,19 @@ class Checkpointer:
         if wait:
             self._finish()
 
+    def measured(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds the metrics of a saved step, whose evaluations are now done.
+
+        Raises:
+          Exception: the save of that step failed, with its own error.
+        """
+        self._finish()
+        path = self._directory / str(step)
+        if jax.process_index() == 0 and path.is_dir():
+            scores = {name: float(value) for name, value in metrics.items()}
+            with files.open_whole(path / stored.SCORES, "w") as file:
+                json.dump({"scores": scores, "digest": seal.digest_json(scores)}, file)
+
     def restore(
         self, template: Any, check: Callable[[int, Any, Mapping[str, Any]], None] | None = None
     ) -> Restored | None:
@@ -190,30 +201,39 @@ class Checkpointer:
         self._orbax.wait_until_finished()
         wanted = seal.types(seal.paths_and_leaves(template))
         refused: dict[pathlib.Path, str] = {}
-        for path in _newest_first(self._directory):
-            leaves, facts, reason = {}, {}, ""
+        for path in stored.newest_first(self._directory):
+            leaves: dict[str, np.ndarray] = {}
+            facts: dict[str, Any] = {}
+            reason = ""
             try:
-                sealed, records = _read_records(path)
-                config = config_lib.from_json(json.dumps(records["config"]))
-                facts = records["data"]
+                sealed, records = stored.read_records(path)
+                step, config, facts = stored.step_config_facts(records)
             except Exception as error:
-                reason = _one_line(error)
+                reason = stored.one_line(error)
             if check is not None and not reason:
-                check(facts["step"], config, facts)
+                check(step, config, facts)
             try:
                 if not reason:
                     seal.check_fits(sealed, wanted)
-                    leaves = _read_leaves(path, sealed)
+                    leaves = stored.read_leaves(path, sealed)
             except Exception as error:
-                reason = _one_line(error)
+                reason = stored.one_line(error)
             # All processes must take the same checkpoint, so all must be able to read it.
             if _true_everywhere(not reason):
                 self._refused = refused
-                state, stopped = _place(leaves, template), facts.get("stopped", False)
-                return Restored(facts["step"], state, facts["position"], stopped, facts, config)
+                state, position = _place(leaves, template), facts["position"]
+                stopped = facts.get("stopped", False) and stored.scores(path) is None
+                return Restored(step, state, position, stopped, facts, config)
             refused[path] = reason or "another process cannot read it"
         if refused:
-            raise ValueError(_none_whole(self._directory, refused))
+            raise ValueError(stored.none_whole(self._directory, refused))
+        return None
+
+    def earlier(self) -> tuple[int, ml_collections.ConfigDict, dict[str, Any]] | None:
+        """Returns step, config and facts of the newest checkpoint with whole records, or None."""
+        for path in stored.newest_first(self._directory):
+            with contextlib.suppress(Exception):
+                return stored.step_config_facts(stored.read_records(path)[1])
         return None
 
     def newest(self) -> int | None:
@@ -223,7 +243,7 @@ class Checkpointer:
           Exception: the current save failed, with its own error.
         """
         self._finish()
-        found = _newest_first(self._directory)
+        found = stored.newest_first(self._directory)
         return int(found[0].name) if found else None
 
     def close(self) -> None:
@@ -236,8 +256,8 @@ class Checkpointer:
         self._orbax.wait_until_finished()
         if jax.process_index() != 0:
             return
-        paths = _newest_first(self._directory)
-        kept = {*paths[: self._keep], *_best_first(paths)[: self._keep_best]}
+        paths = stored.newest_first(self._directory)
+        kept = {*paths[: self._keep], *stored.best_first(paths)[: self._keep_best]}
         if self._keep_every:
             kept |= {path for path in paths if int(path.name) % self._keep_every == 0}
         for path in paths:
@@ -280,18 +300,18 @@ def load_for_evaluation(
         directory, found = path.parent, [path] if path.is_dir() else []
     else:
         directory = path / "checkpoints"
-        found = _newest_first(directory)
+        found = stored.newest_first(directory)
         if step is not None:
             found = [path for path in found if path.name == str(step)]
         elif best:
-            found = _best_first(found)
+            found = stored.best_first(found)
     refused: dict[pathlib.Path, str] = {}
     for candidate in found:
         try:
-            sealed, records = _read_records(candidate)
-            leaves = _read_leaves(candidate, sealed, fields=_EVALUATION_FIELDS)
+            sealed, records = stored.read_records(candidate)
+            leaves = stored.read_leaves(candidate, sealed, fields=_EVALUATION_FIELDS)
         except Exception as error:
-            refused[candidate] = _one_line(error)
+            refused[candidate] = stored.one_line(error)
             continue
         for damaged, reason in refused.items():
             logging.warning("%s is refused: %s.", damaged, reason)
@@ -299,58 +319,12 @@ def load_for_evaluation(
         config = config_lib.from_json(json.dumps(records["config"]))
         return config, {"params": {}, "method_state": {}} | nested
     if refused:
-        raise ValueError(_none_whole(directory, refused))
-    wanted = f" of step {step}" if step is not None else f" with a {BEST_METRIC}" if best else ""
+        raise ValueError(stored.none_whole(directory, refused))
+    scored = f" with a {stored.BEST_METRIC}" if best else ""
+    wanted = scored if step is None else f" of step {step}"
     raise ValueError(
         f"there is no checkpoint{wanted} in {path}: give a WORKDIR or WORKDIR/checkpoints/STEP."
     )
-
-
-def _read_records(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns (seal, {"data", "config", "metrics"}); raises if one is missing or damaged."""
-    read = {}
-    for name in ("seal", "data", "config", "metrics"):
-        try:
-            read[name] = ocp.JsonCheckpointHandler().restore(path / name)
-        except ValueError as error:
-            raise ValueError(f"its {name} is not JSON") from error
-    sealed = read.pop("seal")
-    seal.check_records(sealed, read)
-    if str(read["data"]["step"]) != path.name:
-        raise ValueError(f"it was saved as step {read['data']['step']}")
-    return sealed, read
-
-
-def _read_leaves(
-    path: pathlib.Path, sealed: Mapping[str, Any], fields: Iterable[str] | None = None
-) -> dict[str, np.ndarray]:
-    """Returns the arrays of the named fields (None = all) by path; raises if one is damaged.
-
-    Orbax stores Zarr arrays in one OCDBT database. They are read directly with TensorStore, because
-    Orbax's own restore prints a traceback for every array after the first damaged one.
-    """
-    fields = [field for field in sealed["fields"] if fields is None or field in fields]
-    database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path / 'state'}/"}}
-    # All arrays are opened before any is read, so that TensorStore reads them in parallel.
-    arrays, leaves = {}, {}
-    for name, (dtype, shape) in sealed["leaves"].items():
-        if name.split("/")[0] in fields and math.prod(shape):
-            kvstore = {**database, "path": name.replace("/", ".") + "/"}
-            arrays[name] = tensorstore.open({"driver": "zarr", "kvstore": kvstore}, open=True)
-        elif name.split("/")[0] in fields:  # `save` left out empty arrays.
-            leaves[name] = np.zeros(shape, np.dtype(dtype))
-    opened = {name: _result(name, array).read() for name, array in arrays.items()}
-    leaves |= {name: _result(name, values) for name, values in opened.items()}
-    seal.check_leaves(sealed, leaves)
-    return leaves
-
-
-def _result(name: str, future: tensorstore.Future) -> Any:
-    try:
-        return future.result()
-    except ValueError as error:
-        code = str(error).split(":")[0]
-        raise ValueError(f"its array {name} cannot be read ({code})") from error
 
 
 def _place(leaves: Mapping[str, np.ndarray], template: Any) -> Any:
@@ -367,38 +341,6 @@ def _place(leaves: Mapping[str, np.ndarray], template: Any) -> Any:
     named = seal.paths_and_leaves(template)
     placed = [place(like, leaves[path]) for path, like in named]
     return jax.tree.unflatten(jax.tree.structure(template), placed)
-
-
-def _newest_first(directory: pathlib.Path) -> list[pathlib.Path]:
-    if not directory.is_dir():
-        return []
-    found = [path for path in directory.iterdir() if path.name.isdigit() and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name), reverse=True)
-
-
-def _best_first(paths: list[pathlib.Path]) -> list[pathlib.Path]:
-    """Returns the paths that have a finite BEST_METRIC, best first; of equals, the newer first."""
-    scores: dict[pathlib.Path, float] = {}
-    for path in paths:
-        with contextlib.suppress(Exception):
-            score = _read_records(path)[1]["metrics"].get(BEST_METRIC, math.nan)
-            if math.isfinite(score):
-                scores[path] = score
-    return sorted(scores, key=lambda path: scores[path], reverse=True)
-
-
-def _none_whole(directory: pathlib.Path, refused: Mapping[pathlib.Path, str]) -> str:
-    reasons = "; ".join(f"{path.name}: {reason}" for path, reason in refused.items())
-    return (
-        f"no checkpoint in {directory} can be used ({reasons}): "
-        "repair them, or use another --workdir."
-    )
-
-
-def _one_line(error: Exception) -> str:
-    """Returns the first 200 characters of an error on one line, without a closing full stop."""
-    kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
-    return " ".join(f"{kind}{error}".split())[:200].rstrip(".") or type(error).__name__
 
 
 def _true_everywhere(flag: bool) -> bool:

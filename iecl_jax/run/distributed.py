@@ -7,6 +7,7 @@ has died.
 
 import contextlib
 import ctypes
+import json
 import os
 import re
 import signal
@@ -154,6 +155,58 @@ def agreed(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.broadcast_one_to_all(np.array(flag)))
+
+
+def gathered(text: str) -> list[str]:
+    """Returns the texts of all processes, in their order. All must call it at the same point."""
+    if jax.process_count() == 1:
+        return [text]
+    mine = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(len(mine)))
+    padded = np.pad(mine, (0, max(sizes) + 1 - len(mine)))
+    rows = multihost_utils.process_allgather(padded)
+    return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Raises the block's ValueError or OSError on every process if one process has it.
+
+    All processes must enter the block at the same point. For a single process nothing changes.
+    """
+    own: Exception | None = None
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        own = error
+    sentences = gathered(str(own or ""))
+    if own is not None:
+        raise own
+    for number, sentence in enumerate(sentences):
+        if sentence:
+            raise ValueError(f"process {number}: {sentence}")
+
+
+def check_same(what: str, values: Mapping[str, Any]) -> None:
+    """Raises ValueError on every process if the values of one process differ from process 0's.
+
+    Args:
+      what: what the values are, for the error message.
+      values: JSON values by name.
+    """
+    first, *others = map(json.loads, gathered(json.dumps(dict(values), sort_keys=True)))
+    for number, other in enumerate(others, 1):
+        different = [
+            f"{name} is {first.get(name)!r} on process 0, {other.get(name)!r} on process {number}"
+            for name in sorted(first.keys() | other.keys())
+            if first.get(name) != other.get(name)
+        ]
+        if different:
+            more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+            raise ValueError(
+                f"the processes of this run differ in their {what}: {', '.join(different[:3])}"
+                f"{more}. Start all of them by the same command, from the same packages and data."
+            )
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ class MetricLog:
     between two writes run without waiting.
 
     Attributes:
-      last: the values written last; {} before the first write.
+      last: the values written last, also by an earlier start; {} before the first write.
       images_per_second: speed over the newest interval without a compilation; 0 before the first.
     """
 
@@ -35,6 +35,7 @@ class MetricLog:
         *,
         group: str = "train",
         newest_checkpoint: Callable[[], int | None] = lambda: None,
+        last: Mapping[str, float] | None = None,
     ):
         """Makes a log that writes metrics as GROUP/NAME.
 
@@ -45,6 +46,7 @@ class MetricLog:
           group: the first part of every name.
           newest_checkpoint: returns the newest checkpoint's step, or None; for the error message
             about a metric that is not finite.
+          last: the values that the run wrote last before it was resumed.
         """
         self._writer, self._steps_per_epoch = writer, steps_per_epoch
         self._batch_size, self._group = batch_size, group
@@ -52,8 +54,8 @@ class MetricLog:
         self._pending: list[tuple[range, dict[str, jax.Array]]] = []
         self._clock, self._timed_steps = 0.0, 0
         self._compiled = False
-        self.last: dict[str, float] = {}
-        self.images_per_second = 0.0
+        self.last = dict(last or {})
+        self.images_per_second = self.last.get("images_per_second", 0.0)
 
     def add(self, steps: range, metrics: dict[str, jax.Array]) -> None:
         """Adds the metrics [len(steps) or more] that a call of `Experiment.steps` returned.

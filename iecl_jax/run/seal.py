@@ -61,13 +61,13 @@ def make(leaves: Mapping[str, np.ndarray], records: Mapping[str, Any]) -> dict[s
       "records": the digest of the JSON items and of the two entries before}.
     """
     seal = {"leaves": types(leaves.items()), "fields": _digest_fields(leaves)}
-    return seal | {"records": _digest_json({**seal, **records})}
+    return seal | {"records": digest_json({**seal, **records})}
 
 
 def check_records(seal: Mapping[str, Any], records: Mapping[str, Any]) -> None:
     """Raises ValueError if the JSON items or the seal itself differ from what `make` saw."""
     sealed = {"leaves": seal["leaves"], "fields": seal["fields"], **records}
-    if _digest_json(sealed) != seal["records"]:
+    if digest_json(sealed) != seal["records"]:
         raise ValueError("its JSON records do not match their SHA-256")
 
 
@@ -109,5 +109,6 @@ def _digest_fields(leaves: Mapping[str, np.ndarray]) -> dict[str, str]:
         return dict(zip(fields, pool.map(_digest, fields.values()), strict=True))
 
 
-def _digest_json(value: Any) -> str:
+def digest_json(value: Any) -> str:
+    """Returns the SHA-256 (hex) of a JSON value, with its keys sorted."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -104,14 +104,14 @@ def record(
         return
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
+    for folder in (workdir, *(path for path in workdir.iterdir() if path.is_dir())):
+        files.remove_scratch(folder)
     starts = _read_starts(workdir)
     starts.append(
         {
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": list(command),
-            "git": git_state(),
-            "python": platform.python_version(),
-            "versions": versions(),
+            **software(),
             "device": device_description(),
             "num_processes": jax.process_count(),
             "threads": threads(),
@@ -206,6 +206,11 @@ def versions() -> dict[str, str | None]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = None
     return found
+
+
+def software() -> dict[str, Any]:
+    """Returns {"git", "python", "versions"}: the code that runs."""
+    return {"git": git_state(), "python": platform.python_version(), "versions": versions()}
 
 
 def device_description() -> str:

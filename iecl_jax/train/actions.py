@@ -3,19 +3,21 @@
 Each action knows when it is due (`due`) and does its work when called. `train.loop` calls them.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import jax
 import ml_collections
 import numpy as np
 from absl import logging
 
 from iecl_jax.run import distributed
 from iecl_jax.run.metrics import write_scalars
-from iecl_jax.train.loop import Now, Run
+from iecl_jax.train.loop import Action, Now, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Every:
 
 class Evaluation(Protocol):
     """An evaluation of a TrainState with its own schedule; see `evals.parts.schedule`."""
+
+    name: str
 
     def due(self, now: Now) -> bool:
         """Returns whether to evaluate now."""
@@ -125,6 +129,16 @@ class Diagnose:
         return self._every(now) or self._milestone(now)
 
     def __call__(self, now: Now) -> None:
+        with _only_measures("diagnostics", now):
+            self._measure(now)
+        alarms = self._diagnostics.alarms(now.diagnosis) if now.diagnosis else []
+        for alarm in alarms:
+            logging.warning("step %d: %s", now.step, alarm)
+        # Processes measure separately; rounding must not make only some of them stop.
+        if self._stop_on_collapse and not now.last and distributed.agreed(bool(alarms)):
+            now.alarm = alarms[0] if alarms else "Process 0 measured a collapse."
+
+    def _measure(self, now: Now) -> None:
         found = self._diagnostics(self._run.state)
         now.diagnosis = found.values
         write_scalars(self._run.writer, "diagnostics", now.step, found.values)
@@ -132,12 +146,6 @@ class Diagnose:
             for group, layers in found.layers.items():
                 write_scalars(self._run.writer, group, now.step, layers)
             _write_pictures(self._run, now, found.pictures(now.step))
-        alarms = self._diagnostics.alarms(found.values)
-        for alarm in alarms:
-            logging.warning("step %d: %s", now.step, alarm)
-        # Processes measure separately; rounding must not make only some of them stop.
-        if self._stop_on_collapse and not now.last and distributed.agreed(bool(alarms)):
-            now.alarm = alarms[0] if alarms else "Process 0 measured a collapse."
 
 
 class Evaluate:
@@ -153,10 +161,11 @@ class Evaluate:
         return not now.stop and self._evaluation.due(now)
 
     def __call__(self, now: Now) -> None:
-        scores = self._evaluation(self._run.state, now)
-        now.scores |= scores
-        if plain := _plain_numbers(scores):
-            write_scalars(self._run.writer, "eval", now.step, plain)
+        with _only_measures(self._evaluation.name, now):
+            scores = self._evaluation(self._run.state, now)
+            now.scores |= scores
+            if plain := _plain_numbers(scores):
+                write_scalars(self._run.writer, "eval", now.step, plain)
 
 
 class Draw:
@@ -181,11 +190,16 @@ class Draw:
         return not now.stop and self._milestone(now)
 
     def __call__(self, now: Now) -> None:
-        _write_pictures(self._run, now, self._draw(now.step, self._run.state))
+        with _only_measures("gallery", now):
+            _write_pictures(self._run, now, self._draw(now.step, self._run.state))
 
 
 class Save:
-    """Saves a checkpoint with the scores of its step. It must be the last of the actions."""
+    """Saves a checkpoint with the scores of its step. It must be the last of the actions.
+
+    Attributes:
+      first: the step that `SaveFirst` saved last; 0 = none.
+    """
 
     interruptible = False
 
@@ -197,15 +211,70 @@ class Save:
           every: steps between two checkpoints.
           scored: if True, every step with scores is saved, so that the best can be kept.
         """
-        self._run, self._every, self._scored = run, Every(every, at_end=True), scored
+        self.run, self.every, self.scored = run, Every(every, at_end=True), scored
+        self.first = 0
 
     def due(self, now: Now) -> bool:
         """Returns True every `every` steps, at the last step, and before the run ends early."""
-        scored = self._scored and bool(now.scores)
-        return self._every(now) or now.stop or bool(now.alarm) or scored
+        scored = self.scored and bool(now.scores)
+        ends = now.stop or bool(now.alarm)
+        return self.every(now) or ends or scored or self._exists(now)
 
     def __call__(self, now: Now) -> None:
-        self._run.save(metrics=_plain_numbers(now.scores), stopped=now.stop)
+        if not self._exists(now):
+            self.run.save(metrics=_plain_numbers(now.scores), stopped=now.stop)
+        elif not now.stop:
+            self.run.checkpointer.measured(now.step, _plain_numbers(now.scores))
+
+    def _exists(self, now: Now) -> bool:
+        """Returns whether this step has a checkpoint, which lacks the scores."""
+        return now.resumed or self.first == now.step
+
+
+class SaveFirst:
+    """Saves before the actions that only measure, so that no kill or fault of theirs costs steps.
+
+    A run that is resumed from such a checkpoint begins with these actions, unless `Save` noted that
+    they were done.
+    """
+
+    interruptible = False
+
+    def __init__(self, save: Save, measuring: Sequence[Action]):
+        """Makes the action.
+
+        Args:
+          save: the last action of the step.
+          measuring: the actions between this one and `save`.
+        """
+        self._save, self._measuring = save, measuring
+
+    def due(self, now: Now) -> bool:
+        """Returns True where `Save` will be due, if something is measured before it."""
+        due = [action for action in self._measuring if action.due(now)]
+        scored = self._save.scored and any(isinstance(action, Evaluate) for action in due)
+        return bool(due) and not now.resumed and (self._save.every(now) or scored)
+
+    def __call__(self, now: Now) -> None:
+        self._save.run.save(metrics={}, stopped=True)
+        self._save.first = now.step
+
+
+@contextlib.contextmanager
+def _only_measures(what: str, now: Now) -> Iterator[None]:
+    """Turns an error of the block into a warning: the training goes on.
+
+    Of several processes, one that fails alone may leave the others waiting for it in the block.
+    Only what all of them meet, a file that is broken or missing, lets them go on.
+    """
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() > 1 and not isinstance(error, (ValueError, OSError)):
+            raise
+        told = f"{error}" or type(error).__name__
+        logging.warning("step %d: no %s, the training goes on: %s", now.step, what, told)
+        logging.debug("traceback", exc_info=True)
 
 
 def _write_pictures(run: Run, now: Now, pictures: Mapping[str, np.ndarray]) -> None:

@@ -5,6 +5,7 @@
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -81,6 +82,7 @@ class Run:
       terms: what the checkpoint must have in common with this start.
       step: number of steps taken.
       earlier: the checkpoint from which it continues.
+      begun: time.monotonic() of its start.
 
     Raises:
       ValueError: the checkpoint has more than `total` steps, or other terms.
@@ -98,6 +100,7 @@ class Run:
     terms: Terms = dataclasses.field(default_factory=Terms)
     step: int = 0
     earlier: Restored | None = None
+    begun: float = dataclasses.field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self._position, self._undone = 0, False
@@ -105,14 +108,24 @@ class Run:
         if restored is None:
             return
         self.step, self.state, self._position = restored[:3]
-        # A signal skips the evaluations of its step, and a kill may have skipped those at the end.
+        # A signal or a kill skips evaluations; before `measured` existed, a kill left no trace.
         self._undone = restored.stopped or self.step == self.total
-        if self.step > self.total:
-            raise ValueError(
-                f"{self.run_dir} has trained {self.step} steps already, more than the {self.total} "
-                "asked for: use another --workdir, or train longer."
-            )
+        check_total(self.run_dir, self.step, self.total)
         logging.info("Resuming from step %d of %d.", self.step, self.total)
+
+    @property
+    def _earlier_facts(self) -> dict[str, Any]:
+        return self.earlier.facts if self.earlier is not None else {}
+
+    @property
+    def seconds_before(self) -> float:
+        """Wall time of the earlier starts, each up to its last checkpoint."""
+        return self._earlier_facts.get("seconds", 0.0)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of this start and of the earlier ones."""
+        return time.monotonic() - self.begun + self.seconds_before
 
     def __enter__(self) -> "Run":
         self.checkpointer.open()
@@ -124,6 +137,7 @@ class Run:
             self.batch_size,
             group=self.group,
             newest_checkpoint=self.checkpointer.newest,
+            last=self._earlier_facts.get("logged", {}),
         )
         return self
 
@@ -169,7 +183,7 @@ class Run:
             position=self._batches.position,
             metrics=metrics,
             stopped=stopped,
-            facts=self.terms.facts(),
+            facts=self.terms.facts() | {"logged": self.log.last, "seconds": self.seconds},
         )
 
 
@@ -214,6 +228,15 @@ def train(run: Run, actions: Sequence[Action], *, steps_per_call: int = 1) -> No
                 )
                 raise SystemExit(EXIT_CODE)
     return now
+
+
+def check_total(run_dir: str, step: int, total: int) -> None:
+    """Raises ValueError if a run has taken more steps than it is asked to take in total."""
+    if step > total:
+        raise ValueError(
+            f"{run_dir} has trained {step} steps already, more than the {total} "
+            "asked for: use another --workdir, or train longer."
+        )
 
 
 def calls(first: int, total: int, *, most: int, due: Callable[[int], bool]) -> Iterator[range]:

@@ -25,6 +25,7 @@ from iecl_jax.train.actions import (
     Every,
     Log,
     Save,
+    SaveFirst,
 )
 from iecl_jax.train.experiment import Experiment, build
 from iecl_jax.train.loop import Action, Run, train
@@ -99,6 +100,7 @@ def start(task: Pretraining, run_dir: str, *, allow_config_change: bool = False)
         steps_per_epoch=task.steps_per_epoch,
         batch_size=config.train.batch_size,
         terms=terms,
+        begun=task.begun,
     )
     words = command_line.typed()
     workdir.record(run_dir, config, command=words, changed=changed, images=images)
@@ -137,19 +139,23 @@ def pretrain(
     config = task.config
     run = start(task, run_dir, allow_config_change=allow_config_change)
     finished = workdir.read_results(run_dir)
-    if run.step == run.total and distributed.agreed(finished is not None):
+    # The results of a run that is started with other settings are measured again.
+    same = run.earlier is not None and run.earlier.config == config
+    if same and run.step == run.total and distributed.agreed(finished is not None):
         logging.info("This run is finished; nothing is left to do.")
         run.checkpointer.close()
         return finished or {}
     # Galleries and layer-wise diagnostics come together with the scheduled evaluations.
     milestone = Every(config.eval.every_epochs * task.steps_per_epoch, at_end=True)
-    actions: list[Action] = [Log(run, config.train.log_every_steps)]
+    log = Log(run, config.train.log_every_steps)
+    measuring: list[Action] = []
     if diagnostics is not None:
-        actions.append(Diagnose(run, diagnostics, config.diagnostics, milestone))
-    actions += [Evaluate(run, evaluation) for evaluation in evaluations]
+        measuring.append(Diagnose(run, diagnostics, config.diagnostics, milestone))
+    measuring += [Evaluate(run, evaluation) for evaluation in evaluations]
     if draw is not None:
-        actions.append(Draw(run, draw, milestone))
-    actions.append(Save(run, config.checkpoint.every_steps, scored=config.checkpoint.keep_best > 0))
+        measuring.append(Draw(run, draw, milestone))
+    save = Save(run, config.checkpoint.every_steps, scored=config.checkpoint.keep_best > 0)
+    actions: list[Action] = [log, SaveFirst(save, measuring), *measuring, save]
     last = train(run, actions, steps_per_call=config.train.steps_per_call)
     diagnosis = {"diagnostics": last.diagnosis} if last.diagnosis else {}
     return workdir.write_results(
@@ -157,7 +163,7 @@ def pretrain(
         job="pretrain",
         metrics=run.log.last | last.scores | diagnosis,
         steps=run.total,
-        seconds=time.monotonic() - task.begun,
+        seconds=run.seconds,
         images_per_second=run.log.images_per_second,
         seed=config.seed,
         params_digest=digest(run.state.params),

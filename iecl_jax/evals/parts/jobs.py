@@ -35,7 +35,7 @@ def run(
     evaluation = kinds.load("evaluation", config.job, key="job")
     # An evaluation without settings has no section.
     settings = config.get(kinds.stem(config.job), ml_collections.ConfigDict())
-    subject = load(config, run_dir)
+    subject = load(config, run_dir, allow_change=allow_config_change)
     if hasattr(evaluation, "check"):
         evaluation.check(subject, settings)
     workdir.prepare(run_dir, config, command=command_line.typed(), allow_change=allow_config_change)
@@ -46,7 +46,8 @@ def run(
             print(f"{words} on {subject.config.data.name}: {value}", flush=True)
     if config.pictures and subject.knows_features():
         overview.measure(subject, None)
-    seconds, work = time.monotonic() - started, subject.work
+    work = subject.work
+    seconds = work.seconds + time.monotonic() - started
     return workdir.write_results(
         run_dir,
         job=config.job,
@@ -59,12 +60,12 @@ def run(
     )
 
 
-def load(config: ml_collections.ConfigDict, run_dir: str) -> Subject:
+def load(config: ml_collections.ConfigDict, run_dir: str, *, allow_change: bool = False) -> Subject:
     """Returns the network that a job's config names, with its data set.
 
     `config.checkpoint` is a workdir or one of its checkpoints. If it is empty, the network is that
     of `config.pretrain`, initialised but not trained. `config.data.dir`, if set, replaces the
-    folder of the data in the pretraining config.
+    folder of the data in the pretraining config. For `allow_change` see `Subject`.
     """
     weights: dict[str, Any] = {}
     if config.checkpoint:
@@ -76,7 +77,8 @@ def load(config: ml_collections.ConfigDict, run_dir: str) -> Subject:
         pretrain.data.cache = config.data.cache
     config_lib.check_pretrain(pretrain, num_devices=1)
     method = methods.make(pretrain, total_steps=1)
-    subject = Subject(pretrain, method, SplitEncoder(pretrain, method), run_dir, config.seed)
+    encoder = SplitEncoder(pretrain, method)
+    subject = Subject(pretrain, method, encoder, run_dir, config.seed, allow_change=allow_change)
     if not weights:
         return subject.untrained()
     return subject.at(weights["params"], weights["method_state"])

@@ -22,12 +22,14 @@ class Work:
     Attributes:
       images: number of images encoded or trained on.
       steps: number of optimizer steps.
+      seconds: wall time of earlier starts, whose work counts too.
       params: the parameters that the evaluation trained; None if it trained nothing.
       predicted: the classes int32 [N] that kNN predicted for the test images; None if it did not.
     """
 
     images: int = 0
     steps: int = 0
+    seconds: float = 0.0
     params: Any = None
     predicted: np.ndarray | None = None
 
@@ -60,6 +62,7 @@ class Subject:
       seed: seed for everything random in an evaluation.
       params, method_state: the network's weights; None before the training starts, when the
         evaluations check their settings.
+      allow_change: whether an evaluation that resumes may have other images than it began with.
       work: the work of the evaluations so far.
     """
 
@@ -70,6 +73,7 @@ class Subject:
     seed: int
     params: Any = None
     method_state: Any = None
+    allow_change: bool = False
     work: Work = dataclasses.field(default_factory=Work, init=False)
     _features: dict[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(
         default_factory=dict, init=False

@@ -90,8 +90,8 @@ class Split:
 
     @property
     def num_classes(self) -> int:
-        """The number of classes; 0 = unlabelled."""
-        return len(self.class_names)
+        """The number of classes; 0 = unlabelled, or all of one class: nothing to tell apart."""
+        return len(self.class_names) if len(self.class_names) > 1 else 0
 
     @functools.cached_property
     def labels(self) -> np.ndarray:

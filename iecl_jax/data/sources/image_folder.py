@@ -1,5 +1,6 @@
 """Opens a folder of images as a data set."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from iecl_jax.data.sources.tfds import MEAN, STD, Settings
 from iecl_jax.data.split import MAX_NATIVE_SIZE, BrokenFiles, Indices, Record, Split
 
 CROPPED_ON_HOST = True
+_LOOKED_AT = 16  # images of more than 8 bits whose largest value is measured
 __all__ = ["CROPPED_ON_HOST", "MEAN", "STD", "Settings", "check", "open_split"]
 
 
@@ -59,6 +61,7 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
         headers = list(pool.map(header, found.paths))
     slots = _next_good([header is not None for header in headers])
     records = [Record(found.paths[slot], found.labels[slot]) for slot in slots]
+    _tell(where, records, [header for slot in slots if (header := headers[slot])], reading)
     shapes = {header.size[::-1] for header in headers if header is not None}
     small = len(shapes) == 1 and max(max(shapes)) <= MAX_NATIVE_SIZE
 
@@ -75,6 +78,43 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
         broken=broken,
         is_train=split != "test",
         facts={"digest": _digest(found.paths, found.root)},
+    )
+
+
+def _tell(
+    where: str, records: Sequence[Record], headers: Sequence[images.Header], how: images.Reading
+) -> None:
+    """Logs how many images are transparent, turned or deep, and what is done with those."""
+    total = len(headers)
+    if count := sum(header.transparent for header in headers):
+        done = {"white": "laid over white", "drop": "used without their alpha"}[how.alpha]
+        logging.info(
+            "%s: %d of %d images are transparent and are %s (data.alpha=%s).",
+            *(where, count, total, done, how.alpha),
+        )
+    if count := sum(header.turned for header in headers):
+        done = "turned upright" if how.exif_rotation else "not turned"
+        logging.info(
+            "%s: %d of %d images lie turned by their EXIF and are %s (data.exif_rotation=%s).",
+            *(where, count, total, done, how.exif_rotation),
+        )
+    if deep := [record.image for record, header in zip(records, headers) if header.deep]:
+        _tell_of_deep(where, deep[:: -(-len(deep) // _LOOKED_AT)], len(deep), how.bit_depth)
+
+
+def _tell_of_deep(where: str, some: Sequence[images.Source], count: int, bits: int) -> None:
+    """Warns if images of more than 8 bits do not fill the range that is assumed, or exceed it."""
+    largest = 0
+    for image in some:
+        with contextlib.suppress(*images.DECODE_ERRORS):  # a broken file, found when it is read
+            largest = max(largest, images.largest_value(image))
+    used = max(8, largest.bit_length())
+    log = logging.warning if used > bits or used < bits - 1 else logging.info
+    log(
+        "%s: %d images have more than 8 bits; the largest value in %d of them is %d, of %d bits, "
+        "and data.bit_depth=%d takes %d for white%s.",
+        *(where, count, len(some), largest, used, bits, 2**bits - 1),
+        "" if log is logging.info else f": data.bit_depth={min(used, 16)} would fit it",
     )
 
 

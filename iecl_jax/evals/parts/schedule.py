@@ -112,7 +112,7 @@ def scheduled(
     subject = Subject(config, method, encoder, run_dir, config.seed)
     moments = _Moments(subject)
     epoch = max(1, len(split) // config.train.batch_size)
-    found = []
+    found, left_out = [], dict[str, list[str]]()
     for name in config.eval.names:
         module, stem = kinds.load("evaluation", name, key="eval.names"), kinds.stem(name)
         settings, every = config.eval[stem], config.eval.every_epochs * epoch
@@ -120,11 +120,13 @@ def scheduled(
         try:
             evaluation.check(subject)
         except Unlabelled as error:
-            logging.warning("No %s: %s", stem, error)
+            left_out.setdefault(str(error), []).append(stem)
         except ValueError as error:
             prefix = "eval." if str(error).startswith(f"{stem}.") else ""
             raise ValueError(f"{prefix}{error}") from error
         else:
             found.append(evaluation)
+    for reason, names in left_out.items():
+        logging.warning("No %s: %s", ", ".join(names), reason)
     moments.evaluations = found
     return found

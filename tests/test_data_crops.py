@@ -80,7 +80,9 @@ def test_further_views_change_nothing_of_the_first_two_and_have_their_pixels(mon
     decoded = []
     decode = images.decode_reduced
     monkeypatch.setattr(
-        images, "decode_reduced", lambda image, most: decoded.append(most) or decode(image, most)
+        images,
+        "decode_reduced",
+        lambda image, most, how: decoded.append(most) or decode(image, most, how),
     )
     pair = images.crop_views(source, lambda *_: boxes[:2], sizes[:2], names[:2])
     three = images.crop_views(source, lambda *_: boxes[:3], sizes[:3], names[:3])
@@ -158,18 +160,37 @@ def test_views_use_their_own_settings():
     assert small.shape == (8, 8, 3)
 
 
-@pytest.mark.parametrize("height, width", [(300, 451), (451, 300), (40, 33)])
-def test_center_crop_is_resize_256_then_crop_224(height, width):
+@pytest.mark.parametrize(
+    "height, width, size",
+    [(300, 451, 56), (451, 300, 56), (40, 33, 56), (206, 309, 224), (309, 206, 224)],
+)
+def test_center_crop_is_resize_256_then_crop_224(height, width, size):
+    """309 / 206 is 1.5: 256 times it is 384 wide, but 256 / 206 times 309 is less by rounding."""
     source = encode(smooth_image(height, width), "PNG")
-    shorter = 64
+    shorter = size * 256 // 224
     if width < height:
         resized = (shorter, int(shorter * height / width))
     else:
         resized = (int(shorter * width / height), shorter)
     image = Image.open(io.BytesIO(source)).resize(resized, Image.Resampling.BILINEAR)
-    left, top = round((image.width - 56) / 2), round((image.height - 56) / 2)
-    expected = np.asarray(image.crop((left, top, left + 56, top + 56)))
-    np.testing.assert_array_equal(images.center_crop(source, 56), expected)
+    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+    expected = np.asarray(image.crop((left, top, left + size, top + size)))
+    np.testing.assert_array_equal(images.center_crop(source, size), expected)
+
+
+def test_center_crop_of_a_long_strip_takes_no_memory(monkeypatch):
+    """It is cut before it is resized, and equals the crop of the whole but for rounding."""
+    pixels = smooth_image(40, 800)[:20]
+    whole = Image.fromarray(pixels).resize((64 * 40, 64), Image.Resampling.BILINEAR)
+    left = round((64 * 40 - 56) / 2)
+    expected = np.asarray(whole.crop((left, 4, left + 56, 60))).astype(int)
+    for turn in (False, True):
+        source = encode(np.swapaxes(pixels, 0, 1) if turn else pixels, "PNG")
+        found = images.center_crop(source, 56).astype(int)
+        difference = np.abs((np.swapaxes(found, 0, 1) if turn else found) - expected)
+        assert difference.max() <= 1
+    monkeypatch.setattr(Image.Image, "crop", None)  # 256 x 768,000 pixels, were it resized whole
+    assert images.center_crop(np.zeros((6000, 2, 3), np.uint8), 224).shape == (224, 224, 3)
 
 
 def test_colour_modes_become_rgb():

@@ -36,13 +36,15 @@ def test_formats_and_colour_modes(tmp_path):
     write(tmp_path / "b" / "5.PNG", 50, mode="L")
     write(tmp_path / "b" / "6.png", 60, mode="P")
     write(tmp_path / "b" / "7.png", 70, mode="RGBA")
-    write(tmp_path / "b" / "notes.gif", 80)
+    (tmp_path / "b" / "notes.txt").write_text("no image")
     write(tmp_path / "b" / ".hidden.png", 90)
+    for number, suffix in enumerate((".avif", ".bmp", ".gif", ".jp2", ".tif", ".tiff")):
+        write(tmp_path / "c" / f"{number}{suffix}", 50)
     split = open_split(folder(tmp_path), "train")
-    assert (len(split), split.num_classes, split.class_names) == (7, 2, ("a", "b"))
+    assert (len(split), split.num_classes, split.class_names) == (13, 3, ("a", "b", "c"))
     assert split.image_shape == (30, 40)
-    np.testing.assert_array_equal(split.labels, [0, 0, 0, 1, 1, 1, 1])
-    for index, value in enumerate((10, 20, 30, 40, None, 60, 70)):
+    np.testing.assert_array_equal(split.labels, [0] * 3 + [1] * 4 + [2] * 6)
+    for index, value in enumerate((10, 20, 30, 40, None, 60, 70, *[50] * 6)):
         image = split.load(index)
         assert image.shape == (30, 40, 3)
         assert image.dtype == np.uint8

@@ -9,7 +9,7 @@ from markdown_rows import rows
 from PIL import Image
 
 from iecl_jax.data import crops, images
-from iecl_jax.data.sources import image_folder
+from iecl_jax.data.listing import list_images
 from iecl_jax.tools.benchmark import reading as speed
 from iecl_jax.tools.benchmark import torch_input
 
@@ -73,7 +73,7 @@ def test_no_photograph_is_one_sentence(tmp_path):
 
 def test_drawn_photographs_take_the_bytes_of_real_ones(tmp_path):
     speed.write_jpegs(tmp_path, [speed.draw_photograph(seed, 341, 256) for seed in range(3)], 0)
-    for path in image_folder.list_images(tmp_path):
+    for path in list_images(tmp_path).images:
         assert 2 < 8 * path.stat().st_size / (341 * 256) < 3.6  # ImageNet at quality 90: 2.8
 
 

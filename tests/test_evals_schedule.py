@@ -121,7 +121,7 @@ def test_without_labels_the_training_goes_on_and_says_why(tmp_path, monkeypatch,
     monkeypatch.setattr(type(split), "labels", np.full(len(split), -1, np.int32))
     found = evals.scheduled(config, experiment.method, split, str(tmp_path))
     assert names(found) == ["linear", "comparison"]  # which are off
-    assert "No knn: the train images of generated have no labels." in caplog.text
+    assert "No knn, online_probe: the train images of generated have no labels." in caplog.text
     with pytest.raises(ValueError, match="the train images of generated have no labels"):
         jobs.run(evaluate.evaluation_config("knn", "smoke"), str(tmp_path / "knn"))
 

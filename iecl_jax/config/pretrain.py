@@ -38,6 +38,7 @@ def _are_views(names: Sequence[str]) -> bool:
 OPERATORS = Rule(
     _are_operators, "different operators, files named by a word, with 'crop' first or nowhere"
 )
+BIT_DEPTH = Rule(lambda bits: 8 <= bits <= 16, "from 8 to 16")
 VIEWS = Rule(_are_views, "two different words or more: anchor, query and further views")
 
 
@@ -60,6 +61,15 @@ class Data(Section):
         (), CHANNELS_OR_NONE, "mean per channel of values in [0, 1], subtracted; () = the source's"
     )
     std = key((), SCALES_OR_NONE, "standard deviation per channel, the divisor; () = the source's")
+
+    alpha = key(
+        "white", ("white", "drop"), "transparent images: laid over white, or their alpha dropped"
+    )
+    bit_depth = key(
+        16, BIT_DEPTH, "bits that are used in files of 16 per channel; 12 = values up to 4095"
+    )
+    exif_rotation = key(False, None, "turn photographs upright, as their EXIF orientation says")
+    max_pixels = key(178_956_970, COUNT, "pixels of the largest file that is read as an image")
 
     @staticmethod
     def also(own, given):

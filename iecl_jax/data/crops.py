@@ -73,7 +73,7 @@ def make_random_views(
     Returns:
       A function (source, step, place) -> a list of uint8 [S_i, S_i, 3], the views of
       `config.augment` of the image at `place` in the global batch of `step`. A view without `crop`
-      is the whole image. The function raises the errors of the decoder (`split.DECODE_ERRORS`).
+      is the whole image. The function raises the errors of the decoder (`images.DECODE_ERRORS`).
     """
     # Reads the config here, not per image: reading a ConfigDict takes microseconds.
     views = [config.augment[name] for name in config.augment.views]
@@ -81,6 +81,7 @@ def make_random_views(
     limits = [(tuple(crop.scale), tuple(crop.ratio)) if crop else None for crop in crops]
     names = [crop.interpolation if crop else "bilinear" for crop in crops]
     seed, sizes = config.seed, view_sizes(config.augment, config.data.image_size)
+    how = images.reading(config.data)
 
     def random_views(source: images.Source, step: int, place: int) -> list[np.ndarray]:
         def boxes_of(width: int, height: int) -> list[images.Box]:
@@ -91,6 +92,6 @@ def make_random_views(
                 for number, of_view in enumerate(limits)
             ]
 
-        return images.crop_views(source, boxes_of, sizes, names)
+        return images.crop_views(source, boxes_of, sizes, names, how)
 
     return random_views

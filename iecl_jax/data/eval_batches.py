@@ -42,8 +42,8 @@ def eval_batches(
 
     def view(_: int, image: images.Source) -> list[np.ndarray]:
         if split.image_shape is not None:
-            return [images.decode(image)]
-        return [images.center_crop(image, data.image_size)]
+            return [images.decode(image, split.reading)]
+        return [images.center_crop(image, data.image_size, split.reading)]
 
     def load(number: int) -> dict[str, np.ndarray]:
         batch = batches[number]

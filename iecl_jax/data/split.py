@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,24 +10,15 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from absl import logging
-from PIL import Image
 
 from iecl_jax.data import images
+from iecl_jax.data.listing import shown
 
 T = TypeVar("T")
 Indices = Sequence[int] | np.ndarray
 
 MAX_NATIVE_SIZE = 96  # pixels: larger images are cropped on the host
-MAX_BROKEN_SHARE = 0.01
-# What Pillow raises for files that are truncated, damaged, not an image, or too large.
-DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-)
+MAX_BROKEN, MAX_BROKEN_SHARE = 3, 0.01  # files that may be broken: the larger of the two
 
 
 class Record(NamedTuple):
@@ -39,7 +29,7 @@ class Record(NamedTuple):
 
 
 class BrokenFiles:
-    """Counts the files that cannot be decoded, and raises ValueError above 1 % of `total`."""
+    """Counts the files that cannot be decoded; more than 3 and than 1 % of `total` are an error."""
 
     def __init__(self, total: int, where: str):
         self.names: list[str] = []
@@ -49,19 +39,23 @@ class BrokenFiles:
         """Counts a broken file, and logs it as a warning the first time.
 
         Raises:
-          ValueError: more than 1 % of the files are broken.
+          ValueError: more than 3 and more than 1 % of the files are broken, or all of them.
         """
         with self._lock:
             if name not in self.names:
                 self.names.append(name)
                 count = f"{len(self.names)} of {self._total} so far"
                 logging.warning("%s is broken and is skipped (%s): %s", name, count, error)
-            if len(self.names) > MAX_BROKEN_SHARE * self._total:
-                raise ValueError(
-                    f"{len(self.names)} of the {self._total} images in {self._where} are broken, "
-                    f"more than 1 %: repair or remove them, beginning with "
-                    f"{', '.join(self.names[:3])}."
-                )
+            if len(self.names) > max(MAX_BROKEN, MAX_BROKEN_SHARE * self._total):
+                too_many = f"more than {MAX_BROKEN} and more than 1 %"
+            elif len(self.names) == self._total:
+                too_many = "all of them"
+            else:
+                return
+            raise ValueError(
+                f"{len(self.names)} of the {self._total} images in {self._where} are broken, "
+                f"{too_many}: repair or remove them, beginning with {', '.join(self.names[:3])}."
+            )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,6 +75,7 @@ class Split:
     read_labels: Callable[[], np.ndarray]
     num_threads: int = 8
     broken: BrokenFiles | None = None
+    reading: images.Reading = images.AS_IT_IS
     is_train: bool = False  # whether these are the same images as those of split "train"
     # What identifies the images besides their number, as JSON values: a version, a digest.
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -95,8 +90,8 @@ class Split:
 
     @property
     def num_classes(self) -> int:
-        """The number of classes; 0 = unlabelled."""
-        return len(self.class_names)
+        """The number of classes; 0 = unlabelled, or all of one class: nothing to tell apart."""
+        return len(self.class_names) if len(self.class_names) > 1 else 0
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
@@ -105,7 +100,7 @@ class Split:
 
     def load(self, index: int) -> np.ndarray:
         """Returns an image as RGB, uint8 [H,W,3]."""
-        return self.decode([index], lambda _, image: images.decode(image))[0][0]
+        return self.decode([index], lambda _, image: images.decode(image, self.reading))[0][0]
 
     def encoded(self, index: int) -> bytes | None:
         """Returns the bytes of an image's file, or None if the image is given as pixels."""
@@ -167,10 +162,10 @@ class Split:
         while True:
             try:
                 return function(position, record.image), record.label
-            except DECODE_ERRORS as error:
+            except images.DECODE_ERRORS as error:
                 if self.broken is None:
                     raise
-                self.broken.add(str(record.image), error)
+                self.broken.add(shown(str(record.image)), error)
             index = (index + 1) % len(self)
             record = self.read([index])[0]
 
@@ -191,7 +186,9 @@ class Split:
         chunks = np.array_split(np.arange(len(self)), max(1, len(self) // 256))
 
         def fill(chunk: np.ndarray) -> None:
-            decoded, labels[chunk] = self.decode(chunk, lambda _, image: images.decode(image))
+            decoded, labels[chunk] = self.decode(
+                chunk, lambda _, image: images.decode(image, self.reading)
+            )
             pixels[chunk] = decoded
 
         with ThreadPoolExecutor(self.num_threads) as pool:

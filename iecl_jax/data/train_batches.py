@@ -64,7 +64,7 @@ def host_batches(
     def decoded(step: int, batch: np.ndarray) -> Batch:
         def views(position: int, image: images.Source) -> list[np.ndarray]:
             if small:
-                return [images.decode(image)]
+                return [images.decode(image, split.reading)]
             return random_views(image, step, places.start + position)
 
         pixels, labels = split.decode_in(pool, batch[places], shapes, views)

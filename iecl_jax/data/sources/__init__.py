@@ -24,6 +24,7 @@ import ml_collections
 
 from iecl_jax.config import kinds
 from iecl_jax.config.rules import one_of
+from iecl_jax.data import images
 from iecl_jax.data.split import MAX_NATIVE_SIZE, Split
 
 SPLITS = ("pretrain", "train", "test")
@@ -39,7 +40,7 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
     one_of("split", split, SPLITS)
     kinds.check("data", data.name, data)
     opened = kinds.load("data", data.name).open_split(data, split)
-    return dataclasses.replace(opened, num_threads=data.num_threads)
+    return dataclasses.replace(opened, num_threads=data.num_threads, reading=images.reading(data))
 
 
 def statistics(data: ml_collections.ConfigDict) -> tuple[Channels, Channels]:

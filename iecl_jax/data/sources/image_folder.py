@@ -1,5 +1,6 @@
-"""Opens a folder of JPEG, PNG and WebP files as a data set."""
+"""Opens a folder of images as a data set."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -9,16 +10,15 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 from absl import logging
-from PIL import Image
 
-from iecl_jax.data import files
+from iecl_jax.data import class_folders, images
+from iecl_jax.data.listing import shown
 from iecl_jax.data.sources.tfds import MEAN, STD, Settings
-from iecl_jax.data.split import DECODE_ERRORS, MAX_NATIVE_SIZE, BrokenFiles, Indices, Record, Split
+from iecl_jax.data.split import MAX_NATIVE_SIZE, BrokenFiles, Indices, Record, Split
 
 CROPPED_ON_HOST = True
-__all__ = ["CROPPED_ON_HOST", "MEAN", "STD", "Settings", "check", "list_images", "open_split"]
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_LOOKED_AT = 16  # images of more than 8 bits whose largest value is measured
+__all__ = ["CROPPED_ON_HOST", "MEAN", "STD", "Settings", "check", "open_split"]
 
 
 def check(data: ml_collections.ConfigDict) -> None:
@@ -30,39 +30,39 @@ def check(data: ml_collections.ConfigDict) -> None:
 def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
     """Opens a split of the folder `data.dir`.
 
-    The splits are DIR/train and DIR/val (or DIR/test) if they exist; otherwise DIR is "train". Each
-    subfolder of a split is a class, with all images below it. If an image lies in the split's
-    folder itself, the whole split is unlabelled. Files whose name begins with a dot are ignored.
+    The splits are DIR/train and DIR/val (see `class_folders`) if they exist; otherwise DIR is
+    "train". Each subfolder of a split is a class, with all images below it (see `listing`). If most
+    images lie in the split's folder itself, the whole split is unlabelled; otherwise those are left
+    out.
 
     The header of every file is read here. A broken file is logged, and the next good one takes its
-    place.
+    place. Whatever is left out is logged, too.
 
     Raises:
-      ValueError: there is no such split, it has no image or a class that DIR/train lacks, or more
-        than 1 % of the files are broken.
+      ValueError: `class_folders.find` raises it, or more files are broken than `BrokenFiles`
+        allows.
     """
     top = Path(data.dir).expanduser()
     if not top.is_dir():
         raise ValueError(f"data.dir={data.dir!r} is not a folder.")
-    train = top / "train" if (top / "train").is_dir() else top
-    root = train if split != "test" else _test_folder(top)
-    paths = list_images(root)
-    if not paths:
-        raise ValueError(f"{root} holds no image ({', '.join(SUFFIXES)}).")
+    found, reading = class_folders.find(top, split), images.reading(data)
+    where = shown(found.root)
+    broken = BrokenFiles(len(found.paths), where)
+    logging.info("Reading the headers of %d images in %s.", len(found.paths), where)
 
-    class_names = _class_names(list_images(train) if root != train else paths, train)
-    label_of = {name: label for label, name in enumerate(class_names)}
-    if root != train and class_names and (extra := set(_class_names(paths, root)) - set(label_of)):
-        raise ValueError(f"{root} has the class {min(extra)!r}, which {train} does not have.")
-    labels = [label_of.get(path.relative_to(root).parts[0], -1) for path in paths]
+    def header(path: Path) -> images.Header | None:
+        try:
+            return images.read_header(path, reading)
+        except images.DECODE_ERRORS as error:
+            broken.add(shown(path), error)
+            return None
 
-    broken = BrokenFiles(len(paths), str(root))
-    logging.info("Reading the headers of %d images in %s.", len(paths), root)
     with ThreadPoolExecutor(data.num_threads) as pool:
-        sizes = list(pool.map(lambda path: _size(path, broken), paths))
-    slots = _next_good([size is not None for size in sizes])
-    records = [Record(paths[slot], labels[slot]) for slot in slots]
-    shapes = {size[::-1] for size in sizes if size is not None}
+        headers = list(pool.map(header, found.paths))
+    slots = _next_good([header is not None for header in headers])
+    records = [Record(found.paths[slot], found.labels[slot]) for slot in slots]
+    _tell(where, records, [header for slot in slots if (header := headers[slot])], reading)
+    shapes = {header.size[::-1] for header in headers if header is not None}
     small = len(shapes) == 1 and max(max(shapes)) <= MAX_NATIVE_SIZE
 
     def read(indices: Indices) -> list[Record]:
@@ -70,65 +70,61 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
 
     return Split(
         name="image_folder",
-        class_names=class_names,
+        class_names=found.class_names,
         image_shape=shapes.pop() if small else None,
         length=len(records),
         read=read,
         read_labels=lambda: np.array([record.label for record in records]),
         broken=broken,
         is_train=split != "test",
-        facts={"digest": _digest(paths, root)},
+        facts={"digest": _digest(found.paths, found.root)},
     )
 
 
-def list_images(root: Path) -> list[Path]:
-    """Returns all images below `root`, sorted by path; symbolic links are followed.
+def _tell(
+    where: str, records: Sequence[Record], headers: Sequence[images.Header], how: images.Reading
+) -> None:
+    """Logs how many images are transparent, turned or deep, and what is done with those."""
+    total = len(headers)
+    if count := sum(header.transparent for header in headers):
+        done = {"white": "laid over white", "drop": "used without their alpha"}[how.alpha]
+        logging.info(
+            "%s: %d of %d images are transparent and are %s (data.alpha=%s).",
+            *(where, count, total, done, how.alpha),
+        )
+    if count := sum(header.turned for header in headers):
+        done = "turned upright" if how.exif_rotation else "not turned"
+        logging.info(
+            "%s: %d of %d images lie turned by their EXIF and are %s (data.exif_rotation=%s).",
+            *(where, count, total, done, how.exif_rotation),
+        )
+    if deep := [record.image for record, header in zip(records, headers) if header.deep]:
+        _tell_of_deep(where, deep[:: -(-len(deep) // _LOOKED_AT)], len(deep), how.bit_depth)
 
-    The folder of a run is left out: its pictures are no data.
-    """
-    found = []
-    for folder, below, names in os.walk(root, followlinks=True):
-        below[:] = [name for name in below if not files.is_run(Path(folder, name))]
-        for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                found.append(Path(folder, name))
-    return sorted(found)
+
+def _tell_of_deep(where: str, some: Sequence[images.Source], count: int, bits: int) -> None:
+    """Warns if images of more than 8 bits do not fill the range that is assumed, or exceed it."""
+    largest = 0
+    for image in some:
+        with contextlib.suppress(*images.DECODE_ERRORS):  # a broken file, found when it is read
+            largest = max(largest, images.largest_value(image))
+    used = max(8, largest.bit_length())
+    log = logging.warning if used > bits or used < bits - 1 else logging.info
+    log(
+        "%s: %d images have more than 8 bits; the largest value in %d of them is %d, of %d bits, "
+        "and data.bit_depth=%d takes %d for white%s.",
+        *(where, count, len(some), largest, used, bits, 2**bits - 1),
+        "" if log is logging.info else f": data.bit_depth={min(used, 16)} would fit it",
+    )
 
 
 def _digest(paths: Sequence[Path], root: Path) -> str:
     """Returns the SHA-256 (hex) of the images' paths below `root` and their sizes in bytes."""
     sha = hashlib.sha256()
     for path in paths:
-        sha.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode(errors="replace"))
+        size = path.stat().st_size if path.exists() else None  # None = a link that leads nowhere
+        sha.update(os.fsencode(path.relative_to(root)) + f" {size}\n".encode())
     return sha.hexdigest()
-
-
-def _test_folder(top: Path) -> Path:
-    """Returns the folder of the test images, or raises ValueError if there is none."""
-    for name in ("val", "test"):
-        if (top / "train").is_dir() and (top / name).is_dir():
-            return top / name
-    raise ValueError(
-        f"{top} has no test images: put the images into {top / 'train'} and {top / 'val'}."
-    )
-
-
-def _class_names(paths: Sequence[Path], root: Path) -> tuple[str, ...]:
-    """Returns the sorted subfolders that have images; () if an image lies in `root` itself."""
-    parts = [path.relative_to(root).parts for path in paths]
-    if any(len(part) == 1 for part in parts):
-        return ()
-    return tuple(sorted({part[0] for part in parts}))
-
-
-def _size(path: Path, broken: BrokenFiles) -> tuple[int, int] | None:
-    """Returns (width, height) from the file's header, or None if the header is broken."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except DECODE_ERRORS as error:
-        broken.add(str(path), error)
-        return None
 
 
 def _next_good(good: Sequence[bool]) -> list[int]:

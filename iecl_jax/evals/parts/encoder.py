@@ -63,14 +63,21 @@ class SplitEncoder:
         """Returns the split "train" or "test", which has at least one labelled image.
 
         Raises:
-          Unlabelled: the split does not exist or has no labels.
+          Unlabelled: the split does not exist or has no labels, or only one class to train on.
         """
         try:
             split = self.split(name)
         except ValueError as error:
             raise Unlabelled(str(error)) from error
-        if not (split.num_classes and (split.labels >= 0).any()):
+        known = split.labels[split.labels >= 0]
+        if not split.class_names or not len(known):
             raise Unlabelled(f"the {name} images of {self._config.data.name} have no labels.")
+        if name == "train" and (known == known[0]).all():
+            only = split.class_names[known[0]]
+            raise Unlabelled(
+                f"the train images of {self._config.data.name} have one class, {only!r}: there is "
+                "nothing to tell apart."
+            )
         return split
 
     def bind(self, params: Any, method_state: Any) -> Encode:

@@ -113,7 +113,7 @@ def scheduled(
     subject = Subject(config, method, encoder, run_dir, config.seed)
     moments = _Moments(subject)
     epoch = max(1, len(split) // config.train.batch_size)
-    found = []
+    found, left_out = [], dict[str, list[str]]()
     for name in config.eval.names:
         module, stem = kinds.load("evaluation", name, key="eval.names"), kinds.stem(name)
         settings, every = config.eval[stem], config.eval.every_epochs * epoch
@@ -121,7 +121,7 @@ def scheduled(
         try:
             evaluation.check(subject)
         except Unlabelled as error:
-            logging.warning("No %s: %s", stem, error)
+            left_out.setdefault(str(error), []).append(stem)
         except ValueError as error:
             prefix = "eval." if str(error).startswith(f"{stem}.") else ""
             raise ValueError(f"{prefix}{error}") from error
@@ -130,5 +130,7 @@ def scheduled(
     if config.eval.pictures:
         at_end = ml_collections.ConfigDict({"when": "end"})
         found.append(Scheduled("pictures", overview, at_end, 0, moments))
+    for reason, names in left_out.items():
+        logging.warning("No %s: %s", ", ".join(names), reason)
     moments.evaluations = found
     return found

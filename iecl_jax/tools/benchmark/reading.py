@@ -39,7 +39,7 @@ from PIL import Image
 
 from iecl_jax import config as config_lib
 from iecl_jax.data import images, open_split
-from iecl_jax.data.sources import image_folder
+from iecl_jax.data.listing import list_images
 from iecl_jax.data.split import Indices, Record, Split
 from iecl_jax.data.train_batches import TrainBatches
 from iecl_jax.run import markdown, workdir
@@ -133,7 +133,7 @@ def open_jpegs(
       ValueError: `source` has no images, or `open_split` raises it.
     """
     if source:
-        paths = image_folder.list_images(Path(source).expanduser())[:limit]
+        paths = list_images(Path(source).expanduser()).images[:limit]
         if not paths:
             raise ValueError(f"--images={source} holds no image: name a folder of photographs.")
         pictures = (images.to_rgb(images.open_image(path)) for path in paths)

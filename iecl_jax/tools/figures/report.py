@@ -8,6 +8,7 @@ If one is missing or cannot be read, a sentence in its place says so.
 
 import argparse
 import datetime
+import functools
 import html
 import json
 import os
@@ -65,7 +66,7 @@ def render(workdir: pathlib.Path) -> str:
         lambda: overview.section(workdir, config),
     ]
     if at(config, "job") in (None, "pretrain"):
-        parts += [lambda each=each: _section(each, run, config) for each in sections.SECTIONS]
+        parts += [functools.partial(_section, each, run, config) for each in sections.SECTIONS]
         parts.append(lambda: _gallery(run))
         if silence:
             missing = f"No curves and no pictures: {silence}"

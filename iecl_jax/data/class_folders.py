@@ -1,0 +1,152 @@
+"""Finds the splits and classes of a folder of images, from the names of its folders."""
+
+import difflib
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import logging
+
+from iecl_jax.data.listing import SUFFIXES, Listing, entries, is_hidden, list_images, shown, some
+
+# Names of the folders of the two splits, in any case; the first that exists is taken.
+TRAIN_FOLDERS = ("train", "training")
+TEST_FOLDERS = ("val", "valid", "validation", "test", "testing")
+
+
+class Labelled(NamedTuple):
+    """The images of a split, with their labels.
+
+    Attributes:
+      root: the folder of the split.
+      class_names: names of the classes, sorted; () = unlabelled.
+      paths: the images, sorted.
+      labels: for each image, the place of its class in `class_names`; -1 = unlabelled.
+    """
+
+    root: Path
+    class_names: tuple[str, ...]
+    paths: list[Path]
+    labels: list[int]
+
+
+def find(top: Path, split: str) -> Labelled:
+    """Returns the images of split "pretrain", "train" or "test", and logs what is left out.
+
+    Raises:
+      ValueError: there is no such split or no image in it, it is unclear which folder it is, it has
+        a class that the training images lack, or a folder cannot be read.
+    """
+    train, test = _split_folders(top)
+    if split == "test" and test is None:
+        raise ValueError(
+            f"{shown(top)} has no test images: put the images into {shown(top / 'train')} and "
+            f"{shown(top / 'val')}."
+        )
+    root = train if split != "test" or test is None else test
+    listing = list_images(root)
+    for note in listing.notes:
+        logging.info("%s", note)
+    if not listing.images:
+        raise ValueError(f"{shown(root)} holds no image ({', '.join(SUFFIXES)}).")
+    inside = [path for path in listing.images if path.parent != root]
+    if root == train:
+        class_names = _class_names(listing)
+        _warn_of_classes(listing, class_names)
+    else:
+        class_names = _class_names(list_images(train))
+        _compare_classes(listing, class_names, train)
+    paths = inside if class_names and inside else listing.images
+    if strays := [path for path in listing.images if path.parent == root]:
+        if len(paths) < len(listing.images):
+            where = "beside the folders of the classes, and are left out"
+            logging.warning("%d images lie %s: %s.", len(strays), where, some(strays))
+        elif inside:
+            words = "%s: most images lie in no folder of a class, so all are taken as unlabelled."
+            logging.warning(words, shown(root))
+    label_of, depth = {name: label for label, name in enumerate(class_names)}, len(root.parts)
+    labels = [label_of.get(path.parts[depth], -1) for path in paths]
+    return Labelled(root, tuple(map(shown, class_names)), paths, labels)
+
+
+def _split_folders(top: Path) -> tuple[Path, Path | None]:
+    """Returns the folders of the training and of the test images.
+
+    Raises:
+      ValueError: it is unclear which they are.
+    """
+    there: dict[str, list[Path]] = {}
+    for entry in entries(top):
+        if entry.is_dir():
+            there.setdefault(entry.name.lower(), []).append(top / entry.name)
+    train, test = (_first(there, names) for names in (TRAIN_FOLDERS, TEST_FOLDERS))
+    if train is None and test is not None:
+        raise ValueError(
+            f"{shown(top)} has the folder {test.name}, but no folder train: rename the folder of "
+            "the training images to train, or name it in data.dir."
+        )
+    if train is None:
+        return top, None
+    used = {train, test}
+    others = [path for paths in there.values() for path in paths if path not in used]
+    if others := [path for path in others if not is_hidden(path.name, is_folder=True)]:
+        logging.info("%s: not read, beside train and test: %s.", shown(top), some(sorted(others)))
+    return train, test
+
+
+def _first(there: Mapping[str, list[Path]], names: Sequence[str]) -> Path | None:
+    """Returns the folder of the first of `names` that exists; None if there is none."""
+    for name in names:
+        paths = there.get(name, [])
+        if len(paths) > 1:
+            raise ValueError(
+                f"{some(paths)} differ only in case: rename or remove the one that is not meant."
+            )
+        if paths:
+            return paths[0]
+    return None
+
+
+def _class_names(listing: Listing) -> tuple[str, ...]:
+    """Returns the sorted folders that have images; () if most images lie in `root` itself."""
+    depth = len(listing.root.parts)
+    inside = [path.parts[depth] for path in listing.images if path.parent != listing.root]
+    return tuple(sorted(set(inside))) if 2 * len(inside) >= len(listing.images) else ()
+
+
+def _warn_of_classes(listing: Listing, class_names: Sequence[str]) -> None:
+    """Warns of folders without images, and of names that differ only in case."""
+    if class_names and listing.empty:
+        where, names = shown(listing.root), some(listing.empty)
+        logging.warning("%s: folders without an image, which are no classes: %s.", where, names)
+    alike: dict[str, list[str]] = {}
+    for name in class_names:
+        alike.setdefault(_plain(name), []).append(name)
+    for same in alike.values():
+        if len(same) > 1:
+            logging.warning("Classes whose names differ only in case or accents: %s.", some(same))
+
+
+def _compare_classes(listing: Listing, known: Sequence[str], train: Path) -> None:
+    """Compares the classes of the test images with those of the training images.
+
+    Raises:
+      ValueError: a class is not in `known`.
+    """
+    depth = len(listing.root.parts)
+    found = {path.parts[depth] for path in listing.images if path.parent != listing.root}
+    if known and (extra := sorted(found - set(known))):
+        plain = {_plain(name): name for name in known}
+        near = difflib.get_close_matches(_plain(extra[0]), plain, n=1)
+        hint = f" (it has {shown(plain[near[0]])!r})" if near else ""
+        raise ValueError(
+            f"{shown(listing.root)} has the class {shown(extra[0])!r}, which {shown(train)} does "
+            f"not have{hint}: rename or remove the folder."
+        )
+    if known and found and (missing := sorted(set(known) - found)):
+        logging.warning("%s: no image of the classes %s.", shown(listing.root), some(missing))
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

@@ -192,10 +192,5 @@ def run(command: Command) -> None:
             sys.exit("error: stopped by Ctrl-C; the same command goes on from the last checkpoint.")
 
 
-def start() -> None:
-    """Runs the command line: `iecl`, or `python -m iecl_jax.main`, which is the same."""
-    app.run(run, flags_parser=parse)
-
-
 if __name__ == "__main__":
-    start()
+    app.run(run, flags_parser=parse)

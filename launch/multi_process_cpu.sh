@@ -4,7 +4,8 @@
 # DEVICES is the number of devices of each process. SIGTERM goes to all of them. If one fails, the others
 # get a minute to end by themselves. The exit code is that of the first one to end with another than 0.
 set -u
-cd "$(dirname "$0")/.." || exit
+PYTHONPATH="$(cd "$(dirname "$0")/.." && pwd)${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH
 processes=${PROCESSES:-2}
 port=$(python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])') || exit 1
 export JAX_PLATFORMS=cpu

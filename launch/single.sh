@@ -2,5 +2,6 @@
 # One machine, all its accelerators. Exit code 75: stopped by SIGTERM with a checkpoint, run it again.
 #     launch/single.sh --config=configs/resnet18.py:cifar10 --workdir=runs/cifar10
 set -eu
-cd "$(dirname "$0")/.."
+PYTHONPATH="$(cd "$(dirname "$0")/.." && pwd)${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH
 exec python -m iecl_jax.main "$@"

@@ -9,10 +9,11 @@ older config lacks or has under an earlier name (`from_json`).
 """
 
 from iecl_jax.config.checking import check, check_length, check_pretrain
-from iecl_jax.config.files import load, parse, run
+from iecl_jax.config.files import load, parse
 from iecl_jax.config.naming import trained
 from iecl_jax.config.schema import choose, complete, from_json, new, to_json, unknown_key
 from iecl_jax.config.section import leaves
+from iecl_jax.config.shipped import find
 from iecl_jax.config.showing import show
 
 __all__ = [
@@ -21,12 +22,12 @@ __all__ = [
     "check_pretrain",
     "choose",
     "complete",
+    "find",
     "from_json",
     "leaves",
     "load",
     "new",
     "parse",
-    "run",
     "show",
     "to_json",
     "trained",

@@ -4,7 +4,6 @@ import ast
 import runpy
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -12,11 +11,10 @@ from absl import flags
 from ml_collections import config_flags
 from ml_collections.config_flags.tuple_parser import TupleParser
 
-from iecl_jax.config import kinds, rules, schema, section
+from iecl_jax.config import kinds, schema, section
+from iecl_jax.config.shipped import find
 
 _ONE_AT_A_TIME = threading.Lock()  # runpy changes sys.modules and sys.argv as it runs
-_PACKAGE = Path(__file__).parent.parent
-_EXAMPLE = "configs/quickstart.py"
 
 
 class Loaded(NamedTuple):
@@ -47,7 +45,7 @@ def load(flag: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
 
 def parse(flag: str, arguments: Sequence[str]) -> Loaded:
     """Does what `load` does, for a command line that may hold other flags too."""
-    config = _get_config(flag)
+    config = _run(flag)
     given = _overrides(arguments)
     # A choice may add keys that are choices too: views bring operators, operators bring settings.
     for _ in range(3):
@@ -75,36 +73,14 @@ def parse(flag: str, arguments: Sequence[str]) -> Loaded:
     return Loaded(schema.settled(holder.value), tuple(given), rest)
 
 
-def find(path: str) -> Path:
-    """Returns the file on disk, or else the one of that name that comes with the package.
-
-    So `configs/quickstart.py` is found from any folder, and a file of one's own goes first.
-
-    Raises:
-      ValueError: there is neither.
-    """
-    own, shipped = Path(path).expanduser(), _PACKAGE / path
-    if own.is_file():
-        return own
-    if Path(path).parts[:1] == ("configs",) and shipped.is_file():
-        return shipped
-    known = [f"configs/{each.name}" for each in sorted(_PACKAGE.glob("configs/[a-z]*.py"))]
-    hint = rules.near(path, known)
-    raise ValueError(f"there is no config file {path!r}: {hint}name one such as {_EXAMPLE}.")
-
-
-def run(path: str) -> dict[str, Any]:
-    """Runs the Python file that `find` finds and returns its globals."""
-    with _ONE_AT_A_TIME:
-        return runpy.run_path(str(find(path)))
-
-
-def _get_config(flag: str) -> ml_collections.ConfigDict:
+def _run(flag: str) -> ml_collections.ConfigDict:
     """Runs the config file and returns its config, completed with defaults."""
     path, _, variant = flag.partition(":")
-    found = run(path)
+    file = find(path)
+    with _ONE_AT_A_TIME:
+        found = runpy.run_path(str(file))
     if "get_config" not in found:
-        raise ValueError(f"{path} is no config: it has no get_config; see {_EXAMPLE}.")
+        raise ValueError(f"{path} is no config: it has no get_config; see configs/quickstart.py.")
     return schema.complete(found["get_config"](*filter(None, [variant])))
 
 

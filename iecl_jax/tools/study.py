@@ -10,6 +10,7 @@ runs save and ends with code 75. Flags after `--` go to every run (`-- --config.
 
 import argparse
 import json
+import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,9 +82,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("extra", nargs="*", help="flags for every run, after --")
     args = parser.parse_args(argv)
     try:
-        known = list(config_lib.run(args.config).get("SETTINGS", {}))
+        file = config_lib.find(args.config)
     except ValueError as error:
         parser.error(str(error))
+    known = list(runpy.run_path(str(file)).get("SETTINGS", {}))
     settings = args.settings.split(",") if args.settings else known
     for setting in settings:
         if setting not in known:

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from iecl_jax import config as config_lib
 from iecl_jax.evals.pictures import style
 from iecl_jax.run.workdir import write_atomically
 from iecl_jax.tools.runs import Run, Runner
@@ -67,11 +68,13 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Table]:
     parser.add_argument(
         "--print_commands", action="store_true", help="print the commands, run nothing"
     )
-    parser.add_argument("--config", default="configs/tables.py", help="a file with TABLES")
+    parser.add_argument(
+        "--config", type=Path, default="configs/tables.py", help="a file with TABLES"
+    )
     parser.add_argument("extra", nargs="*", help="flags for every run, after --")
     args = parser.parse_args(argv)
     try:
-        tables = read_tables(args.config)
+        tables = read_tables(config_lib.find(args.config))
     except ValueError as error:
         parser.error(str(error))
     if args.table not in tables:

@@ -1,10 +1,10 @@
 """The types of tables and rows, and the runs that measure a row. configs/tables.py has the data."""
 
+import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from iecl_jax import config as config_lib
 from iecl_jax.tools.runs import Run
 
 SCALES = ("smoke", "small", "paper")
@@ -63,14 +63,14 @@ class Table(NamedTuple):
         return [row for row in self.rows if scale == "paper" or not row.paper_only]
 
 
-def read_tables(path: str) -> dict[str, Table]:
+def read_tables(path: Path) -> dict[str, Table]:
     """Returns the TABLES of a file such as configs/tables.py, by name.
 
     Raises:
-      ValueError: there is no such file, a table or a row has a field that is unknown or lacks one,
-        or a row is compared with a label that the table does not have.
+      ValueError: a table or a row has a field that is unknown or lacks one, or a row is compared
+        with a label that the table does not have.
     """
-    found: dict[str, dict[str, Any]] = config_lib.run(path).get("TABLES", {})
+    found: dict[str, dict[str, Any]] = runpy.run_path(str(path)).get("TABLES", {})
     tables = {}
     for name, table in found.items():
         try:

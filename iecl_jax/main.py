@@ -8,7 +8,6 @@
 import logging as std_logging
 import os
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,18 +15,38 @@ import ml_collections
 from absl import app, flags, logging
 
 from iecl_jax import config as config_lib
-from iecl_jax.run import distributed, lock, runtime, workdir
+from iecl_jax.config import own_files, paths
+from iecl_jax.run import distributed, flag_parsing, lock, runtime, workdir
 
 # TensorFlow, which clu uses to write event files, otherwise logs a page about oneDNN when imported.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 # This command logs at INFO, where JAX would report, for example, every backend it did not find.
 std_logging.getLogger("jax").setLevel(std_logging.WARNING)
 
+HELP = """usage: python -m iecl_jax.main --config=FILE[:VARIANT] [--config.KEY=VALUE ...] [FLAGS]
+
+Trains what a config describes, or evaluates a checkpoint. The same command resumes a training.
+
+  --config=configs/quickstart.py         trains on digits, in minutes on a CPU
+  --config=configs/resnet18.py:cifar10   the paper's training; ends in `,smoke` for a few steps
+  --config=configs/knn.py --config.checkpoint=RUN
+                                         evaluates the newest checkpoint of the folder RUN
+  --config.KEY=VALUE                     changes a setting; --print_config lists all of them"""
+
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run. The default is runs/NAME-OF-CONFIG."
+    "workdir",
+    None,
+    "Folder of the run. The default is runs/NAME, where NAME has the config and what the command "
+    "changed; an evaluation's is RUN/evals/NAME, in the run of its checkpoint.",
 )
 _ALLOW_CHANGE = flags.DEFINE_bool(
     "allow_config_change", False, "Continue in a workdir that was started with another config."
+)
+_TRUST = flags.DEFINE_bool(
+    "trust_checkpoint_code",
+    False,
+    "Run the Python files that the config of a checkpoint names. They can do anything on this "
+    "machine.",
 )
 _PRINT_CONFIG = flags.DEFINE_bool(
     "print_config", False, "Print every setting with its value and meaning, and do nothing else."
@@ -52,19 +71,31 @@ class Command(NamedTuple):
     Attributes:
       flag: the value of --config, FILE[:VARIANT].
       config: the config with all overrides applied.
-      changed: the dotted keys that the overrides set.
+      changed: {dotted name: value} of the keys to which the overrides gave another value.
     """
 
     flag: str
     config: ml_collections.ConfigDict
-    changed: tuple[str, ...]
+    changed: dict[str, Any]
 
 
-def default_workdir(config_flag: str) -> str:
-    """Returns `runs/resnet18-cifar10-smoke` for `configs/resnet18.py:cifar10,smoke`."""
-    path, _, variant = config_flag.partition(":")
-    words = [Path(word).stem for word in variant.split(",") if word]  # A word may be a path.
-    return "-".join(["runs/" + Path(path).stem, *words])
+def workdir_of(command: Command) -> str:
+    """Returns --workdir, or the folder that a command without it has.
+
+    Raises:
+      ValueError: it is no folder, or a changed run is to go on and the command does not say which.
+    """
+    if _WORKDIR.value:
+        folder = paths.local("--workdir", _WORKDIR.value)
+    elif _ALLOW_CHANGE.value and command.changed:
+        raise ValueError("--allow_config_change needs --workdir=RUN, the run that goes on.")
+    else:
+        from iecl_jax.run.default_folder import default_folder  # takes seconds to import
+
+        folder = default_folder(*command)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--workdir={folder} is a file: name a folder.")
+    return str(folder)
 
 
 def main(command: Command) -> None:
@@ -76,10 +107,10 @@ def main(command: Command) -> None:
         num_processes=_NUM_PROCESSES.value,
         process_id=_PROCESS_ID.value,
     )
-    # Imported late, since it takes seconds: mistakes in the flags have been reported before.
+    # Imported late, since it takes seconds: most mistakes have been reported before.
     from iecl_jax.evals.parts import jobs
 
-    run_dir = _WORKDIR.value or default_workdir(command.flag)
+    run_dir = workdir_of(command)
     allow_change = _ALLOW_CHANGE.value
     flags_given = {"--workdir": os.path.abspath(run_dir), "--allow_config_change": allow_change}
     distributed.check_same("settings", config_lib.leaves(command.config) | flags_given)
@@ -139,57 +170,42 @@ def write_report(run_dir: str) -> None:
 
 def parse(argv: list[str]) -> Command:
     """Parses all flags. A mistake ends the process with a sentence, before JAX starts."""
+    if {"--help", "-help", "-h", "--helpfull", "--helpshort"} & set(argv):
+        print(flag_parsing.help_text(HELP, __name__))
+        sys.exit()
     try:
-        flag, arguments = _config_flag(argv[1:])
+        flag, arguments = flag_parsing.take("config", argv[1:])
+        if flag is None:
+            raise ValueError("name a config, for example --config=configs/quickstart.py.")
         loaded = config_lib.parse(flag, arguments)
-        rest = app.parse_flags_with_usage([argv[0], *loaded.rest])[1:]
-        if rest:
-            raise ValueError(f"argument {rest[0]!r} is not a flag: flags look like --config=FILE.")
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+        flag_parsing.parse_flags(loaded.rest, config_lib.leaves(loaded.config))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {own_files.sentence(error)}")
+    own_files.trust_checkpoints(_TRUST.value)
     return Command(flag, loaded.config, loaded.changed)
-
-
-def _config_flag(arguments: list[str]) -> tuple[str, list[str]]:
-    """Returns (the value of --config, the other arguments).
-
-    absl cannot parse the flag: which `--config.KEY` flags exist depends on the config it names.
-
-    Raises:
-      ValueError: --config is missing.
-    """
-    for i, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name in ("--config", "-config") and (equals or i + 1 < len(arguments)):
-            following = i + 1 if equals else i + 2
-            return value or arguments[i + 1], [*arguments[:i], *arguments[following:]]
-    if {"--help", "-help", "--helpfull"} & set(arguments):
-        app.parse_flags_with_usage(
-            ["iecl_jax.main", "--help"]
-        )  # Prints the help and ends the process.
-    raise ValueError("name a config, for example --config=configs/quickstart.py.")
 
 
 def run(command: Command) -> None:
     """Calls `main`; a mistake of the user ends the process with one sentence and exit code 1."""
     if flags.FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.INFO)
-    if _PRINT_CONFIG.value:
-        print(config_lib.show(command.config, command.changed))
-        if command.config.job == "pretrain":
-            try:
-                config_lib.check(command.config, num_devices=1)
-            except ValueError as error:
-                sys.exit(f"error: {error}")
-        return
     with distributed.ending_the_others():
         try:
-            main(command)
-        except (ValueError, FloatingPointError) as error:
-            logging.debug("traceback", exc_info=True)
-            sys.exit(f"error: {error}")
+            if _PRINT_CONFIG.value:
+                print(config_lib.show(command.config, command.changed))
+            if command.config.job == "pretrain" or not _PRINT_CONFIG.value:
+                # Before the seconds that JAX takes; the number of devices is checked after them.
+                config_lib.check(command.config, num_devices=1)
+            if not _PRINT_CONFIG.value:
+                main(command)
         except KeyboardInterrupt:  # outside of the loop, where there is nothing to save
             sys.exit("error: stopped by Ctrl-C; the same command goes on from the last checkpoint.")
+        except Exception as error:
+            sentence = own_files.sentence(error)
+            if sentence is None:
+                raise
+            logging.debug("traceback", exc_info=True)
+            sys.exit(f"error: {sentence}")
 
 
 if __name__ == "__main__":

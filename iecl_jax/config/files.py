@@ -1,20 +1,22 @@
 """Loads a config file and its variant, and applies the overrides of the command line."""
 
 import ast
+import re
 import runpy
 import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
-from absl import flags
-from ml_collections import config_flags
 from ml_collections.config_flags.tuple_parser import TupleParser
 
-from iecl_jax.config import kinds, schema, section
+from iecl_jax.config import kinds, own_files, schema, section
+from iecl_jax.config.pretrain import Pretrain
 from iecl_jax.config.shipped import find
 
 _ONE_AT_A_TIME = threading.Lock()  # runpy changes sys.modules and sys.argv as it runs
+IE_CL = "ie_cl"  # what `--config.method.name` also takes
+_SWITCH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
 class Loaded(NamedTuple):
@@ -22,13 +24,19 @@ class Loaded(NamedTuple):
 
     Attributes:
       config: the complete config, with the overrides applied.
-      changed: the dotted names of the keys that the overrides set.
+      changed: {dotted name: value} of the keys to which the overrides gave another value.
       rest: the arguments that are not overrides.
     """
 
     config: ml_collections.ConfigDict
-    changed: tuple[str, ...]
+    changed: dict[str, Any]
     rest: list[str]
+
+
+def split(flag: str) -> tuple[str, str]:
+    """Splits FILE[:VARIANT] into (file, variant); a comma in the place of the colon is the same."""
+    found = re.match(r"(.+?\.py)[:,](.*)", flag)
+    return (found[1], found[2]) if found else (flag, "")
 
 
 def load(flag: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
@@ -46,11 +54,17 @@ def load(flag: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
 def parse(flag: str, arguments: Sequence[str]) -> Loaded:
     """Does what `load` does, for a command line that may hold other flags too."""
     config = _run(flag)
-    given = _overrides(arguments)
+    texts, rest = split_overrides(arguments)
+    given: dict[str, Any] = dict(texts)
+    if given.get("method.name") == IE_CL and config.job == "pretrain":
+        given = schema.ie_cl(config) | given | {"method.name": Pretrain.method.name.default}
+    before = section.leaves(config)
+    chosen: dict[str, Any] = {}
     # A choice may add keys that are choices too: views bring operators, operators bring settings.
     for _ in range(3):
+        known = schema.keys(config)
         chosen = {
-            name: _literal(name, given[name], section.leaves(config)[name])
+            name: _value(name, given[name], known[name].default)
             for name in section.choosing_keys(schema.root(config), config)
             if name in given
         }
@@ -61,61 +75,108 @@ def parse(flag: str, arguments: Sequence[str]) -> Loaded:
         if config.job == "pretrain":
             kinds.check("data", config.data.name, config.data)
         raise ValueError(sentence)
-    values, command = flags.FlagValues(), ["", *arguments]
-    try:
-        holder = config_flags.DEFINE_config_dict(
-            "config", config, flag_values=values, sys_argv=command, lock_config=False
-        )
-        rest = values(command, known_only=True)[1:]
-    except (flags.Error, TypeError, ValueError) as error:
-        shown = " ".join(f"--config.{name}={text}" for name, text in given.items())
-        raise ValueError(f"{shown}: {error}") from error
-    return Loaded(schema.settled(holder.value), tuple(given), rest)
+    known, leaves = schema.keys(config), section.leaves(config)
+    for name in given.keys() - leaves.keys():
+        inside = [leaf for leaf in leaves if leaf.startswith(f"{name}.")]
+        raise ValueError(f"--config.{name} is a section: set one of its keys, {', '.join(inside)}.")
+    before = leaves | {name: before.get(name) for name in chosen}
+    for name, value in given.items():
+        like = known[name].default if name in known else leaves[name]
+        section.put(config, name, _value(name, value, like))
+    after = section.leaves(schema.settled(config))
+    changed = {name: after[name] for name in given if after[name] != before[name]}
+    return Loaded(config, changed, rest)
 
 
 def _run(flag: str) -> ml_collections.ConfigDict:
     """Runs the config file and returns its config, completed with defaults."""
-    path, _, variant = flag.partition(":")
+    path, variant = split(flag)
     file = find(path)
-    with _ONE_AT_A_TIME:
+    with _ONE_AT_A_TIME, own_files.running(file):
         found = runpy.run_path(str(file))
-    if "get_config" not in found:
-        raise ValueError(f"{path} is no config: it has no get_config; see configs/quickstart.py.")
-    return schema.complete(found["get_config"](*filter(None, [variant])))
+        if "get_config" not in found:
+            raise ValueError(
+                f"{path} is no config: it has no get_config; see configs/quickstart.py."
+            )
+        config = found["get_config"](*filter(None, [variant]))
+    return schema.complete(config)
 
 
-def _overrides(arguments: Sequence[str]) -> dict[str, str]:
-    """Returns {dotted key: text} of the overrides among the arguments.
+def split_overrides(arguments: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:
+    """Splits arguments into ({dotted key: text, None if it has none} of the overrides, the others).
 
     An override is `--config.KEY=TEXT` or `--config.KEY TEXT`, and for a boolean also `--config.KEY`
     or `--noconfig.KEY`.
-    """
-    found = {}
-    for argument, following in zip(arguments, [*arguments[1:], ""]):
-        name, equals, text = argument.partition("=")
-        bare = name.lstrip("-")
-        if len(bare) == len(name) or not bare.removeprefix("no").startswith("config."):
-            continue
-        off = bare.startswith("no")
-        text = text if equals else "False" if off else following
-        found[bare.removeprefix("no").removeprefix("config.")] = text
-    return found
-
-
-def _literal(name: str, text: str, like: Any) -> Any:
-    """Returns the command's text as a value of the type of `like`, or else the text itself.
 
     Raises:
-      ValueError: `like` is a tuple and the text is not.
+      ValueError: a key has two different values.
     """
-    if isinstance(like, str):
-        return text
-    if isinstance(like, tuple):
-        try:
-            return TupleParser().parse(text)
-        except ValueError:
-            raise ValueError(f"{name}={text} must be a tuple, such as {like!r}.") from None
+    found: dict[str, str | None] = {}
+    others: list[str] = []
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        name, equals, after = word.partition("=")
+        text, bare = after if equals else None, name.lstrip("-")
+        if bare == name or not bare.removeprefix("no").startswith("config."):
+            others.append(word)
+            continue
+        if not equals and bare.startswith("no"):
+            text = "False"
+        elif not equals and words and (not words[0].startswith("-") or _is_number(words[0])):
+            text = words.pop(0)
+        key = bare.removeprefix("no").removeprefix("config.")
+        if found.get(key, text) != text:
+            raise ValueError(
+                f"--config.{key} is given twice, as {found[key]} and {text}: take one out."
+            )
+        found[key] = text
+    return found, others
+
+
+def _is_number(word: str) -> bool:
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _value(name: str, text: Any, like: Any) -> Any:
+    """Returns the command's text as a value of the type of `like`; what is no text stays.
+
+    None is the text of a switch that is named without a value.
+
+    Raises:
+      ValueError: it cannot be one.
+    """
+    if text is None:
+        if isinstance(like, bool):
+            return True
+        raise ValueError(f"--config.{name} has no value: write --config.{name}=VALUE.")
+    if not isinstance(text, str) or isinstance(like, str):
         return text
+    try:
+        if isinstance(like, bool):
+            return _SWITCH[text.lower()]
+        if isinstance(like, int):
+            return int(text, 16) if text.startswith("0x") else int(text)
+        if isinstance(like, float):
+            return float(text)
+        if isinstance(like, tuple):
+            values = TupleParser().parse(text)
+            numbers = like and isinstance(like[0], float)
+            return tuple(float(v) if numbers and type(v) is int else v for v in values)
+        return ast.literal_eval(text)
+    except (KeyError, ValueError, SyntaxError, OverflowError):
+        raise ValueError(_misfit(name, text, like)) from None
+
+
+def _misfit(name: str, text: str, like: Any) -> str:
+    if isinstance(like, bool):
+        wanted = "True or False"
+    elif isinstance(like, tuple):
+        wanted = f"a tuple, such as {like!r}"
+    else:
+        wanted = "a whole number" if isinstance(like, int) else "a number"
+    return f"--config.{name}={text} must be {wanted}."

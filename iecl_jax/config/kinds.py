@@ -8,14 +8,13 @@ to enter it in.
 
 import functools
 import importlib
-import importlib.util
 import pkgutil
 import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from iecl_jax.config import rules
+from iecl_jax.config import own_files, rules
 from iecl_jax.config.section import Section
 
 
@@ -72,7 +71,7 @@ def load(kind: str, name: str, *, key: str | None = None) -> types.ModuleType:
       key: the setting that holds the name, for error messages; KIND.name by default.
 
     Raises:
-      ValueError: there is no such name or file, or the file lacks one of the kind's parts.
+      ValueError: there is no such name or file, or the file fails or lacks one of the kind's parts.
     """
     key = f"{kind}.name" if key is None else key
     known = files(kind)
@@ -85,7 +84,7 @@ def load(kind: str, name: str, *, key: str | None = None) -> types.ModuleType:
         path = Path(name).expanduser()
         if not path.is_file():
             raise ValueError(f"{key}={name!r} is no Python file: name one that exists.")
-        found = _import_file(path.resolve(), path.stat().st_mtime_ns)
+        found = own_files.import_file(path)
     for part in KINDS[kind].parts:
         if not hasattr(found, part):
             raise ValueError(f"{key}={name!r} has no {part}: see {KINDS[kind].example}.")
@@ -135,14 +134,3 @@ def files(kind: str) -> dict[str, str]:
 def stem(name: str) -> str:
     """Returns the name of the config section of a file's settings: its file name without `.py`."""
     return Path(name).stem
-
-
-@functools.cache
-def _import_file(path: Path, changed: int) -> types.ModuleType:
-    """Imports a Python file; `changed`, its modification time, makes the cache import it again."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -8,7 +8,7 @@ from typing import Any
 
 import ml_collections
 
-from iecl_jax.config import kinds, section
+from iecl_jax.config import kinds, own_files, section
 from iecl_jax.config.evaluation import Evaluation
 from iecl_jax.config.pretrain import Pretrain
 from iecl_jax.config.rules import one_of
@@ -89,6 +89,17 @@ def choose(
     return complete(section.nested(kept))
 
 
+def ie_cl(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the settings, by dotted name, that make IE-CL of a pretraining config.
+
+    IE-CL is no method of its own, but momentum contrast without a queue, with SAIB, its loss terms
+    and spectral normalisation. The declared defaults have all of them.
+    """
+    known = keys(choose(config, {"method.name": Pretrain.method.name.default}))
+    parts = ("method.", "objective.", "saib.enabled", "encoder.spectral_norm")
+    return {name: each.default for name, each in known.items() if name.startswith(parts)}
+
+
 def _of_other_files(
     before: ml_collections.ConfigDict, after: ml_collections.ConfigDict
 ) -> set[str]:
@@ -123,6 +134,7 @@ def from_json(text: str) -> ml_collections.ConfigDict:
 
     Raises:
       ValueError: the text is not JSON, or not an object.
+      own_files.Foreign: it names Python files that the command does not name.
     """
     try:
         values = json.loads(text)
@@ -135,10 +147,9 @@ def from_json(text: str) -> ml_collections.ConfigDict:
 
 def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """Does what `from_json` does, from the parsed values."""
-    found = section.leaves(_tuples(values))
-    return settled(
-        complete(section.nested({renamed(name): value for name, value in found.items()}))
-    )
+    found = {renamed(name): value for name, value in section.leaves(_tuples(values)).items()}
+    own_files.refuse_foreign(found)
+    return settled(complete(section.nested(found)))
 
 
 def settled(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -27,6 +27,7 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from iecl_jax import config as config_lib
+from iecl_jax.config import paths
 from iecl_jax.data import files
 from iecl_jax.run import seal, stored
 
@@ -295,7 +296,7 @@ def load_for_evaluation(
     Raises:
       ValueError: there is no such checkpoint, or it is damaged.
     """
-    path = pathlib.Path(path).absolute()
+    path = paths.local("config.checkpoint", path).absolute()
     if path.name.isdigit() and path.parent.name == "checkpoints":
         directory, found = path.parent, [path] if path.is_dir() else []
     else:

@@ -20,6 +20,7 @@ import ml_collections
 import numpy as np
 
 from iecl_jax import config as config_lib
+from iecl_jax.config import own_files
 from iecl_jax.data import files
 
 _PACKAGES = (
@@ -179,6 +180,8 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict | None:
         return None
     try:
         return config_lib.from_json(path.read_text())
+    except own_files.Foreign:
+        raise
     except ValueError as error:
         raise ValueError(f"{path}: {error} Repair or remove it.") from error
 

@@ -61,7 +61,7 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
         headers = list(pool.map(header, found.paths))
     slots = _next_good([header is not None for header in headers])
     records = [Record(found.paths[slot], found.labels[slot]) for slot in slots]
-    _tell(where, records, [header for slot in slots if (header := headers[slot])], reading)
+    _tell(where, records, [sound for slot in slots if (sound := headers[slot])], reading)
     shapes = {header.size[::-1] for header in headers if header is not None}
     small = len(shapes) == 1 and max(max(shapes)) <= MAX_NATIVE_SIZE
 

@@ -2,15 +2,19 @@
 
 from collections.abc import Iterable
 
-from iecl_jax.config import kinds
+from iecl_jax.config import kinds, own_files
 
 _SHARE = " (%)"
 
 
 def words(names: Iterable[str] = ()) -> dict[str, str]:
-    """Returns {result: description} of all evaluations of this package and of those in `names`."""
+    """Returns {result: description} of all evaluations of this package and of those in `names`.
+
+    Of a file in `names` that the command neither names nor trusts, the results have no description.
+    """
     found: dict[str, str] = {}
-    for name in (*kinds.names("evaluation"), *names):
+    trusted = [name for name in names if not own_files.is_foreign(name)]
+    for name in (*kinds.names("evaluation"), *trusted):
         found |= kinds.load("evaluation", name).RESULTS
     return found
 

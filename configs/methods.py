@@ -11,6 +11,7 @@ from typing import Any
 import ml_collections
 
 from iecl_jax import config as config_lib
+from iecl_jax.config import kinds
 from iecl_jax.configs import common
 
 COSINE_TO_ONE = {"schedule": "cosine", "start": 0.99, "end": 1.0}
@@ -115,16 +116,17 @@ ON_IMAGENET: dict[str, dict[str, dict[str, Any]]] = {
     },
     "nnclr": {"method": {"queue_size": 65536}},
 }
-NAMES = ("ie_cl", *RECIPES)
-WANTED = f"ie_cl or METHOD[+saib|+terms][+sn] with METHOD one of {', '.join(RECIPES)}"
-WANTED += " (a method without a recipe here: --config.method.name=NAME)"
+# A method without a recipe has its file's defaults, and the heads, optimizer and views of IE-CL.
+METHODS = (*RECIPES, *(name for name in kinds.names("method") if name not in RECIPES))
+NAMES = ("ie_cl", *METHODS)
+WANTED = f"ie_cl or METHOD[+saib|+terms][+sn] with METHOD one of {', '.join(METHODS)}"
 
 
 def parse(word: str) -> tuple[str, list[str]] | None:
     """Splits `METHOD[+saib|+terms][+sn]` into (method, additions); returns None if invalid."""
     name, *additions = word.split("+")
-    kinds: list[list[str]] = [[], ["saib"], ["terms"], ["sn"], ["saib", "sn"], ["terms", "sn"]]
-    known = additions in (kinds if name in RECIPES else kinds[:1])
+    ends: list[list[str]] = [[], ["saib"], ["terms"], ["sn"], ["saib", "sn"], ["terms", "sn"]]
+    known = additions in (ends if name in METHODS else ends[:1])
     return (name, additions) if name in NAMES and known else None
 
 
@@ -143,15 +145,16 @@ def use(config: ml_collections.ConfigDict, word: str) -> None:
     if name == "ie_cl":
         return
     small_images = config.encoder.get("stem") == "cifar"
-    recipe = copy.deepcopy(RECIPES[name])
+    recipe = copy.deepcopy(RECIPES.get(name, {}))
     for part, changes in ({} if small_images else ON_IMAGENET.get(name, {})).items():
         recipe[part] |= changes
-    config.method = ml_collections.ConfigDict({"name": name} | recipe["method"])
+    config.method = ml_collections.ConfigDict({"name": name} | recipe.get("method", {}))
     config.method = config_lib.complete(config).method  # Adds the defaults of missing keys.
-    config.projector.update(recipe["projector"])
-    config.optimizer.update(recipe["optimizer"])
-    anchor, query = _views(recipe["views"], small_images=small_images)
-    config.augment.anchor, config.augment.query = anchor, query
+    config.projector.update(recipe.get("projector", {}))
+    config.optimizer.update(recipe.get("optimizer", {}))
+    if recipe:
+        anchor, query = _views(recipe["views"], small_images=small_images)
+        config.augment.anchor, config.augment.query = anchor, query
     if "sn" in additions or "spectral_norm" in config.encoder:
         config.encoder.spectral_norm = "sn" in additions
     config.saib.enabled = "saib" in additions

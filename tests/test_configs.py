@@ -18,14 +18,14 @@ pytestmark = pytest.mark.quick
 
 ROOT = pathlib.Path(__file__).parent.parent
 ENDS = ("", "+saib", "+terms", "+sn", "+saib+sn", "+terms+sn")
-PLUGGED = ["ie_cl", *(name + end for name in methods.RECIPES for end in ENDS)]
+PLUGGED = ["ie_cl", *(name + end for name in methods.METHODS for end in ENDS)]
 OPERATORS = augmentation_grid.OPERATORS
 VARIANTS = {
     "imagenet_r50": ("100", "200", "400", "800"),
     "resnet18": (
         *resnet18.DATA_SETS,
         "cifar10,ie_cl",
-        *(f"cifar10,{name}{end}" for name in methods.RECIPES for end in ("", "+saib")),
+        *(f"cifar10,{name}{end}" for name in methods.METHODS for end in ("", "+saib")),
         *(f"{data},{name}" for data in resnet18.DATA_SETS[1:] for name in kinds.names("method")),
     ),
     "ablation": ("baseline", "saib", "saib+kl", "full"),

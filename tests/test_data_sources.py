@@ -102,9 +102,11 @@ def test_an_earlier_config_that_wrote_the_statistics_of_its_source_is_the_same()
 
 
 def test_what_is_cropped_on_the_host_is_known_without_files():
-    names = ("imagenet2012", "imagenet100", "image_folder")
     for name in kinds.names("data"):
-        assert data.cropped_on_host(load(f"data.name={name}").data) == (name in names)
+        declared = getattr(kinds.load("data", name), "CROPPED_ON_HOST", False)
+        assert data.cropped_on_host(load(f"data.name={name}").data) == declared
+    for name in ("imagenet2012", "imagenet100", "image_folder"):
+        assert kinds.load("data", name).CROPPED_ON_HOST
     assert data.cropped_on_host(load("data.name=generated", "data.image_size=224").data)
 
 

@@ -1,0 +1,210 @@
+"""The loss of every method as a loop in float64, written from its paper's equation.
+
+`CASES` has the cases on which tests/test_methods_losses.py compares each method with its loop.
+"""
+
+import math
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+BATCH, WIDTH, QUEUE = 12, 3, 5  # two devices of 6, so that slices of 4 lie across them
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def unit(x):
+    length = math.sqrt(sum(v * v for v in x))
+    return [v / length for v in x]
+
+
+def product(a, b):
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def squared_distance(a, b):
+    return sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
+
+
+def cross_entropy(own, others, temperature):
+    """(-log of the positive's share, whether the positive is the largest)."""
+    total = sum(math.exp(cosine / temperature) for cosine in (own, *others))
+    return -math.log(math.exp(own / temperature) / total), own > max(others)
+
+
+def info_nce(anchors, keys, temperature, negatives=None):
+    """(mean loss of anchor i at key i against the other keys or the negatives, share of hits)."""
+    groups = (anchors, keys, negatives or ())
+    anchors, keys, negatives = ([unit(row) for row in rows] for rows in groups)
+    found = []
+    for i, anchor in enumerate(anchors):
+        rivals = negatives or [key for j, key in enumerate(keys) if j != i]
+        others = [product(anchor, key) for key in rivals]
+        found.append(cross_entropy(product(anchor, keys[i]), others, temperature))
+    return tuple(mean(column) for column in zip(*found))
+
+
+def _moco_v2(settings, z):
+    """He et al. 2020, Eq. 1; in the symmetric form both directions are added up."""
+    args = settings.temperature, z.get("negatives")
+    loss, top1 = info_nce(z["anchor_projection"], z["query_key"], *args)
+    if settings.symmetric:
+        loss += info_nce(z["query_projection"], z["anchor_key"], *args)[0]
+    return loss, {"info_nce": loss, "info_nce_top1": top1}
+
+
+def _moco_v3(settings, z):
+    """Chen, Xie & He 2021, Algorithm 1: ctr(q1, k2) + ctr(q2, k1), ctr 2 tau times InfoNCE."""
+    tau = settings.temperature
+    first, top1 = info_nce(z["anchor_prediction"], z["query_key"], tau)
+    second, _ = info_nce(z["query_prediction"], z["anchor_key"], tau)
+    terms = {"info_nce": first + second, "info_nce_top1": top1}
+    return 2 * tau * first + 2 * tau * second, terms
+
+
+def _nnclr(settings, z):
+    """Dwibedi et al. 2021, Algorithm 1: L(nn1, p2) / 2 + L(nn2, p1) / 2."""
+    first, top1 = info_nce(z["anchor_neighbor"], z["query_prediction"], settings.temperature)
+    second, _ = info_nce(z["query_neighbor"], z["anchor_prediction"], settings.temperature)
+    loss = mean([first, second])
+    return loss, {"info_nce": loss, "info_nce_top1": top1}
+
+
+def _simclr(settings, z):
+    """Chen et al. 2020, Eq. 1, the mean over all 2N embeddings."""
+    everyone = [(i, view) for view in (0, 1) for i in range(BATCH)]
+    row = {(i, view): unit(z[PROJECTIONS[view]][i]) for i, view in everyone}
+    found = []
+    for i, view in everyone:
+        rivals = [other for other in everyone if other not in ((i, view), (i, 1 - view))]
+        others = [product(row[i, view], row[other]) for other in rivals]
+        own = product(row[i, view], row[i, 1 - view])
+        found.append(cross_entropy(own, others, settings.temperature))
+    loss, top1 = (mean(column) for column in zip(*found))
+    return loss, {"nt_xent_top1": top1}
+
+
+def _byol(settings, z):
+    """Grill et al. 2020, Eq. 2 and its counterpart with the views exchanged, added up."""
+    pairs = [("anchor_prediction", "query_key"), ("query_prediction", "anchor_key")]
+    loss = 0.0
+    for online, target in pairs:
+        rows = zip(z[online], z[target], strict=True)
+        loss += mean(squared_distance(unit(p), unit(k)) for p, k in rows)
+    return loss, {}
+
+
+def _simsiam(settings, z):
+    """Chen & He 2021, Eq. 2: D(p1, z2) / 2 + D(p2, z1) / 2."""
+    pairs = [("anchor_prediction", "query_projection"), ("query_prediction", "anchor_projection")]
+    rows = [pair for online, target in pairs for pair in zip(z[online], z[target], strict=True)]
+    return mean(-product(unit(p), unit(k)) for p, k in rows), {}
+
+
+def columns(rows):
+    """The dimensions, each minus its mean."""
+    return [[x - mean(column) for x in column] for column in zip(*rows)]
+
+
+def _barlow_twins(settings, z):
+    """Zbontar et al. 2021, Eq. 1 and 2, with batch norm's epsilon, times the released scale."""
+    standard = []
+    for name in PROJECTIONS:
+        centred = columns(z[name])
+        roots = [math.sqrt(product(column, column) / BATCH + 1e-5) for column in centred]
+        standard.append([[x / s for x in column] for column, s in zip(centred, roots)])
+    on = off = 0.0
+    for i, first in enumerate(standard[0]):
+        for j, second in enumerate(standard[1]):
+            entry = product(first, second) / BATCH
+            on += (1 - entry) ** 2 if i == j else 0
+            off += entry**2 if i != j else 0
+    loss = settings.loss_scale * (on + settings.off_diagonal_weight * off)
+    return loss, {"on_diagonal": on, "off_diagonal": off}
+
+
+def _vicreg(settings, z):
+    """Bardes et al. 2022, Eq. 6: lambda s + mu [v + v'] + nu [c + c'], s the mean of squares."""
+    anchors, queries = (z[name] for name in PROJECTIONS)
+    s = mean(squared_distance(a, b) / WIDTH for a, b in zip(anchors, queries, strict=True))
+    v = c = 0.0
+    for rows in (anchors, queries):
+        centred = columns(rows)
+        for i, first in enumerate(centred):
+            for j, second in enumerate(centred):
+                covariance = product(first, second) / (BATCH - 1)
+                if i == j:
+                    v += max(0, 1 - math.sqrt(covariance + 1e-4)) / WIDTH
+                else:
+                    c += covariance**2 / WIDTH
+    weights = settings.invariance_weight, settings.variance_weight, settings.covariance_weight
+    return product(weights, (s, v, c)), {"invariance": s, "variance": v, "covariance": c}
+
+
+def _w_mse(settings, z):
+    """Ermolov et al. 2021, Eq. 3 and 4. Whitening rows by the Cholesky factor of their covariance
+    is, up to scale, making their dimensions orthonormal one after the other."""
+    losses, size = [], settings.whitening_size
+    for start in range(0, BATCH, size):
+        white = []
+        for name in PROJECTIONS:
+            basis: list[list[float]] = []
+            for column in columns(z[name][start : start + size]):
+                for known in basis:
+                    share = product(column, known)
+                    column = [x - share * y for x, y in zip(column, known, strict=True)]
+                basis.append(unit(column))
+            white.append([unit(row) for row in zip(*basis)])
+        losses += [squared_distance(a, b) for a, b in zip(*white, strict=True)]
+    return mean(losses), {}
+
+
+PROJECTIONS = ("anchor_projection", "query_projection")
+PREDICTED = (*PROJECTIONS, "anchor_prediction", "query_prediction")
+KEYS = ("query_key", "anchor_key")
+NEIGHBORS = ("anchor_neighbor", "query_neighbor")
+
+
+class Case(NamedTuple):
+    """A method with settings other than its recipe's; `outputs` are those of its `forward`."""
+
+    method: str
+    reference: Callable[[Any, Any], tuple[float, dict[str, float]]]
+    outputs: tuple[str, ...]
+    settings: Mapping[str, Any] = types.MappingProxyType({})
+    constant: tuple[str, ...] = ()  # trained, but held constant by the loss
+
+
+def _moco(**settings):
+    views = slice(2 if settings["symmetric"] else 1)
+    negatives = ("negatives",) if settings["queue_size"] else ()
+    outputs = (*PROJECTIONS[views], *KEYS[views], *negatives)
+    return Case("moco_v2", _moco_v2, outputs, settings)
+
+
+VICREG_WEIGHTS = {"invariance_weight": 3.0, "variance_weight": 5.0, "covariance_weight": 7.0}
+CASES = {
+    "moco_v2": _moco(symmetric=False, queue_size=0),
+    "moco_v2 symmetric": _moco(symmetric=True, queue_size=0, temperature=0.4),
+    "moco_v2 queue": _moco(symmetric=False, queue_size=QUEUE, temperature=0.4),
+    "moco_v2 symmetric, queue": _moco(symmetric=True, queue_size=QUEUE),
+    "moco_v3": Case("moco_v3", _moco_v3, PREDICTED + KEYS),
+    "moco_v3 warm": Case("moco_v3", _moco_v3, PREDICTED + KEYS, {"temperature": 0.4}),
+    "nnclr": Case("nnclr", _nnclr, PREDICTED + NEIGHBORS),
+    "nnclr warm": Case("nnclr", _nnclr, PREDICTED + NEIGHBORS, {"temperature": 0.4}),
+    "simclr": Case("simclr", _simclr, PROJECTIONS),
+    "simclr warm": Case("simclr", _simclr, PROJECTIONS, {"temperature": 0.4}),
+    "byol": Case("byol", _byol, PREDICTED + KEYS),
+    "simsiam": Case("simsiam", _simsiam, PREDICTED, constant=PROJECTIONS),
+    "barlow_twins": Case("barlow_twins", _barlow_twins, PROJECTIONS),
+    "barlow_twins heavy": Case(
+        "barlow_twins", _barlow_twins, PROJECTIONS, {"loss_scale": 0.3, "off_diagonal_weight": 0.6}
+    ),
+    "vicreg": Case("vicreg", _vicreg, PROJECTIONS),
+    "vicreg reweighted": Case("vicreg", _vicreg, PROJECTIONS, VICREG_WEIGHTS),
+    "w_mse one slice": Case("w_mse", _w_mse, PROJECTIONS, {"whitening_size": BATCH}),
+    "w_mse": Case("w_mse", _w_mse, PROJECTIONS, {"whitening_size": 4}),
+}

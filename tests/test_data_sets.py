@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from iecl_jax.configs import imagenet_r50
-from iecl_jax.data import TrainBatches, eval_batches, open_split
+from iecl_jax.data import TrainBatches, eval_batches, open_split, sealed
 from iecl_jax.data.sources import digits, imagenet100, tfds
 from iecl_jax.data.split import Record, Split
 
@@ -137,6 +137,7 @@ def test_stl10_pretrains_on_unlabelled_and_train(monkeypatch):
 def prepare_digits(directory: pathlib.Path) -> subprocess.Popen:
     code = f"""
 import ml_collections
+from iecl_jax.data import sealed
 from iecl_jax.data.sources import digits
 digits.prepare(ml_collections.ConfigDict({{"dir": {str(directory)!r}}}))
 """
@@ -221,28 +222,37 @@ assert "tensorflow" not in sys.modules
     subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, check=True)
 
 
-def test_labels_are_kept_beside_the_files(digits_dir):
+def test_labels_are_kept_beside_the_files(digits_dir, monkeypatch, caplog):
     data = make_config("digits", digits_dir).data
     expected = open_split(data, "test").labels
-    kept = digits_dir / "digits" / "1.0.0" / "labels_test.npy"
-    np.testing.assert_array_equal(np.load(kept), expected)
-    np.save(kept, expected[::-1])
-    np.testing.assert_array_equal(open_split(data, "test").labels, expected[::-1])
-    np.save(kept, expected[:5])  # of another version of the files
+    kept = digits_dir / "digits" / "1.0.0" / "labels_test.sealed"
+    whole = kept.read_bytes()
+    damages = [whole[:-1], whole[:10], b"", whole + b"\0"]
+    for place in (0, 31, 32, 33, len(whole) - 1):
+        damages.append(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    for damaged in damages:
+        kept.write_bytes(damaged)
+        np.testing.assert_array_equal(open_split(data, "test").labels, expected)
+        assert f"{kept} is damaged or of other files" in caplog.text
+        assert kept.read_bytes() == whole
+        caplog.clear()
+    monkeypatch.setattr(tfds, "Record", None)  # now they come from the file
     np.testing.assert_array_equal(open_split(data, "test").labels, expected)
-    np.testing.assert_array_equal(np.load(kept), expected)
 
 
 def test_labels_need_no_writable_folder(digits_dir, monkeypatch):
     data = make_config("digits", digits_dir).data
     expected = open_split(data, "test").labels
-    (digits_dir / "digits" / "1.0.0" / "labels_test.npy").unlink()
+    folder = digits_dir / "digits" / "1.0.0"
 
     def refuse(*_):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(np, "save", refuse)
+    monkeypatch.setattr(sealed, "open_whole", refuse)
+    for name in ("labels_test.sealed", sealed.SUMS):
+        (folder / name).unlink()
     np.testing.assert_array_equal(open_split(data, "test").labels, expected)
+    assert not (folder / sealed.SUMS).exists()
 
 
 def test_unknown_tfds_split_is_named(digits_dir):

@@ -1,6 +1,8 @@
 """A source that the project does not know: a file, or a data set that TFDS has prepared."""
 
+import contextlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from iecl_jax import config as config_lib
 from iecl_jax import data
 from iecl_jax.config import kinds
+from iecl_jax.data import sealed
 from iecl_jax.data.sources import tfds
 
 ROOT = Path(__file__).parent.parent
@@ -173,6 +176,65 @@ def test_a_set_of_tfds_opens_by_its_name(prepared):
         np.testing.assert_array_equal(pixels[:, 0, 0, 2] == 200, labels == 1)
         np.testing.assert_array_equal(split.labels, labels)
     assert data.statistics(config.data) == (tfds.MEAN, tfds.STD)
+
+
+def flip(raw: bytes, place: int) -> bytes:
+    return raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :]
+
+
+DAMAGES = {
+    "cut": lambda raw: raw[: len(raw) // 2],
+    "a byte less": lambda raw: raw[:-1],
+    "empty": lambda raw: b"",
+    "other bytes": lambda raw: np.random.default_rng(0).bytes(len(raw)),
+    "more": lambda raw: raw + b"more",
+    "a bit": lambda raw: flip(raw, next(i for i, x in enumerate(raw) if i > 99 and x)),
+    "missing": None,
+}
+FILES = [
+    "dataset_info.json",
+    "features.json",
+    "label.labels.txt",
+    "flags-train.array_record-00000-of-00001",
+    sealed.SUMS,
+]
+
+
+@pytest.mark.parametrize("sums", [True, False], ids=["sums", "no sums"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_set_is_a_sentence_that_names_the_file(prepared, tmp_path, name, sums):
+    """Without sums, as in a set that was never opened here, some damage of names goes unnoticed."""
+    config = load("data.name=flags", f"data.dir={tmp_path}", "data.cache=none").data
+    set_of, path = prepared / "flags" / "2.0.1", tmp_path / "flags" / "2.0.1"
+
+    def read():
+        kinds.check("data", "flags", config)
+        split = data.open_split(config, "pretrain")
+        images = [batch["image"] for batch in data.eval_batches(config, split, 40)]
+        return split.labels, images
+
+    shutil.copytree(set_of, path)
+    labels, _ = read()
+    shutil.copytree(path, pristine := tmp_path / "pristine")
+    for how, damage in DAMAGES.items():
+        shutil.rmtree(path)
+        shutil.copytree(pristine, path)
+        raw = (path / name).read_bytes()
+        (path / name).unlink()
+        if damage is not None:
+            (path / name).write_bytes(damage(raw if len(raw) > 199 else raw * 99))
+        if not sums:
+            (path / sealed.SUMS).unlink(missing_ok=True)
+        if name == sealed.SUMS and (not sums or how in ("missing", "a byte less")):
+            read()  # a line's end is no damage
+        elif name == "label.labels.txt" and not sums:
+            with contextlib.suppress(ValueError):
+                np.testing.assert_array_equal(read()[0], labels)
+        else:
+            with pytest.raises(ValueError, match=name) as error:
+                read()
+            said = str(error.value)
+            assert f"move {path} away and run `python -m iecl_jax.tools.prepare" in said, how
 
 
 def test_a_set_of_tfds_without_labels_is_unlabelled(prepared):

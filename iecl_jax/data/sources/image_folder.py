@@ -45,10 +45,10 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
     top = Path(data.dir).expanduser()
     if not top.is_dir():
         raise ValueError(f"data.dir={data.dir!r} is not a folder.")
-    found, reading = class_folders.find(top, split), images.reading(data)
-    where = shown(found.root)
-    broken = BrokenFiles(len(found.paths), where)
-    logging.info("Reading the headers of %d images in %s.", len(found.paths), where)
+    listed, reading = class_folders.find(top, split), images.reading(data)
+    where = shown(listed.root)
+    broken = BrokenFiles(len(listed.paths), where)
+    logging.info("Reading the headers of %d images in %s.", len(listed.paths), where)
 
     def header(path: Path) -> images.Header | None:
         try:
@@ -58,11 +58,11 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
             return None
 
     with ThreadPoolExecutor(data.num_threads) as pool:
-        headers = list(pool.map(header, found.paths))
-    slots = _next_good([header is not None for header in headers])
-    records = [Record(found.paths[slot], found.labels[slot]) for slot in slots]
-    _tell(where, records, [sound for slot in slots if (sound := headers[slot])], reading)
-    shapes = {header.size[::-1] for header in headers if header is not None}
+        headers = list(pool.map(header, listed.paths))
+    slots = _next_good([each is not None for each in headers])
+    records = [Record(listed.paths[slot], listed.labels[slot]) for slot in slots]
+    _tell(where, records, [each for slot in slots if (each := headers[slot])], reading)
+    shapes = {each.size[::-1] for each in headers if each is not None}
     small = len(shapes) == 1 and max(max(shapes)) <= MAX_NATIVE_SIZE
 
     def read(indices: Indices) -> list[Record]:
@@ -70,14 +70,14 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
 
     return Split(
         name="image_folder",
-        class_names=found.class_names,
+        class_names=listed.class_names,
         image_shape=shapes.pop() if small else None,
         length=len(records),
         read=read,
         read_labels=lambda: np.array([record.label for record in records]),
         broken=broken,
         is_train=split != "test",
-        facts={"digest": _digest(found.paths, found.root)},
+        facts={"digest": _digest(listed.paths, listed.root)},
     )
 
 

@@ -12,12 +12,13 @@ from absl import logging
 from iecl_jax.config import kinds
 from iecl_jax.config.rules import near
 from iecl_jax.config.section import Section
-from iecl_jax.data.files import open_whole
+from iecl_jax.data import sealed
 from iecl_jax.data.split import MAX_NATIVE_SIZE, Indices, Record, Split
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
 _CHUNK = 1024  # records that are read at once for their labels
+_INFO, _FEATURES = "dataset_info.json", "features.json"
 
 
 class Settings(Section):
@@ -62,6 +63,7 @@ def prepare_as(name: str, directory: str) -> None:
             "https://www.tensorflow.org/datasets/catalog lists them."
         ) from None
     builder.download_and_prepare()
+    sealed.check(Path(builder.data_dir), _descriptions(Path(builder.data_dir)))
 
 
 def data_dir(directory: str) -> Path:
@@ -71,9 +73,14 @@ def data_dir(directory: str) -> Path:
 
 
 def prepared_dir(name: str, directory: str) -> Path | None:
-    """Returns the folder of the newest prepared version of a data set, or None."""
-    infos = (data_dir(directory) / name).glob("*.*.*/dataset_info.json")
-    versions = [info.parent for info in infos if info.parent.name.replace(".", "").isdigit()]
+    """Returns the folder of the newest prepared version of a data set, damaged or not, or None."""
+    files = [
+        file
+        for what in (_INFO, "*.array_record*")
+        for file in (data_dir(directory) / name).glob(f"*.*.*/{what}")
+    ]
+    found = {file.parent for file in files}
+    versions = [path for path in found if path.name.replace(".", "").isdigit()]
     return max(versions, key=lambda path: [int(n) for n in path.name.split(".")], default=None)
 
 
@@ -99,32 +106,48 @@ def open_records(name: str, directory: str, *splits: str) -> Split:
             f"Data set {name} is not prepared in {data_dir(directory)}: run "
             f"`{prepare_command(name, directory)}` or set data.dir."
         )
+    again = f"move {path} away and run `{prepare_command(name, directory)}`."
     if not any(path.glob("*.array_record*")):
-        raise ValueError(
-            f"{path} holds no ArrayRecord files: move it away and run "
-            f"`{prepare_command(name, directory)}`."
-        )
+        raise ValueError(f"{path} holds no ArrayRecord files: {again}")
+    if wrong := sealed.check(path, _descriptions(path)):
+        raise ValueError(f"{wrong}: {again}")
     import tensorflow_datasets as tfds  # takes half a second; not every source needs it
 
-    builder = tfds.builder_from_directory(path)
-    features = dict(builder.info.features.items())
-    split = _first_of(splits, builder.info.splits, path)
+    try:
+        builder = tfds.builder_from_directory(path)
+        features, infos = dict(builder.info.features.items()), dict(builder.info.splits)
+    except Exception as error:  # of many types, for which TFDS has no common one
+        files = f"{path / _INFO} or {path / _FEATURES}"
+        raise ValueError(f"{files} is damaged ({_first_line(error)}): {again}") from error
+    split = _first_of(splits, infos, path)
     if not isinstance(features.get("image"), tfds.features.Image):
         raise ValueError(f"{path} has no image under the name 'image', only {', '.join(features)}.")
+    shards = [*zip(map(Path, infos[split].filepaths), infos[split].shard_lengths)]
+    if damaged := _damaged(shards):
+        raise ValueError(f"{damaged}: {again}")
     # The images stay encoded, so that `images` can decode a JPEG at a fraction of its size.
     source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
     label = features.get("label")
     class_names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
 
     def read(indices: Indices) -> list[Record]:
-        examples = source.__getitems__([int(index) for index in indices])
+        try:
+            examples = source.__getitems__([int(index) for index in indices])
+        except Exception as error:
+            where = _damaged(shards, whole=True) or f"{path / _FEATURES} does not fit the records"
+            raise ValueError(f"{where} ({_first_line(error)}): {again}") from error
         labels = [int(example["label"]) if class_names else -1 for example in examples]
+        if max(labels, default=-1) >= len(class_names) > 0:
+            raise ValueError(
+                f"{path / _FEATURES} has {len(class_names)} classes, but a record has the label "
+                f"{max(labels)}: {again}"
+            )
         return [Record(example["image"], at) for example, at in zip(examples, labels)]
 
     def read_labels() -> np.ndarray:
         if not class_names:
             return np.full(len(source), -1, np.int32)
-        return _cached_labels(path / f"labels_{split}.npy", read, len(source))
+        return _cached_labels(path, split, read, len(source))
 
     return Split(
         name=name,
@@ -136,6 +159,40 @@ def open_records(name: str, directory: str, *splits: str) -> Split:
         is_train=split == "train",
         facts={"version": path.name, "split": split},
     )
+
+
+def _descriptions(path: Path) -> list[str]:
+    """Returns the names of the files that describe a data set: its splits, features and classes."""
+    return sorted({_INFO, _FEATURES} | {file.name for file in path.glob("*.labels.txt")})
+
+
+def _damaged(shards: Sequence[tuple[Path, int]], *, whole: bool = False) -> str | None:
+    """Returns a clause about the first file of records that is damaged, or None.
+
+    Args:
+      shards: the files, and how many records each must have.
+      whole: whether to read all records, whose checksums are in the file, or only their number.
+    """
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    for path, length in shards:
+        if not path.is_file():
+            return f"{path} is missing"
+        reader = ArrayRecordReader(str(path))
+        try:
+            found = reader.num_records()
+            if whole:
+                reader.read_all()
+            reader.close()
+        except RuntimeError:
+            return f"{path} is damaged"
+        if found != length:
+            return f"{path} is damaged: it has {found} records, not {length}"
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _first_of(splits: Sequence[str], there: Collection[str], path: Path) -> str:
@@ -155,25 +212,22 @@ def _small(shape: Sequence[int | None]) -> tuple[int, int] | None:
     return None
 
 
-def _cached_labels(path: Path, read, length: int) -> np.ndarray:
-    """Returns the labels, int32 [length], from `path` or, if it does not exist, the records.
+def _cached_labels(path: Path, split: str, read, length: int) -> np.ndarray:
+    """Returns the labels, int32 [length], from a file in `path`, or else from the records.
 
-    Labels that were read from the records are written to `path` for the next time.
+    Labels that were read from the records are kept in `path` for the next time.
     """
-    if path.exists():
-        labels = np.load(path)
-        if labels.shape == (length,):
-            return labels
+    kept = path / f"labels_{split}.sealed"
+    of = b"".join((path / name).read_bytes() for name in _descriptions(path))
+    labels = sealed.read_labels(kept, of, length)
+    if labels is not None:
+        return labels
     labels = np.empty(length, np.int32)
     for start in range(0, length, _CHUNK):
         records = read(range(start, min(start + _CHUNK, length)))
         labels[start : start + len(records)] = [record.label for record in records]
         logging.log_every_n_seconds(
-            logging.INFO, "Reading labels for %s: %d %%", 10, path, 100 * start // length
+            logging.INFO, "Reading labels of %s: %d %%", 10, path, 100 * start // length
         )
-    try:
-        with open_whole(path) as file:
-            np.save(file, labels)
-    except OSError as error:
-        logging.info("The labels are not kept in %s: %s", path, error)
+    sealed.write_labels(kept, of, labels)
     return labels

@@ -54,8 +54,8 @@ def _classes(path: Path) -> str:
     except (OSError, ValueError):
         return ""
     rows, pairs = found["classes"], found["confusions"][:_PAIRS]
-    images, bank = found["images"], found["bank"]
-    text = f"By kNN on {images:,} test images among {bank:,} labelled training images."
+    bank = f"{found['bank']:,} labelled training images"
+    text = f"By kNN on {found['images']:,} test images among {bank}."
     if len(rows) > _MOST:
         text += f" The {_WORST} lowest and the {_BEST} highest of {len(rows)} classes."
         rows = [*rows[:_WORST], *rows[-_BEST:]]

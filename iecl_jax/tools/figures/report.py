@@ -70,7 +70,7 @@ def render(workdir: pathlib.Path) -> str:
         parts.append(lambda: _gallery(run))
         if silence:
             missing = f"No curves and no pictures: {silence}"
-            parts.insert(2, lambda: page.paragraph(missing, "missing"))
+            parts.insert(2, functools.partial(page.paragraph, missing, "missing"))
     parts += [
         lambda: _others(run),
         lambda: _origin(starts),

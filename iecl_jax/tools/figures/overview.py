@@ -28,15 +28,16 @@ _TEXTS = {
 def section(workdir: Path, config: Any) -> str:
     """Returns the section as HTML, from the files in WORKDIR/figures that `evals` wrote."""
     folder = workdir / overview.FOLDER
-    parts = [_classes(folder / overview.CLASSES)]
+    pictures = []
     for name, (title, text) in _TEXTS.items():
         if (folder / name).is_file():
             drawn = page.image((folder / name).read_bytes(), f"{title}. {text}")
-            parts.append(
-                f'<figure class="wide"><h3>{title}</h3>{drawn}'
+            pictures.append(
+                f'<figure><h3>{title}</h3><div class="scroll sheet">{drawn}</div>'
                 f"<figcaption>{text}</figcaption></figure>"
             )
-    body = "".join(parts) or page.paragraph(_reason(config), "missing")
+    body = (page.pairs(pictures) if pictures else "") + _classes(folder / overview.CLASSES)
+    body = body or page.paragraph(_reason(config), "missing")
     return f"<h2>What the encoder finds similar</h2>{body}"
 
 

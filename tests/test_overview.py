@@ -1,6 +1,8 @@
 """What people look at after a run: neighbours, the map of the features, the classes."""
 
 import json
+import pathlib
+import re
 
 import ml_collections
 import numpy as np
@@ -262,6 +264,34 @@ def test_the_commands_draw_a_finished_run(run, tmp_path, capsys):
         with pytest.raises(SystemExit):
             command.main([f"--workdir={run}", *flags])
         assert words in capsys.readouterr().err
+
+
+def test_an_encoder_is_loaded_and_encodes_pixels_and_files(run, tmp_path):
+    encoder = evals.load(run, batch_size=4)
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), np.uint8)
+    features = encoder(pixels)
+    assert features.shape == (7, tiny_run.FEATURES)
+    assert features.dtype == np.float32
+    assert_allclose(encoder(pixels[2:3]), features[2:3], rtol=1e-5)
+    paths = [tmp_path / f"{number}.png" for number in range(7)]
+    for path, image in zip(paths, pixels, strict=True):
+        Image.fromarray(image).save(path)
+    assert_allclose(encoder(paths), features, rtol=1e-5)
+    photo = tmp_path / "photo.jpg"
+    Image.new("L", (300, 200), 128).save(photo)
+    assert encoder([str(photo)]).shape == (1, tiny_run.FEATURES)
+    assert len(encoder([])) == 0
+    for wrong in (pixels.astype(np.float32), pixels[0], pixels[..., :1]):
+        with pytest.raises(ValueError, match=r"pass uint8 \[N, H, W, 3\]"):
+            encoder(wrong)
+
+
+def test_the_python_of_the_readme_runs(run, capsys):
+    readme = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    assert '"runs/quickstart"' in code
+    exec(compile(code.replace('"runs/quickstart"', repr(str(run))), "README.md", "exec"), {})
+    assert re.fullmatch(r"0 \[\d \d \d \d \d\]\n", capsys.readouterr().out)
 
 
 def test_pictures_are_declared_for_runs_and_for_jobs():

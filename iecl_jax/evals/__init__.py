@@ -1,5 +1,7 @@
 """Evaluations of a network during training or on a checkpoint, one file for each.
 
+`load` returns the encoder of a run, for images of one's own.
+
 `eval.names` lists the evaluations of a training. `job` is the evaluation of a checkpoint. Both name
 a file of this folder or the path of any other `.py` file with the same contents. An evaluation has
 
@@ -19,6 +21,7 @@ and may have
                                  those of Settings
 """
 
+from iecl_jax.evals.parts.frozen import load
 from iecl_jax.evals.parts.schedule import scheduled
 
-__all__ = ["scheduled"]
+__all__ = ["load", "scheduled"]

@@ -49,6 +49,11 @@ class SplitEncoder:
 
         self._encode = jax.pmap(pooled, in_axes=(None, None, 0), devices=self._devices)
 
+    @property
+    def num_devices(self) -> int:
+        """The number of devices, of which the number of images encoded at once is a multiple."""
+        return len(self._devices)
+
     def split(self, name: str) -> data.Split:
         """Returns the split "pretrain", "train" or "test"; raises ValueError if there is none."""
         if name not in self._opened:
@@ -100,7 +105,7 @@ class SplitEncoder:
 
         `indices` (int [n]) are the images, all of them by default.
         """
-        devices, count = len(self._devices), len(split) if indices is None else len(indices)
+        devices, count = self.num_devices, len(split) if indices is None else len(indices)
         batch_size = -(-self._config.eval.batch_size // devices) * devices  # Rounded up.
         batches = data.eval_batches(self._config.data, split, batch_size, indices)
         return features.extract(encode, batches, num_examples=count)

@@ -12,11 +12,10 @@ import functools
 import json
 import pathlib
 import shlex
-import sys
 from collections.abc import Callable
 from typing import Any
 
-from iecl_jax.run import markdown, workdir
+from iecl_jax.run import command_line, markdown, workdir
 from iecl_jax.tools.benchmark import peer, timing
 from iecl_jax.tools.benchmark import reading as speed
 
@@ -71,7 +70,7 @@ def main() -> None:
     if args.json:
         workdir.write_atomically(args.json, json.dumps(result, indent=2))
     print(f"{speed.describe(result)}; peer: torch {seen['torch']}")
-    print(shlex.join(["python", *sys.argv]))
+    print(command_line.shown(command_line.typed()))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from iecl_jax.run import workdir
+from iecl_jax.run import command_line, workdir
 from iecl_jax.tools.benchmark import timing
 
 # Our method -> the peer's name for it.
@@ -95,5 +95,6 @@ def describe(seen: dict[str, Any]) -> str:
     """Returns our device and versions, those that the peer's step printed, and our command."""
     return (
         f"ours: {workdir.device_description()}, jax {jax.__version__}\n"
-        f"peer: {seen['device']}, torch {seen['torch']}\n{shlex.join(['python', *sys.argv])}"
+        f"peer: {seen['device']}, torch {seen['torch']}\n"
+        + command_line.shown(command_line.typed())
     )

@@ -13,12 +13,11 @@ import functools
 import json
 import os
 import pathlib
-import shlex
 import subprocess
 import sys
 import tempfile
 
-from iecl_jax.run import markdown, runtime
+from iecl_jax.run import command_line, markdown, runtime
 from iecl_jax.tools.benchmark import timing
 
 YNNPACK = f"{runtime.CPU_FLAGS[0]},LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
@@ -69,7 +68,7 @@ def main() -> None:
         ratio = timing.spread(timing.extent(timing.ratios(each, times[0])), "{:.2f}")
         rows.append([name, timing.spread(timing.extent(each), "{:.0f}"), ratio])
     print(markdown.table(["setting", "ms a step", "ratio"], rows))
-    print(shlex.join(["python", *sys.argv]))
+    print(command_line.shown(command_line.typed()))
 
 
 if __name__ == "__main__":

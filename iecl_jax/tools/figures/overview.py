@@ -28,15 +28,16 @@ _TEXTS = {
 def section(workdir: Path, config: Any) -> str:
     """Returns the section as HTML, from the files in WORKDIR/figures that `evals` wrote."""
     folder = workdir / overview.FOLDER
-    parts = [_classes(folder / overview.CLASSES)]
+    pictures = []
     for name, (title, text) in _TEXTS.items():
         if (folder / name).is_file():
             drawn = page.image((folder / name).read_bytes(), f"{title}. {text}")
-            parts.append(
-                f'<figure class="wide"><h3>{title}</h3>{drawn}'
+            pictures.append(
+                f'<figure><h3>{title}</h3><div class="scroll sheet">{drawn}</div>'
                 f"<figcaption>{text}</figcaption></figure>"
             )
-    body = "".join(parts) or page.paragraph(_reason(config), "missing")
+    body = (page.pairs(pictures) if pictures else "") + _classes(folder / overview.CLASSES)
+    body = body or page.paragraph(_reason(config), "missing")
     return f"<h2>What the encoder finds similar</h2>{body}"
 
 
@@ -54,8 +55,8 @@ def _classes(path: Path) -> str:
     except (OSError, ValueError):
         return ""
     rows, pairs = found["classes"], found["confusions"][:_PAIRS]
-    images, bank = found["images"], found["bank"]
-    text = f"By kNN on {images:,} test images among {bank:,} labelled training images."
+    bank = f"{found['bank']:,} labelled training images"
+    text = f"By kNN on {found['images']:,} test images among {bank}."
     if len(rows) > _MOST:
         text += f" The {_WORST} lowest and the {_BEST} highest of {len(rows)} classes."
         rows = [*rows[:_WORST], *rows[-_BEST:]]

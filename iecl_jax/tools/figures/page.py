@@ -39,6 +39,9 @@ p.lead, p.missing, .muted {{ color: var(--muted); }}
 p.missing {{ font-style: italic; }}
 .charts {{ display: grid; gap: 1.6rem 2rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); }}
+.pairs {{ margin-bottom: 2rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr)); }}
+.sheet img {{ min-width: 30rem; }}
 figure {{ margin: 0; min-width: 0; }}
 figcaption {{ font-size: .84rem; color: var(--muted); }}
 .chart {{ display: block; width: 100%; height: auto; }}
@@ -146,6 +149,11 @@ def image(png: bytes, description: str) -> str:
 def charts(figures: Sequence[str]) -> str:
     """Returns HTML figures in rows, with as many per row as fit."""
     return f'<div class="charts">{"".join(figures)}</div>'
+
+
+def pairs(figures: Sequence[str]) -> str:
+    """Returns wide HTML figures, two in a row where they fit."""
+    return f'<div class="charts pairs">{"".join(figures)}</div>'
 
 
 def paragraph(text: str, kind: str = "") -> str:

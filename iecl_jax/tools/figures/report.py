@@ -70,10 +70,10 @@ def render(workdir: pathlib.Path) -> str:
         parts.append(lambda: _gallery(run))
         if silence:
             missing = f"No curves and no pictures: {silence}"
-            parts.insert(2, lambda: page.paragraph(missing, "missing"))
+            parts.insert(2, functools.partial(page.paragraph, missing, "missing"))
     parts += [
         lambda: _others(run),
-        lambda: _origin(starts),
+        lambda: _origin(starts, results),
         lambda: _config(config),
     ]
     return page.frame(f"{name}: report", "\n".join(map(_whatever_happens, parts)))
@@ -98,13 +98,12 @@ def _read(path: pathlib.Path, kind: type) -> Any:
 
 
 def _header(name: str, config: Any, starts: Any, results: Any) -> str:
-    last = starts[-1] if starts and isinstance(starts[-1], Mapping) else {}
-    versions = results.get("versions") or last.get("versions") or {}
+    last, checkpoint = _last(starts), at(config, "checkpoint")
     facts = {
         "Method": naming.trained(config),
         "SAIB": _saib(config),
         "Encoder": _encoder(at(config, "encoder")),
-        "Checkpoint": at(config, "checkpoint") if "job" in config else None,
+        "Checkpoint": checkpoint if isinstance(checkpoint, str) else None,
         "Data": _text(config, "{data.name}, {data.image_size} px"),
         "Training": _text(
             config, "batches of {train.batch_size}, {optimizer.name}, {train.precision}"
@@ -114,9 +113,6 @@ def _header(name: str, config: Any, starts: Any, results: Any) -> str:
         "Time": _duration(results),
         "Device": results.get("device") or last.get("device"),
         "Started": last.get("time"),
-        "Versions": ", ".join(f"{key} {value}" for key, value in versions.items() if value),
-        "Code": _code(last.get("git")),
-        "Parameters": str(results.get("params_digest", ""))[:16],
     }
     command = command_line.shown(last.get("command", []))
     method, images = naming.trained(config), at(config, "data.name")
@@ -274,11 +270,24 @@ def _others(run: events.Events) -> str:
     return page.folded("Other curves", page.charts(charts)) if charts else ""
 
 
-def _origin(starts: Any) -> str:
-    if not starts:
-        return "<h2>Origin</h2>" + page.paragraph("No provenance.json.", "missing")
-    count = f"{len(starts)} starts" if len(starts) > 1 else "One start"
-    return f"<h2>Origin</h2>{page.folded(count, page.listing(json.dumps(starts, indent=2)))}"
+def _last(starts: Any) -> Mapping[str, Any]:
+    return starts[-1] if starts and isinstance(starts[-1], Mapping) else {}
+
+
+def _origin(starts: Any, results: Any) -> str:
+    last = _last(starts)
+    versions = results.get("versions") or last.get("versions") or {}
+    facts = {
+        "Versions": ", ".join(f"{key} {value}" for key, value in versions.items() if value),
+        "Code": _code(last.get("git")),
+        "Digest of the parameters": str(results.get("params_digest", ""))[:16],
+    }
+    if starts:
+        count = f"{len(starts)} starts" if len(starts) > 1 else "One start"
+        listed = page.folded(count, page.listing(json.dumps(starts, indent=2)))
+    else:
+        listed = page.paragraph("No provenance.json.", "missing")
+    return f"<h2>Origin</h2>{page.facts(facts)}{listed}"
 
 
 def _config(config: Any) -> str:

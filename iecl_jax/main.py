@@ -16,7 +16,7 @@ from absl import app, flags, logging
 
 from iecl_jax import config as config_lib
 from iecl_jax.config import own_files, paths
-from iecl_jax.run import distributed, flag_parsing, lock, runtime, workdir
+from iecl_jax.run import distributed, flag_parsing, lock, preemption, runtime, workdir
 
 # TensorFlow, which clu uses to write event files, otherwise logs a page about oneDNN when imported.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -189,7 +189,7 @@ def run(command: Command) -> None:
     """Calls `main`; a mistake of the user ends the process with one sentence and exit code 1."""
     if flags.FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.INFO)
-    with distributed.ending_the_others():
+    with preemption.ending_with_its_code(), distributed.ending_the_others():
         try:
             if _PRINT_CONFIG.value:
                 print(config_lib.show(command.config, command.changed))

@@ -223,16 +223,19 @@ def ending_the_others() -> Iterator[None]:
         code = error.code if isinstance(error, SystemExit) else 1
         if not jax.distributed.is_initialized() or not (code == 1 or isinstance(code, str)):
             raise
-        if isinstance(code, str):
-            _leave(code)
-        elif isinstance(error, jax.errors.JaxRuntimeError) and _of_a_peer(error):
-            _leave(_peer_died(f" ({_first_line(error)})"))
-        _leave(traceback.format_exc())
+        cause = error.__context__ if isinstance(error, SystemExit) else error
+        if cause is not None and of_a_peer(cause):
+            _leave(_peer_died(f" ({_first_line(cause)})"))
+        _leave(code if isinstance(code, str) else traceback.format_exc())
 
 
-def _of_a_peer(error: Exception) -> bool:
+def of_a_peer(error: BaseException) -> bool:
     """Returns whether the error comes from the connection to another process."""
-    return re.search("gloo|nccl|coordination|socket|connect", str(error), re.I) is not None
+    # JAX raises ValueError or RuntimeError, depending on the status of the collective.
+    words = "gloo|nccl"
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        words += "|coordination|socket|connect"
+    return re.search(words, str(error), re.I) is not None
 
 
 def _first_line(error: BaseException) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,13 +12,33 @@ import jax
 from jax.experimental import multihost_utils
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: a temporary failure, try again
+REPEAT_SECONDS = 1.0
 _QUESTIONS = itertools.count(1)  # Numbers the calls of `due`; equal on all processes.
+
+
+@contextlib.contextmanager
+def ending_with_its_code() -> Iterator[None]:
+    """Lets SIGTERM end the block with EXIT_CODE, for all that comes before and after the loop.
+
+    What is open is closed on the way, so that a start that had not begun leaves nothing.
+    """
+
+    def leave(*_: Any) -> None:
+        raise SystemExit(EXIT_CODE)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class Preemption:
     """A context in which SIGTERM or Ctrl-C asks the loop to stop instead of ending the process.
 
-    A second Ctrl-C ends the process at once, like `kill -9`: checkpoints are whole or absent.
+    A second one ends the process at once, like `kill -9`: checkpoints are whole or absent.
+    Launchers may send SIGTERM to a process and to its group, so another one within REPEAT_SECONDS
+    is the same request.
 
     If one of several processes gets SIGTERM, all stop after the same step. In that case JAX's
     runtime catches the signal, and its processes agree on the step in the background.
@@ -46,6 +67,11 @@ class Preemption:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _note(self, *_) -> None:
+        if not self._noted:
+            self._when = time.monotonic()
+        elif time.monotonic() - self._when > REPEAT_SECONDS:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
         self._noted = True
         if self._interrupts:
             self._interrupts = False

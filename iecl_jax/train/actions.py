@@ -270,7 +270,8 @@ def _only_measures(what: str, now: Now) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if jax.process_count() > 1 and not isinstance(error, (ValueError, OSError)):
+        common = isinstance(error, (ValueError, OSError)) and not distributed.of_a_peer(error)
+        if jax.process_count() > 1 and not common:
             raise
         told = f"{error}" or type(error).__name__
         logging.warning("step %d: no %s, the training goes on: %s", now.step, what, told)

@@ -59,6 +59,7 @@ def prepare(config: ml_collections.ConfigDict) -> Pretraining:
     begun = time.monotonic()
     config_lib.check(config, jax.device_count())
     split = data.open_split(config.data, "pretrain")
+    distributed.check_same("training images", split.identity)
     steps_per_epoch = max(1, len(split) // config.train.batch_size)
     total_steps = config.train.num_steps or config.train.num_epochs * steps_per_epoch
     data.check_batches(config, split)

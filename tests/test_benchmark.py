@@ -230,7 +230,11 @@ def test_overrides_keep_the_type_of_their_key(argument, value):
         (CONFIG, ["--config.seed"], "--config.seed has no value: write"),
         (CONFIG, ["--config.seed=1.5"], "--config.seed=1.5 must be a whole"),
         (CONFIG, ["--config.saib.enabled=2"], "--config.saib.enabled=2 must be True"),
-        (CONFIG, ["--config.train.batch_size=many"], "--config.train.batch_size=many must be a whole number."),
+        (
+            CONFIG,
+            ["--config.train.batch_size=many"],
+            "--config.train.batch_size=many must be a whole number.",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(name, overrides, sentence):

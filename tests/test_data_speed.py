@@ -45,9 +45,9 @@ def test_the_rate_counts_the_images_of_a_round(tmp_path, monkeypatch):
     monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
     cpu = iter([1.0, 3.0])
     monkeypatch.setattr(speed.time, "process_time", lambda: next(cpu))
-    parser = argparse.ArgumentParser()
+    parser = arguments.Parser("")
     speed.add_flags(parser)
-    with speed.open_cases(parser.parse_args(TINY)) as cases:
+    with speed.open_cases(parser.parse(TINY)) as cases:
         assert speed.measure(cases["cached"]) == (3 * 32 / 4, 3 * 32 / 2)
 
 

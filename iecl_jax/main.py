@@ -15,7 +15,7 @@ import ml_collections
 from absl import app, flags, logging
 
 from iecl_jax import config as config_lib
-from iecl_jax.config import own_files, paths
+from iecl_jax.config import files, own_files, paths
 from iecl_jax.run import distributed, flag_parsing, lock, preemption, runtime, workdir
 
 # TensorFlow, which clu uses to write event files, otherwise logs a page about oneDNN when imported.
@@ -177,6 +177,7 @@ def parse(argv: list[str]) -> Command:
         flag, arguments = flag_parsing.take("config", argv[1:])
         if flag is None:
             raise ValueError("name a config, for example --config=configs/quickstart.py.")
+        files.refuse_contradictions(arguments)
         loaded = config_lib.parse(flag, arguments)
         flag_parsing.parse_flags(loaded.rest, config_lib.leaves(loaded.config))
     except (ValueError, OSError) as error:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from iecl_jax.data import crops, images
 from iecl_jax.data.listing import list_images
+from iecl_jax.tools import arguments
 from iecl_jax.tools.benchmark import reading as speed
 from iecl_jax.tools.benchmark import torch_input
 
@@ -45,9 +46,9 @@ def test_the_rate_counts_the_images_of_a_round(tmp_path, monkeypatch):
     monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
     cpu = iter([1.0, 3.0])
     monkeypatch.setattr(speed.time, "process_time", lambda: next(cpu))
-    parser = argparse.ArgumentParser()
+    parser = arguments.Parser("")
     speed.add_flags(parser)
-    with speed.open_cases(parser.parse_args(TINY)) as cases:
+    with speed.open_cases(parser.parse(TINY)) as cases:
         assert speed.measure(cases["cached"]) == (3 * 32 / 4, 3 * 32 / 2)
 
 

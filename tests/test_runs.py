@@ -60,7 +60,7 @@ def test_a_run_with_another_config_is_asked_and_refused(config, tmp_path, capsys
     assert not complete(tmp_path, Run(f"{config}:{variant}", tmp_path / "r", flags))
     assert len(calls(tmp_path)) == 2
     log = tmp_path / "r" / "log.txt"
-    assert capsys.readouterr().out.endswith(f"it: failed with exit code 1, see {log}\n")
+    assert capsys.readouterr().out.endswith(f"it: failed: another config (see {log})\n")
     assert "another config" in log.read_text() or "nothing" in log.read_text()
 
 

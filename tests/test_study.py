@@ -59,7 +59,7 @@ def test_the_table_keeps_settings_that_were_not_asked_for_again(files):
 def test_a_failed_run_is_told_and_left_out(files, capsys):
     with pytest.raises(SystemExit, match="error: 1 runs failed; start again"):
         run(files, "--seeds=1,13", "--settings=plain")
-    assert "plain, seed 13: failed with exit code 1, see " in capsys.readouterr().out
+    assert "plain, seed 13: failed: bad luck (see " in capsys.readouterr().out
     assert "bad luck" in (files[1] / "plain" / "seed-13" / "log.txt").read_text()
     assert ["plain", "1", "25.0"] in [row[:3] for row in rows((files[1] / "table.md").read_text())]
 

@@ -52,10 +52,13 @@ def load(flag: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
 
 
 def parse(flag: str, arguments: Sequence[str]) -> Loaded:
-    """Does what `load` does, for a command line that may hold other flags too."""
+    """Does what `load` does, for a command line that may hold other flags too.
+
+    Of two values for a key, the last one counts.
+    """
     config = _run(flag)
     texts, rest = split_overrides(arguments)
-    given: dict[str, Any] = dict(texts)
+    given: dict[str, Any] = dict(texts)  # The last of a key counts.
     if given.get("method.name") == IE_CL and config.job == "pretrain":
         given = schema.ie_cl(config) | given | {"method.name": Pretrain.method.name.default}
     before = section.leaves(config)
@@ -102,16 +105,15 @@ def _run(flag: str) -> ml_collections.ConfigDict:
     return schema.complete(config)
 
 
-def split_overrides(arguments: Sequence[str]) -> tuple[dict[str, str | None], list[str]]:
-    """Splits arguments into ({dotted key: text, None if it has none} of the overrides, the others).
+def split_overrides(
+    arguments: Sequence[str],
+) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """Splits arguments into [(dotted key, text or None)] of the overrides, and the others.
 
     An override is `--config.KEY=TEXT` or `--config.KEY TEXT`, and for a boolean also `--config.KEY`
     or `--noconfig.KEY`.
-
-    Raises:
-      ValueError: a key has two different values.
     """
-    found: dict[str, str | None] = {}
+    found: list[tuple[str, str | None]] = []
     others: list[str] = []
     words = list(arguments)
     while words:
@@ -125,13 +127,29 @@ def split_overrides(arguments: Sequence[str]) -> tuple[dict[str, str | None], li
             text = "False"
         elif not equals and words and (not words[0].startswith("-") or _is_number(words[0])):
             text = words.pop(0)
-        key = bare.removeprefix("no").removeprefix("config.")
-        if found.get(key, text) != text:
+        found.append((bare.removeprefix("no").removeprefix("config."), text))
+    return found, others
+
+
+def override(key: str, text: str | None) -> str:
+    """Returns the argument `--config.KEY=TEXT`."""
+    return f"--config.{key}" if text is None else f"--config.{key}={text}"
+
+
+def merged(arguments: Sequence[str]) -> list[str]:
+    """Returns a program's arguments without overrides that a later one of the same key replaces."""
+    found, others = split_overrides(arguments)
+    return [*others, *(override(key, text) for key, text in dict(found).items())]
+
+
+def refuse_contradictions(arguments: Sequence[str]) -> None:
+    """Raises ValueError if a command line that a person typed gives two values to a key."""
+    found: dict[str, str | None] = {}
+    for key, text in split_overrides(arguments)[0]:
+        if found.setdefault(key, text) != text:
             raise ValueError(
                 f"--config.{key} is given twice, as {found[key]} and {text}: take one out."
             )
-        found[key] = text
-    return found, others
 
 
 def _is_number(word: str) -> bool:

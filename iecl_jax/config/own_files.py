@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from iecl_jax.config import section
+
 TRUST_FLAG = "--trust_checkpoint_code"
 _ran: set[Path] = set()  # what runs already needs no more trust
 _trusts_checkpoints = False
@@ -31,9 +33,17 @@ def trust_checkpoints(yes: bool = True) -> None:
 
 def is_foreign(value: Any) -> bool:
     """Returns whether a value names a Python file that this process neither ran nor trusts."""
+    return not _trusts_checkpoints and any(_resolved(path) not in _ran for path in _files(value))
+
+
+def names_files(config: Any) -> bool:
+    """Returns whether a config names a Python file, of whomever."""
+    return any(map(_files, section.leaves(config).values()))
+
+
+def _files(value: Any) -> list[Path]:
     names = value if isinstance(value, tuple | list) else [value]
-    files = [Path(name) for name in names if isinstance(name, str) and name.endswith(".py")]
-    return not _trusts_checkpoints and any(_resolved(path) not in _ran for path in files)
+    return [Path(name) for name in names if isinstance(name, str) and name.endswith(".py")]
 
 
 def refuse_foreign(values: Mapping[str, Any]) -> None:

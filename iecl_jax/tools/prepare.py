@@ -6,11 +6,10 @@
 ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into DIR/downloads/manual.
 """
 
-import argparse
-
 import ml_collections
 
 from iecl_jax.config import kinds
+from iecl_jax.tools import arguments
 
 
 def prepare(name: str, directory: str) -> None:
@@ -27,18 +26,14 @@ def prepare(name: str, directory: str) -> None:
 
 def main() -> None:
     """Prepares the data set that the command line names."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.Parser(__doc__, overrides=False)
     parser.add_argument("--name", required=True)
     parser.add_argument(
         "--dir", default="", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets"
     )
-    args = parser.parse_args()
-    try:
+    args = parser.parse()
+    with arguments.sentences():
         prepare(args.name, args.dir)
-    except ValueError as error:
-        parser.error(str(error))
 
 
 if __name__ == "__main__":

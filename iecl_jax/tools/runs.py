@@ -4,6 +4,7 @@ Finished runs are not started again. On SIGTERM or Ctrl-C, every run gets SIGTER
 a checkpoint, and no further run starts.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from iecl_jax import config as config_lib
+from iecl_jax.config import files, own_files
 from iecl_jax.run import workdir
 from iecl_jax.run.preemption import EXIT_CODE
 
@@ -29,15 +31,18 @@ class Run(NamedTuple):
       config: FILE[:VARIANT].
       workdir: the folder of the run.
       flags: its other flags, mostly `--config.KEY=VALUE`.
+      trusts: whether it runs the Python files that its checkpoint names.
     """
 
     config: str
     workdir: Path
     flags: tuple[str, ...] = ()
+    trusts: bool = False
 
     def arguments(self) -> list[str]:
         """Returns the command without the name of the interpreter."""
-        return [*MAIN, f"--config={self.config}", *self.flags, f"--workdir={self.workdir}"]
+        trust = [own_files.TRUST_FLAG] if self.trusts else []
+        return [*MAIN, f"--config={self.config}", *self.flags, f"--workdir={self.workdir}", *trust]
 
 
 def is_finished(run: Run) -> bool:
@@ -149,7 +154,7 @@ class Runner:
         elif self.stopped or code == EXIT_CODE:
             said = "stopped"
         else:
-            said = f"failed with exit code {code}, see {log}"
+            said = f"failed: {_reason(log, code)} (see {log})"
         print(f"{name}: {said}", flush=True)
 
     def leave(self, succeeded: Sequence[bool]) -> None:
@@ -159,3 +164,24 @@ class Runner:
             sys.exit(EXIT_CODE)
         if not all(succeeded):
             sys.exit(f"error: {succeeded.count(False)} runs failed; start again to resume them.")
+
+
+def check(runs: Iterable[Run]) -> None:
+    """Raises ValueError for the first run whose config cannot be loaded, before any is started."""
+    for run in runs:
+        config_lib.load(run.config, run.flags)
+
+
+def refuse_seed(overrides: Iterable[str]) -> None:
+    """Raises ValueError if the overrides of all runs set the seed, which the runs differ in."""
+    if any(key == "seed" for key, _ in files.split_overrides(list(overrides))[0]):
+        raise ValueError("--config.seed would be that of every run: use --seeds.")
+
+
+def _reason(log: Path, code: int) -> str:
+    """Returns the sentence with which a command ended, from its log, or else its exit code."""
+    with contextlib.suppress(OSError):
+        for line in reversed(log.read_text(errors="replace").splitlines()):
+            if line.startswith("error: "):
+                return line.removeprefix("error: ").rstrip(".")
+    return f"exit code {code}"

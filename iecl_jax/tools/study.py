@@ -5,10 +5,9 @@
 These values of the flags are the defaults. The settings are the SETTINGS of the config file. Each
 run is a `python -m iecl_jax.main` in WORKDIR/SETTING/seed-SEED. The means and standard deviations
 go to WORKDIR/table.md. The same command resumes unfinished runs. On SIGTERM or Ctrl-C it lets its
-runs save and ends with code 75. Flags after `--` go to every run (`-- --config.data.dir=DIR`).
+runs save and ends with code 75. `--config.KEY=VALUE` and flags after `--` go to every run.
 """
 
-import argparse
 import json
 import runpy
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,8 @@ import numpy as np
 from iecl_jax import config as config_lib
 from iecl_jax.run import markdown
 from iecl_jax.run.workdir import write_atomically
-from iecl_jax.tools.runs import Run, Runner
+from iecl_jax.tools import arguments
+from iecl_jax.tools.runs import Run, Runner, check, refuse_seed
 
 # Title of the column, format, and dotted name of the number in a run's metrics.
 COLUMNS = (
@@ -71,16 +71,13 @@ def _get(metrics: Any, name: str) -> float | None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the study that the command line names; prints and writes its table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.Parser(__doc__)
     parser.add_argument("--config", default="configs/study.py", help="a file with SETTINGS")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/study"))
+    parser.add_argument("--workdir", type=arguments.folder, default=Path("runs/study"))
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
     parser.add_argument("--settings", default="", help="comma-separated; default: all")
     parser.add_argument("--processes", type=int, default=1, help="how many runs at the same time")
-    parser.add_argument("extra", nargs="*", help="flags for every run, after --")
-    args = parser.parse_args(argv)
+    args = parser.parse(argv)
     try:
         file = config_lib.find(args.config)
     except ValueError as error:
@@ -95,18 +92,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ValueError:
         parser.error(f"--seeds={args.seeds} must be integers, such as 0,1,2.")
 
-    def run(job: tuple[int, str]) -> bool:
-        seed, setting = job
+    def run_of(setting: str, seed: int) -> Run:
         folder = args.workdir / setting / f"seed-{seed}"
-        flags = (f"--config.seed={seed}", *args.extra)
-        named = f"{setting}, seed {seed}"
-        return runner.complete(named, Run(f"{args.config}:{setting}", folder, flags))
+        return Run(f"{args.config}:{setting}", folder, (f"--config.seed={seed}", *args.overrides))
 
+    runs = {f"{name}, seed {seed}": run_of(name, seed) for seed in seeds for name in settings}
+    with arguments.sentences():
+        refuse_seed(args.overrides)
+        check(runs.values())
     with Runner(args.processes, args.workdir / "compiled") as runner:
-        succeeded = runner.map(run, [(seed, name) for seed in seeds for name in settings])
-    table = format_table(collect(args.workdir, known, seeds))
-    write_atomically(args.workdir / "table.md", table)
-    print(table, end="")
+        succeeded = runner.map(lambda named: runner.complete(*named), runs.items())
+    if measured := collect(args.workdir, known, seeds):
+        table = format_table(measured)
+        write_atomically(args.workdir / "table.md", table)
+        print(table, end="")
     runner.leave(succeeded)
 
 

@@ -2,8 +2,8 @@
 
     python -m iecl_jax.tools.benchmark --config=A [--config=B ...] [--rounds=5] [--json=FILE]
 
-A config is FILE[:VARIANT]. Arguments after `--` override keys of every config
-(`-- --config.train.batch_size=64`). `--only` selects some of these parts:
+A config is FILE[:VARIANT]. `--config.KEY=VALUE` changes a setting of every config. `--only` selects
+some of these parts:
 
   step     the training step with its augmentation, on one batch that is already on the devices;
            a call takes train.steps_per_call steps
@@ -33,7 +33,6 @@ import functools
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -42,6 +41,7 @@ import ml_collections
 from iecl_jax import config as config_lib
 from iecl_jax import data
 from iecl_jax.run import runtime
+from iecl_jax.tools import arguments
 from iecl_jax.tools.benchmark import images, parts, program, report, roofline, timing
 
 PROGRAM = "program"
@@ -51,16 +51,14 @@ TRACED_STEPS = 3
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parses the command line; a mistake ends the process. `only` becomes a tuple of CHOICES."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.Parser(__doc__)
     parser.add_argument("--config", action="append", required=True, help="FILE[:VARIANT]")
     timing.add_flags(parser, rounds=5, steps=10)
     parser.add_argument("--only", default=",".join(CHOICES), help="comma-separated, default all")
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
-    parser.add_argument("--trace", type=Path, help="write a profile to this folder")
+    parser.add_argument("--json", type=arguments.folder, help="also write the results to this file")
+    parser.add_argument("--trace", type=arguments.folder, help="write a profile to this folder")
     parser.add_argument("--memory", action="store_true", help="compile and run nothing")
-    args = parser.parse_args(argv)
+    args = parser.parse(argv)
     if args.rounds < 1 or args.steps < 1:
         parser.error(f"--rounds={args.rounds} and --steps={args.steps} must be at least 1.")
     args.only = tuple(args.only.split(","))
@@ -130,14 +128,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     runtime.configure()
     command = shlex.join(["python", "-m", "iecl_jax.tools.benchmark", *argv])
-    try:
+    with arguments.sentences():
         configs = [config_lib.load(name, args.overrides) for name in args.config]
         if args.memory:
             found = [program.analyse(config, jax.devices()) for config in configs]
         else:
             found = measure(configs, args)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
     described = [
         report.describe(config, name, args.overrides, command)
         for config, name in zip(configs, args.config, strict=True)

@@ -7,7 +7,6 @@ of one device. With --compiled it lists those of the compiled program instead: X
 drops duplicates and combines some. Arguments after `--` override the config. Nothing is trained.
 """
 
-import argparse
 import collections
 import os
 import re
@@ -17,6 +16,7 @@ from typing import Any
 import ml_collections
 
 from iecl_jax.run import markdown
+from iecl_jax.tools import arguments
 
 PURPOSES = (  # (pattern of JAX's operation names, purpose); the first match counts.
     (r"(?=.*transpose)(?=.*(SAIB|block\d).*bn)", "BN of SAIB, gradient"),
@@ -57,12 +57,11 @@ def table(found: Iterable[Any]) -> str:
 
 def main() -> None:
     """Prints the table of the config on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments.Parser(__doc__)
     parser.add_argument("--config", required=True, help="FILE[:VARIANT]")
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--compiled", action="store_true")
-    parser.add_argument("overrides", nargs="*")
-    args = parser.parse_args()
+    args = parser.parse()
     # Set before JAX is imported, which reads them.
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={args.devices}"
     os.environ["JAX_PLATFORMS"] = "cpu"

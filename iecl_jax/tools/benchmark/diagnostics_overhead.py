@@ -7,7 +7,6 @@ printed share is that of one measurement in the time of `diagnostics.every_steps
 measurement.
 """
 
-import argparse
 import statistics
 import time
 
@@ -16,6 +15,7 @@ import jax
 from iecl_jax import config as config_lib
 from iecl_jax import data
 from iecl_jax.evals.parts.diagnostics import Diagnostics
+from iecl_jax.tools import arguments
 from iecl_jax.tools.benchmark import parts, timing
 
 
@@ -39,10 +39,10 @@ def measure(config, *, rounds: int, steps: int) -> list[tuple[float, float]]:
 
 def main() -> None:
     """Prints the seconds, and the median and range of the share over the rounds."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments.Parser(__doc__)
     parser.add_argument("--config", required=True)
     timing.add_flags(parser, rounds=3, steps=2)
-    args = parser.parse_args()
+    args = parser.parse()
     config = config_lib.load(args.config, args.overrides)
     every = config.diagnostics.every_steps
     results = measure(config, rounds=args.rounds, steps=args.steps)

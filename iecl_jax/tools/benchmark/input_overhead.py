@@ -7,7 +7,6 @@ process every time, with one worker per core, and makes the same crops with the 
 Our pipeline also puts the batches on JAX's device; the peer's batches stay on the host.
 """
 
-import argparse
 import functools
 import json
 import pathlib
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from iecl_jax.run import command_line, markdown, workdir
+from iecl_jax.tools import arguments
 from iecl_jax.tools.benchmark import peer, timing
 from iecl_jax.tools.benchmark import reading as speed
 
@@ -38,12 +38,10 @@ def peer_command(python: str, name: str, case: speed.Case) -> list[str]:
 
 def main() -> None:
     """Prints the table. `--json` also writes the rates of all rounds and the ratios."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.Parser(__doc__)
     speed.add_flags(parser)
     parser.add_argument("--python", required=True, help="a Python with PyTorch and Pillow")
-    args = parser.parse_args()
+    args = parser.parse()
     rates: dict[str, list[speed.Rate]] = {}
     seen: dict[str, Any] = {}
     with speed.open_cases(args) as cases:

@@ -8,7 +8,6 @@ that of its last logging interval: it includes reading, logging and event files,
 evaluation, diagnostics or checkpoints.
 """
 
-import argparse
 import functools
 import json
 import pathlib
@@ -17,6 +16,8 @@ import sys
 import tempfile
 
 from iecl_jax import config as config_lib
+from iecl_jax.config import files
+from iecl_jax.tools import arguments
 from iecl_jax.tools.benchmark import parts, timing
 
 # Turn off what is not measured.
@@ -34,7 +35,7 @@ def loop_milliseconds(config: str, steps: int, overrides: list[str]) -> float:
         lengths = [f"--config.train.log_every_steps={steps}"]
         lengths += [f"--config.train.num_steps={2 * steps}"]
         command = [sys.executable, "-m", "iecl_jax.main", f"--config={config}"]
-        command += [f"--workdir={run_dir}", *QUIET, *lengths, *overrides]
+        command += [f"--workdir={run_dir}", *files.merged([*QUIET, *lengths, *overrides])]
         subprocess.run(command, check=True, capture_output=True)
         results = json.loads(pathlib.Path(run_dir, "results.json").read_text())
         used = json.loads(pathlib.Path(run_dir, "config.json").read_text())
@@ -43,12 +44,10 @@ def loop_milliseconds(config: str, steps: int, overrides: list[str]) -> float:
 
 def main() -> None:
     """Prints both times of each round, and the median and range of their ratio."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.Parser(__doc__)
     parser.add_argument("--config", default="configs/quickstart.py", help="FILE[:VARIANT]")
     timing.add_flags(parser, rounds=5, steps=20)
-    args = parser.parse_args()
+    args = parser.parse()
     step = parts.TimedStep(config_lib.load(args.config, [*QUIET, *args.overrides]))
     loop, bare = timing.alternate(
         [

@@ -13,6 +13,7 @@ import jax
 import ml_collections
 
 from iecl_jax.run import command_line, workdir
+from iecl_jax.tools import arguments
 from iecl_jax.tools.benchmark import timing
 
 # Our method -> the peer's name for it.
@@ -36,11 +37,9 @@ MATCHED = (
 AMP = {"float32": "none", "bfloat16": "bf16", "float16": "fp16"}
 
 
-def parser(text: str, *, rounds: int, steps: int) -> argparse.ArgumentParser:
+def parser(text: str, *, rounds: int, steps: int) -> arguments.Parser:
     """Returns a parser with the flags of a comparison with the peer; `text` is its description."""
-    found = argparse.ArgumentParser(
-        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    found = arguments.Parser(text)
     found.add_argument("--config", default="configs/resnet18.py:cifar10", help="FILE[:VARIANT]")
     found.add_argument("--batch", type=int, default=64)
     timing.add_flags(found, rounds=rounds, steps=steps)

@@ -29,6 +29,7 @@ import numpy as np
 from iecl_jax import config as config_lib
 from iecl_jax.models import build
 from iecl_jax.run import markdown, runtime, workdir
+from iecl_jax.tools import arguments
 from iecl_jax.tools.benchmark import parts, peer, timing
 
 FORMS = {"eager": [], "compiled": ["--compile"]}
@@ -74,8 +75,8 @@ def row(part: str, times: list[list[float]]) -> list[str]:
 def main() -> None:
     """Prints the table and the commands."""
     parser = peer.parser(__doc__, rounds=5, steps=3)
-    parser.add_argument("--json", type=pathlib.Path, help="also write the times to this file")
-    args = parser.parse_args()
+    parser.add_argument("--json", type=arguments.folder, help="also write the times to this file")
+    args = parser.parse()
     runtime.configure()
     overrides = [f"--config.train.batch_size={args.batch}", *args.overrides]
     config = config_lib.load(args.config, [*peer.MATCHED, *overrides])

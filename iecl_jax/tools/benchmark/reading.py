@@ -43,6 +43,7 @@ from iecl_jax.data.listing import list_images
 from iecl_jax.data.split import Indices, Record, Split
 from iecl_jax.data.train_batches import TrainBatches
 from iecl_jax.run import markdown, workdir
+from iecl_jax.tools import arguments
 from iecl_jax.tools.benchmark import timing
 
 NUM_CACHED, CACHED_SIZE = 50_000, 32
@@ -179,7 +180,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jpeg_batch", type=int, default=64, help="batch size of `jpeg`")
     parser.add_argument("--jpeg_batches", type=int, default=16, help="batches per round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    parser.add_argument("--json", type=arguments.folder, help="also write the results to this file")
 
 
 @contextlib.contextmanager
@@ -191,7 +192,9 @@ def open_cases(args: argparse.Namespace) -> Iterator[dict[str, Case]]:
     """
     threads = f"--config.data.num_threads={num_cores()}"
     cached, jpeg = (
-        config_lib.load(args.config, [threads, f"--config.train.batch_size={batch}"])
+        config_lib.load(
+            args.config, [threads, f"--config.train.batch_size={batch}", *args.overrides]
+        )
         for batch in (args.cached_batch, args.jpeg_batch)
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -231,18 +234,11 @@ def describe(result: Mapping[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures both cases, prints the table, and writes the JSON."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.Parser(__doc__)
     add_flags(parser)
-    args = parser.parse_args(argv)
-    try:
-        with open_cases(args) as cases:
-            rates = {
-                name: [measure(case) for _ in range(args.rounds)] for name, case in cases.items()
-            }
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    args = parser.parse(argv)
+    with arguments.sentences(), open_cases(args) as cases:
+        rates = {name: [measure(case) for _ in range(args.rounds)] for name, case in cases.items()}
     result = summarize(rates)
     if args.json:
         workdir.write_atomically(args.json, json.dumps(result, indent=2))

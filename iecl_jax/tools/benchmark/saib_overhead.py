@@ -74,7 +74,7 @@ def main() -> None:
     parser = peer.parser(__doc__, rounds=3, steps=1)
     parser.add_argument("--methods", default=",".join(peer.METHODS), help="comma-separated")
     parser.add_argument("--terms", action="store_true")
-    args = parser.parse_args()
+    args = parser.parse()
     overrides = [f"--config.train.batch_size={args.batch}", *args.overrides]
 
     rows, commands, seen = [], [], {}

@@ -1,6 +1,6 @@
 """Measures how much faster each setting makes the step on a CPU.
 
-    python -m iecl_jax.tools.benchmark.setting_ratios [--config=FILE:VARIANT] [-- overrides]
+    python -m iecl_jax.tools.benchmark.setting_ratios [--config=FILE:VARIANT] [--config.KEY=X]
 
 A ratio is the time without one setting divided by the time with all settings, in the same round:
 above 1, the setting makes the step faster. Each time is the median of `--steps` steps in a new
@@ -8,7 +8,6 @@ process. The settings take turns; every other round goes backwards. They are tho
 `iecl_jax/run/runtime.py`; the last row shows the cost of `encoder.remat`.
 """
 
-import argparse
 import functools
 import json
 import os
@@ -17,7 +16,9 @@ import subprocess
 import sys
 import tempfile
 
+from iecl_jax.config import files
 from iecl_jax.run import command_line, markdown, runtime
+from iecl_jax.tools import arguments
 from iecl_jax.tools.benchmark import timing
 
 YNNPACK = f"{runtime.CPU_FLAGS[0]},LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
@@ -43,7 +44,7 @@ def milliseconds(name: str, config: str, steps: int, overrides: list[str]) -> fl
         path = pathlib.Path(folder, "step.json")
         command = [
             *(sys.executable, "-c", program, f"--config={config}", "--only=step", "--rounds=1"),
-            *(f"--steps={steps}", f"--json={path}", "--", *overrides, *more),
+            *(f"--steps={steps}", f"--json={path}", *files.merged([*overrides, *more])),
         ]
         environment = os.environ | {"XLA_FLAGS": flags}
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
@@ -52,12 +53,10 @@ def milliseconds(name: str, config: str, steps: int, overrides: list[str]) -> fl
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.Parser(__doc__)
     parser.add_argument("--config", default="configs/resnet18.py:cifar10")
     timing.add_flags(parser, rounds=3, steps=3)
-    args = parser.parse_args()
+    args = parser.parse()
     contestants = [
         functools.partial(milliseconds, name, args.config, args.steps, args.overrides)
         for name in SETTINGS

@@ -76,9 +76,8 @@ def spread(found: Mapping[str, float], form: str) -> str:
 
 
 def add_flags(parser: argparse.ArgumentParser, *, rounds: int, steps: int) -> None:
-    """Adds --rounds and --steps with these defaults, and config overrides after `--`."""
+    """Adds --rounds and --steps with these defaults."""
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument(
         "--steps", type=int, default=steps, help="calls of each contestant per round"
     )
-    parser.add_argument("overrides", nargs="*", help="--config.KEY=VALUE, after --")

@@ -7,7 +7,6 @@ probability 1, at the strength of the query view in the run's config. If the con
 off, its strength is SimCLR's or the default, and its title says "not in this run".
 """
 
-import argparse
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
@@ -19,10 +18,11 @@ import ml_collections
 import numpy as np
 
 from iecl_jax import data, methods
-from iecl_jax.config import kinds, section
+from iecl_jax.config import kinds, own_files, section
 from iecl_jax.data import augment
 from iecl_jax.evals.pictures import gallery
 from iecl_jax.run import checkpoint
+from iecl_jax.tools import arguments
 
 _COLUMNS = 8
 # Strengths for operators that are off in the config.
@@ -130,25 +130,25 @@ def draw(workdir: pathlib.Path, steps: Sequence[int], data_dir: str = "") -> np.
     return gallery.grid(rows)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Draws the figure of the run that the command line names."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--workdir", required=True, type=pathlib.Path)
+    parser = arguments.Parser(__doc__, overrides=False)
+    parser.add_argument("--workdir", required=True, type=arguments.folder)
     parser.add_argument("--steps", default="", help="comma-separated; default: all that are kept")
-    parser.add_argument("--out", default="", help="default: WORKDIR/figures/augmentations.png")
+    parser.add_argument(
+        "--out", type=arguments.folder, help="default: WORKDIR/figures/augmentations.png"
+    )
     parser.add_argument("--data_dir", default="", help="default: data.dir of the run's config")
-    args = parser.parse_args(arguments)
+    arguments.add_trust(parser)
+    args = parser.parse(words)
     path = pathlib.Path(args.out or args.workdir / "figures" / "augmentations.png")
-    try:
+    own_files.trust_checkpoints(args.trust_checkpoint_code)
+    with arguments.sentences():
         if path.suffix != ".png":
             raise ValueError(f"--out={path} must end in .png.")
         steps = _steps(args.steps, kept_steps(args.workdir), args.workdir)
         picture = draw(args.workdir, steps, args.data_dir)
         gallery.save(picture, path)
-    except ValueError as error:
-        parser.error(str(error))
     print(path)
 
 

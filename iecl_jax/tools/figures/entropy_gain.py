@@ -5,7 +5,6 @@
 It reads the event files of a run with `diagnostics.every_steps` above 0.
 """
 
-import argparse
 import pathlib
 from collections.abc import Sequence
 
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 
 from iecl_jax.evals.pictures import style
 from iecl_jax.run import events
+from iecl_jax.tools import arguments
 
 GAIN, INFO_NCE = "diagnostics/entropy_gain", "train/info_nce"
 LOG_DET, LOG_DET_ERROR = "diagnostics/log_det", "diagnostics/log_det_stderr"
@@ -71,22 +71,20 @@ def band(axes, run: events.Events, colour: str) -> None:
     axes.fill_between(steps, low, high, color=colour, alpha=0.25, linewidth=0)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Draws the figure of the run that the command line names."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--workdir", required=True, type=pathlib.Path)
+    parser = arguments.Parser(__doc__, overrides=False)
+    parser.add_argument("--workdir", required=True, type=arguments.folder)
     parser.add_argument(
-        "--out", default="", help="PNG, SVG or PDF; default: WORKDIR/figures/entropy_gain.png"
+        "--out",
+        type=arguments.folder,
+        help="PNG, SVG or PDF; default: WORKDIR/figures/entropy_gain.png",
     )
-    args = parser.parse_args(arguments)
+    args = parser.parse(words)
     path = pathlib.Path(args.out or args.workdir / "figures" / "entropy_gain.png")
-    try:
+    with arguments.sentences():
         style.check_path(path)
         style.save(draw(events.read(args.workdir)), path)
-    except ValueError as error:
-        parser.error(str(error))
     print(path)
 
 

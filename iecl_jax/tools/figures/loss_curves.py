@@ -5,15 +5,16 @@
 It reads the event files in the workdirs of the runs.
 """
 
-import argparse
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from iecl_jax.config import paths
 from iecl_jax.evals.pictures import style
 from iecl_jax.run import events
+from iecl_jax.tools import arguments
 
 # Totals of runs with different terms or weights are not comparable, so both are shown.
 PANELS = (
@@ -64,21 +65,21 @@ def _label(workdir: pathlib.Path) -> str:
     return "with SAIB" if variant == "paper" else f"with SAIB, {variant}"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Draws the figure of the runs that the command line names."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.Parser(__doc__, overrides=False)
     parser.add_argument("--runs", required=True, help="comma-separated workdirs")
     parser.add_argument(
         "--labels", default="", help="comma-separated, one per run; default: by its config"
     )
     parser.add_argument(
-        "--out", default="", help="PNG, SVG or PDF; default: figures/loss_curves.png of the first"
+        "--out",
+        type=arguments.folder,
+        help="PNG, SVG or PDF; default: figures/loss_curves.png of the first",
     )
-    args = parser.parse_args(arguments)
-    workdirs = [pathlib.Path(name).expanduser() for name in args.runs.split(",") if name]
-    try:
+    args = parser.parse(words)
+    with arguments.sentences():
+        workdirs = [paths.local("--runs", name) for name in args.runs.split(",") if name]
         labels = args.labels.split(",") if args.labels else default_labels(workdirs)
         if len(labels) != len(workdirs) or len(set(labels)) < len(labels):
             raise ValueError(
@@ -88,8 +89,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         style.check_path(path)
         runs = {label: events.read(workdir) for label, workdir in zip(labels, workdirs)}
         style.save(draw(runs), path)
-    except ValueError as error:
-        parser.error(str(error))
     print(path)
 
 

@@ -6,7 +6,6 @@ It only reads the event files, config.json, provenance.json, results.json and fi
 If one is missing or cannot be read, a sentence in its place says so.
 """
 
-import argparse
 import datetime
 import functools
 import html
@@ -18,11 +17,12 @@ from typing import Any
 
 from absl import logging
 
-from iecl_jax.config import naming
+from iecl_jax.config import naming, own_files
 from iecl_jax.config.naming import at
 from iecl_jax.evals.parts import results as evaluation_results
 from iecl_jax.run import command_line, events
 from iecl_jax.run.workdir import write_atomically
+from iecl_jax.tools import arguments
 from iecl_jax.tools.figures import chart, overview, page, sections
 from iecl_jax.tools.figures.sections import Section
 
@@ -296,16 +296,17 @@ def _config(config: Any) -> str:
     return page.folded("Config", page.listing(json.dumps(config, indent=2)))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Writes the report of the run that the command line names."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--workdir", required=True, type=pathlib.Path)
-    args = parser.parse_args(arguments)
+    parser = arguments.Parser(__doc__, overrides=False)
+    parser.add_argument("--workdir", required=True, type=arguments.folder)
+    arguments.add_trust(parser)
+    args = parser.parse(words)
+    own_files.trust_checkpoints(args.trust_checkpoint_code)
     if not (args.workdir / "config.json").exists():
         parser.error(f"{args.workdir} is not the workdir of a run: it has no config.json.")
-    print(write(args.workdir))
+    with arguments.sentences():
+        print(write(args.workdir))
 
 
 if __name__ == "__main__":

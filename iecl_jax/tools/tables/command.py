@@ -12,8 +12,8 @@ The same command skips finished runs and resumes the others. On SIGTERM or Ctrl-
 save and ends with code 75.
 
 --print_commands only prints the commands, one line per run, for a cluster. After they have run, the
-same call without it makes the table. Flags after `--` go to every pretraining or time measurement
-(`-- --config.data.dir=DIR`).
+same call without it makes the table. `--config.KEY=VALUE` and flags after `--` go to every
+pretraining or time measurement.
 """
 
 import argparse
@@ -24,9 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from iecl_jax import config as config_lib
+from iecl_jax.config.files import merged
 from iecl_jax.evals.pictures import style
 from iecl_jax.run.workdir import write_atomically
-from iecl_jax.tools.runs import Run, Runner
+from iecl_jax.tools import arguments
+from iecl_jax.tools.runs import Run, Runner, check, refuse_seed
 from iecl_jax.tools.tables import format, pictures, results, times
 from iecl_jax.tools.tables.rows import SCALES, Row, Table, at_scale, read_tables, trainings
 
@@ -35,12 +37,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures the table that the command line names; prints and writes it."""
     args, table = _parse(argv)
     folder = args.workdir / args.scale
+    with arguments.sentences():
+        _check(args, table, folder)
     if args.print_commands:
-        print("\n".join(commands(table, args.scale, args.seeds, folder, args.extra)))
+        print("\n".join(commands(table, args.scale, args.seeds, folder, args.overrides)))
         return
     with Runner(args.processes, args.workdir / "compiled") as runner:
         measure = _measure_times if table.kind == "time" else _measure_accuracies
-        rows, succeeded = measure(runner, table, args.scale, args.seeds, folder, args.extra)
+        rows, succeeded = measure(runner, table, args.scale, args.seeds, folder, args.overrides)
+    if not any(row.get("seeds") or row.get("step_ms") for row in rows):
+        runner.leave(succeeded)
     shown = ("title", "source", "kind", "change", "corner", "averages")
     document: dict[str, Any] = {name: getattr(table, name) for name in shown}
     document |= {"scale": args.scale, "command": _command(args, table), "rows": rows}
@@ -57,13 +63,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Table]:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.Parser(__doc__)
     parser.add_argument("--table", required=True, help="1, 2a, 3, 4, 5, fig3, fig7 or fig8")
     parser.add_argument("--scale", required=True, help=", ".join(SCALES))
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds; not for times")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/tables"))
+    parser.add_argument("--workdir", type=arguments.folder, default=Path("runs/tables"))
     parser.add_argument("--processes", type=int, default=1, help="how many runs at the same time")
     parser.add_argument(
         "--print_commands", action="store_true", help="print the commands, run nothing"
@@ -71,8 +75,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Table]:
     parser.add_argument(
         "--config", type=Path, default="configs/tables.py", help="a file with TABLES"
     )
-    parser.add_argument("extra", nargs="*", help="flags for every run, after --")
-    args = parser.parse_args(argv)
+    args = parser.parse(argv)
     try:
         tables = read_tables(config_lib.find(args.config))
     except ValueError as error:
@@ -89,14 +92,23 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Table]:
     return args, tables[args.table]
 
 
+def _check(args: argparse.Namespace, table: Table, folder: Path) -> None:
+    """Raises ValueError for an override that does not fit, before anything is measured."""
+    refuse_seed(args.overrides)
+    if table.kind == "time":
+        for call in times.calls(table, args.scale, folder, args.overrides):
+            check(Run(config, folder, call.overrides) for config in call.configs)
+    else:
+        jobs = _jobs(table, args.scale, 1, folder, args.overrides)
+        check(run for _, _, runs in jobs for run in runs)
+
+
 def _command(args: argparse.Namespace, table: Table) -> str:
     """Returns the call that made a table, without folders of this machine."""
     shown = [f"--table={args.table}", f"--scale={args.scale}"]
     shown += [] if table.kind == "time" else [f"--seeds={args.seeds}"]
-    extra = [flag for flag in args.extra if not flag.startswith("--config.data.dir=")]
-    return shlex.join(
-        ["python", "-m", "iecl_jax.tools.tables", *shown, *(["--", *extra] if extra else [])]
-    )
+    extra = [flag for flag in args.overrides if not flag.startswith("--config.data.dir=")]
+    return shlex.join(["python", "-m", "iecl_jax.tools.tables", *shown, *extra])
 
 
 def commands(table: Table, scale: str, seeds: int, folder: Path, extra: Sequence[str]) -> list[str]:
@@ -124,7 +136,7 @@ def commands(table: Table, scale: str, seeds: int, folder: Path, extra: Sequence
 def _jobs(
     table: Table, scale: str, seeds: int, folder: Path, extra: Sequence[str]
 ) -> list[tuple[Row, int, list[Run]]]:
-    flags = (*table.flags.get(scale, ()), *extra)
+    flags = merged([*table.flags.get(scale, ()), *extra])
     return [
         (row, seed, trainings(row, seed, scale, folder, flags))
         for seed in range(seeds)

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from iecl_jax import config as config_lib
+from iecl_jax.config import own_files
 from iecl_jax.tools.runs import Run
 
 SCALES = ("smoke", "small", "paper")
@@ -119,5 +121,7 @@ def trainings(row: Row, seed: int, scale: str, folder: Path, flags: Sequence[str
     seeded = f"--config.seed={seed}"
     runs = [Run(at_scale(row.config, scale), home, (seeded, *flags))]
     if scale == "paper":
-        runs.append(Run(PROBE, home / "linear_probe", (f"--config.checkpoint={home}", seeded)))
+        names_files = own_files.names_files(config_lib.load(row.config, flags))
+        flags = (f"--config.checkpoint={home}", seeded)
+        runs.append(Run(PROBE, home / "linear_probe", flags, trusts=names_files))
     return runs

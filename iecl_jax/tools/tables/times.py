@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from iecl_jax import config as config_lib
+from iecl_jax.config.files import merged
 from iecl_jax.tools.benchmark import timing
 from iecl_jax.tools.runs import Runner
 from iecl_jax.tools.tables.rows import Row, Table, at_scale, folder_name
@@ -20,7 +21,8 @@ class Call(NamedTuple):
     Attributes:
       rows: the rows that are measured together: one row, or a pair that is compared.
       configs: FILE:VARIANT of each row, at this scale.
-      options: options of the benchmark and, after `--`, the overrides.
+      options: options of the benchmark.
+      overrides: `--config.KEY=VALUE` for every config.
       path: the JSON that it writes. Its name contains a digest of all settings, so a file from
         other settings is never reused.
     """
@@ -28,12 +30,13 @@ class Call(NamedTuple):
     rows: tuple[Row, ...]
     configs: tuple[str, ...]
     options: tuple[str, ...]
+    overrides: tuple[str, ...]
     path: Path
 
     def arguments(self) -> list[str]:
         """Returns the command without the name of the interpreter."""
         configs = [f"--config={config}" for config in self.configs]
-        return [*BENCHMARK, *configs, f"--json={self.path}", *self.options]
+        return [*BENCHMARK, *configs, f"--json={self.path}", *self.options, *self.overrides]
 
 
 def calls(table: Table, scale: str, folder: Path, flags: Sequence[str]) -> list[Call]:
@@ -47,10 +50,10 @@ def calls(table: Table, scale: str, folder: Path, flags: Sequence[str]) -> list[
     """
     rows = {row.label: row for row in table.rows_at(scale)}
     partners = {row.compared_with: row for row in rows.values() if row.compared_with}
-    overrides = (*table.flags.get(scale, ()), *flags)
+    overrides = tuple(merged([*table.flags.get(scale, ()), *flags]))
     lengths = table.timing[scale]
     rounds, steps = f"--rounds={lengths['rounds']}", f"--steps={lengths['steps']}"
-    options = (rounds, steps, "--only=step", "--", *overrides)
+    options = (rounds, steps, "--only=step")
     found = []
     for row in rows.values():
         if row.compared_with:
@@ -58,7 +61,7 @@ def calls(table: Table, scale: str, folder: Path, flags: Sequence[str]) -> list[
         group = (row, partners[row.label]) if row.label in partners else (row,)
         configs = tuple(at_scale(each.config, scale) for each in group)
         name = f"{folder_name(row.config)}-{_digest(configs, overrides, lengths)}.json"
-        found.append(Call(group, configs, options, folder / "times" / name))
+        found.append(Call(group, configs, options, overrides, folder / "times" / name))
     return found
 
 

@@ -1,0 +1,95 @@
+"""The command lines of the tools: flags, overrides of configs, and a sentence for each mistake."""
+
+import argparse
+import contextlib
+import difflib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from absl import logging
+
+from iecl_jax.config import files, own_files, paths
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser that also takes `--config.KEY=VALUE`, in any place, with or without `--`.
+
+    Args:
+      text: the description; the docstring of the tool.
+      overrides: False for a tool that does not train or build what a config describes.
+    """
+
+    def __init__(self, text: str | None, *, overrides: bool = True):
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        super().__init__(
+            prog=f"python -m {spec.name.removesuffix('.__main__')}" if spec else None,
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            epilog="--config.KEY=VALUE changes a setting of every config." if overrides else None,
+        )
+        self._takes_overrides = overrides
+
+    def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+        """Returns the flags, and in `overrides` the list of all overrides; ends at a mistake.
+
+        What comes after `--` also goes to `overrides`.
+        """
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        after = words[words.index("--") + 1 :] if "--" in words else []
+        words = words[: words.index("--")] if "--" in words else words
+        try:
+            files.refuse_contradictions([*words, *after])
+        except ValueError as error:
+            self.error(str(error))
+        given, words = files.split_overrides(words)
+        overrides = [files.override(key, text) for key, text in given]
+        if overrides and not self._takes_overrides:
+            self.error(f"{overrides[0]}: this command has no config to change.")
+        args, unknown = self.parse_known_args(words)
+        if unknown:
+            self.error(self._unknown(unknown[0]))
+        args.overrides = [*overrides, *after]
+        return args
+
+    def _unknown(self, word: str) -> str:
+        name = word.partition("=")[0]
+        near = difflib.get_close_matches(name, self._option_string_actions)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see --help."
+        return f"{word} is no flag of this command: {hint}"
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with exit code 2 and one sentence."""
+        self.exit(2, f"error: {message.rstrip('.?')}{'?' if message.endswith('?') else '.'}\n")
+
+
+def folder(text: str) -> Path:
+    """Returns a path of this machine, `~` expanded; the `type` of a flag."""
+    try:
+        return paths.local("this", text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag without which no code that a checkpoint names is run."""
+    parser.add_argument(
+        own_files.TRUST_FLAG,
+        action="store_true",
+        help="run the Python files that the config of a checkpoint names; they can do anything",
+    )
+
+
+@contextlib.contextmanager
+def sentences() -> Iterator[None]:
+    """A context in which a mistake of the user ends the process with a sentence and exit code 1."""
+    try:
+        yield
+    except Exception as error:
+        sentence = own_files.sentence(error)
+        if sentence is None:
+            raise
+        logging.debug("traceback", exc_info=True)
+        sys.exit(f"error: {sentence}")

@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
+from iecl_jax import console
 from iecl_jax.data import class_folders, images
 from iecl_jax.data.listing import shown
 from iecl_jax.data.sources.tfds import MEAN, STD, Settings
@@ -48,7 +49,6 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
     found, reading = class_folders.find(top, split), images.reading(data)
     where = shown(found.root)
     broken = BrokenFiles(len(found.paths), where)
-    logging.info("Reading the headers of %d images in %s.", len(found.paths), where)
 
     def header(path: Path) -> images.Header | None:
         try:
@@ -57,8 +57,14 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
             broken.add(shown(path), error)
             return None
 
-    with ThreadPoolExecutor(data.num_threads) as pool:
-        headers = list(pool.map(header, found.paths))
+    headers = []
+    with (
+        ThreadPoolExecutor(data.num_threads) as pool,
+        console.progress(f"Reading the headers in {where}", len(found.paths), "image") as told,
+    ):
+        for each in pool.map(header, found.paths):
+            headers.append(each)
+            told.update(len(headers))
     slots = _next_good([header is not None for header in headers])
     records = [Record(found.paths[slot], found.labels[slot]) for slot in slots]
     _tell(where, records, [sound for slot in slots if (sound := headers[slot])], reading)

@@ -57,7 +57,7 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
             broken.add(shown(path), error)
             return None
 
-    headers = []
+    headers: list[images.Header | None] = []
     with (
         ThreadPoolExecutor(data.num_threads) as pool,
         console.progress(f"Reading the headers in {where}", len(found.paths), "image") as told,
@@ -67,7 +67,7 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
             told.update(len(headers))
     slots = _next_good([header is not None for header in headers])
     records = [Record(found.paths[slot], found.labels[slot]) for slot in slots]
-    _tell(where, records, [sound for slot in slots if (sound := headers[slot])], reading)
+    _tell(where, records, [kept for slot in slots if (kept := headers[slot])], reading)
     shapes = {header.size[::-1] for header in headers if header is not None}
     small = len(shapes) == 1 and max(max(shapes)) <= MAX_NATIVE_SIZE
 

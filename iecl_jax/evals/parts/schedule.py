@@ -72,7 +72,7 @@ class Scheduled:
             return {}
         finally:
             self._moments.leave(self, now)
-        if told := results.told(self._module.RESULTS, found):
+        if told := results.told(getattr(self._module, "RESULTS", {}), found):
             console.say(f"Step {now.step:,}: {', '.join(told)}")
         return found
 

@@ -15,6 +15,7 @@ import ml_collections
 from absl import app, flags, logging
 
 from iecl_jax import config as config_lib
+from iecl_jax import console
 from iecl_jax.config import files, own_files, paths
 from iecl_jax.run import distributed, flag_parsing, lock, preemption, runtime, workdir
 
@@ -100,15 +101,16 @@ def workdir_of(command: Command) -> str:
 
 def main(command: Command) -> None:
     """Starts JAX and runs the job that the config names."""
-    runtime.configure()
-    distributed.start(
-        cluster=_CLUSTER.value,
-        coordinator_address=_COORDINATOR.value,
-        num_processes=_NUM_PROCESSES.value,
-        process_id=_PROCESS_ID.value,
-    )
-    # Imported late, since it takes seconds: most mistakes have been reported before.
-    from iecl_jax.evals.parts import jobs
+    with console.waiting("Starting JAX"):
+        runtime.configure()
+        distributed.start(
+            cluster=_CLUSTER.value,
+            coordinator_address=_COORDINATOR.value,
+            num_processes=_NUM_PROCESSES.value,
+            process_id=_PROCESS_ID.value,
+        )
+        # Imported late, since it takes seconds: most mistakes have been reported before.
+        from iecl_jax.evals.parts import jobs
 
     run_dir = workdir_of(command)
     allow_change = _ALLOW_CHANGE.value
@@ -121,7 +123,7 @@ def main(command: Command) -> None:
         else:
             jobs.run(command.config, run_dir, allow_config_change=allow_change)
             write_report(run_dir)
-    print(f"Results: {run_dir}/results.json", flush=True)
+    console.show(f"Results: {run_dir}/results.json")
 
 
 def pretrain(
@@ -150,10 +152,11 @@ def pretrain(
         run_dir,
         evaluations=evaluations,
         diagnostics=Diagnostics(config, task.split) if config.diagnostics.every_steps else None,
-        draw=RunGallery(config, method, task.split, run_dir, views),
+        draw=RunGallery(config, method, task.split, views),
         allow_config_change=allow_config_change,
     )
     write_report(run_dir)
+    _conclude(config, run_dir, results)
     return results
 
 
@@ -163,9 +166,29 @@ def write_report(run_dir: str) -> None:
 
     if jax.process_index() == 0:
         try:
-            logging.info("Report: %s", report.write(run_dir))
+            with console.waiting("Writing the report"):
+                report.write(run_dir)
         except Exception as error:
             logging.warning("No report: %s", error)
+
+
+def _conclude(config: ml_collections.ConfigDict, run_dir: str, results: dict[str, Any]) -> None:
+    """Prints the results in words, and where everything is."""
+    from iecl_jax.evals.parts import results as evaluation_results
+
+    words = evaluation_results.words(config.eval.names)
+    told = evaluation_results.told(words, results.get("metrics", {}))
+    steps, seconds = results.get("steps", 0), results.get("seconds", 0.0)
+    console.show(
+        f"\n{config_lib.trained(config)} on {config.data.name}, {steps:,} steps, "
+        f"{console.duration(seconds)}"
+    )
+    for line in told:
+        console.show(f"  {line}")
+    console.show(
+        f"Pictures and curves: {run_dir}/report.html, or tensorboard --logdir={run_dir}\n"
+        f"Numbers of every step: {run_dir}/metrics.jsonl; weights: {run_dir}/checkpoints"
+    )
 
 
 def parse(argv: list[str]) -> Command:
@@ -188,8 +211,7 @@ def parse(argv: list[str]) -> Command:
 
 def run(command: Command) -> None:
     """Calls `main`; a mistake of the user ends the process with one sentence and exit code 1."""
-    if flags.FLAGS["verbosity"].using_default_value:
-        logging.set_verbosity(logging.INFO)
+    console.start()
     with preemption.ending_with_its_code(), distributed.ending_the_others():
         try:
             if _PRINT_CONFIG.value:

@@ -3,10 +3,10 @@
 import contextlib
 import json
 import pathlib
+import shutil
 from collections.abc import Iterator
 
 import numpy as np
-from clu import metric_writers
 
 from iecl_jax.run import summaries
 
@@ -25,12 +25,20 @@ TAGS.append("train/info_nce")  # a method's own
 
 
 @contextlib.contextmanager
-def writing(workdir: pathlib.Path) -> Iterator[metric_writers.MetricWriter]:
-    """A writer of one more event file, whole at the end."""
-    writer = summaries.create_writer(str(workdir))
+def writing(workdir: pathlib.Path, step: int = 0) -> Iterator[summaries.Summaries]:
+    """The writer of a run that has taken `step` steps; all is written at the end."""
+    writer = summaries.create_writer(str(workdir), step=step)
     yield writer
-    writer.flush()
     writer.close()
+
+
+def only_event_files(workdir: pathlib.Path) -> pathlib.Path:
+    """Removes what earlier revisions did not write."""
+    (workdir / "metrics.jsonl").unlink()
+    for folder in workdir.iterdir():
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    return workdir
 
 
 def write_curves(workdir: pathlib.Path, tags: list[str] = TAGS) -> None:
@@ -41,7 +49,7 @@ def write_curves(workdir: pathlib.Path, tags: list[str] = TAGS) -> None:
                 step, {tag: 0.5 + number + step / 100 for number, tag in enumerate(tags)}
             )
         for tag, grey in (("gallery", 100), ("jacobian_spectrum", 200)):
-            writer.write_images(STEPS[-1], {tag: np.full((1, 8, 8, 3), grey, np.uint8)})
+            writer.write_images(STEPS[-1], {tag: np.full((8, 8, 3), grey, np.uint8)})
 
 
 def write_json(workdir: pathlib.Path, config: dict) -> None:

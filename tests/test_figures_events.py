@@ -1,17 +1,21 @@
-"""What is read back from event files is what was written last."""
+"""The log of a run, as text and for TensorBoard: what is read back is what was written last."""
 
 import io
+import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from event_files import STEPS, TAGS, write_curves, writing
+from event_files import STEPS, TAGS, only_event_files, write_curves, writing
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.util import tensor_util
 
-from iecl_jax.run import events
+from iecl_jax import config as config_lib
+from iecl_jax.run import events, metrics_file, names, summaries
+from iecl_jax.run.writer import Writer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's own
 
@@ -23,37 +27,88 @@ def workdir(tmp_path_factory):
     return path
 
 
-def test_every_scalar_comes_back(workdir):
-    scalars = events.read(workdir).scalars
+@pytest.fixture(params=["text", "event files"])
+def either(request, workdir, tmp_path):
+    """The run as it is, and as an earlier revision left it."""
+    if request.param == "text":
+        return workdir
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    return only_event_files(copy)
+
+
+def test_every_scalar_comes_back(either):
+    scalars = events.read(either).scalars
     assert set(scalars) == set(TAGS)
     for number, tag in enumerate(TAGS):
         np.testing.assert_array_equal(scalars[tag].steps, STEPS)
-        wanted = np.float32([0.5 + number + step / 100 for step in STEPS])
-        np.testing.assert_array_equal(scalars[tag].values, wanted.astype(np.float64))
+        wanted = [0.5 + number + step / 100 for step in STEPS]
+        np.testing.assert_allclose(scalars[tag].values, wanted, rtol=1e-6)
 
 
-def test_of_each_image_the_newest_comes_back(tmp_path):
+def test_both_pictures_come_back(either):
+    assert {name: found.step for name, found in events.read(either).pictures.items()} == {
+        "gallery": 30,
+        "jacobian_spectrum": 30,
+    }
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_of_each_image_the_newest_comes_back(tmp_path, old):
     with writing(tmp_path) as writer:
+        writer.write_scalars(20, {"train/loss": 1.0})
         for step, grey in ((20, 50), (40, 90), (30, 70)):
-            writer.write_images(step, {"gallery": np.full((1, 4, 6, 3), grey, np.uint8)})
-    step, png = events.read(tmp_path).pictures["gallery"]
+            writer.write_images(step, {"gallery": np.full((4, 6, 3), grey, np.uint8)})
+    step, png = events.read(only_event_files(tmp_path) if old else tmp_path).pictures["gallery"]
     assert step == 40
     picture = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
     np.testing.assert_array_equal(picture, np.full((4, 6, 3), 90))
 
 
-def test_a_resumed_run_is_one_run_and_the_last_written_wins(tmp_path):
-    for values in ({10: 1.0, 20: 2.0, 30: 3.0}, {20: 20.0, 30: 30.0, 40: 40.0}):
-        with writing(tmp_path) as writer:
-            for step, value in values.items():
-                writer.write_scalars(step, {"loss": value})
-    first, second = sorted(tmp_path.glob("events.*"))
-    curve = events.read(tmp_path).scalars["loss"]
-    np.testing.assert_array_equal(curve.steps, [10, 20, 30, 40])
-    np.testing.assert_array_equal(curve.values, [1, 20, 30, 40])
-    second.rename(first.with_name(first.name + ".0"))  # whatever the order of their names
-    first.rename(first.with_name(first.name + ".1"))
-    np.testing.assert_array_equal(events.read(tmp_path).scalars["loss"].values, [1, 20, 30, 40])
+def in_tensorboard(workdir, tag):
+    """The curve that TensorBoard draws."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(workdir), size_guidance={"tensors": 0})
+    found.Reload()
+    return [
+        (each.step, float(tensor_util.make_ndarray(each.tensor_proto)))
+        for each in found.Tensors(tag)
+    ]
+
+
+def test_a_run_that_was_killed_and_resumed_has_one_curve(tmp_path):
+    """Steps 30 and 40 were after the checkpoint; the second process takes them again."""
+    with writing(tmp_path) as writer:
+        for step in (10, 20, 30, 40):
+            writer.write_scalars(step, {"train/loss": float(step)})
+            writer.write_images(step, {"gallery": np.zeros((4, 4, 3), np.uint8)})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 50, "train/lo')
+    with writing(tmp_path, step=20) as writer:
+        # The evaluations of the last step before the stop come again too.
+        writer.write_scalars(20, {"eval/knn_top1": 0.5})
+        for step in (30, 40):
+            writer.write_scalars(step, {"train/loss": float(step)})
+    wanted = [(step, float(step)) for step in (10, 20, 30, 40)]
+    assert in_tensorboard(tmp_path, "1_train/loss") == wanted
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[1] == {"step": 20, "train/loss": 20.0, "eval/knn_top1": 0.5}
+    assert [(line["step"], line["train/loss"]) for line in lines] == wanted
+    only_event_files(tmp_path)
+    curve = events.read(tmp_path).scalars["train/loss"]
+    assert list(zip(curve.steps, curve.values)) == wanted
+
+
+def test_a_resumed_run_of_an_earlier_revision_keeps_its_curves(tmp_path):
+    with writing(tmp_path) as writer:
+        for step in (10, 20, 30):
+            writer.write_scalars(step, {"train/loss": 0.5, "norm/conv": float(step)})
+    with writing(only_event_files(tmp_path), step=20) as writer:
+        writer.write_scalars(30, {"train/loss": 0.25})
+    scalars = events.read(tmp_path).scalars
+    assert scalars["train/loss"].values.tolist() == [0.5, 0.5, 0.25]
+    assert scalars["norm/conv"].steps.tolist() == [10, 20]
 
 
 @pytest.mark.parametrize("end", ["cut off", "garbage", "zeros"])
@@ -67,17 +122,66 @@ def test_a_broken_end_is_left_out(workdir, tmp_path, end):
     else:
         tail = (5).to_bytes(8, "little") + b"\xff" * 13 if end == "garbage" else bytes(100)
         copy.write_bytes(content + tail)
-        assert events.read(tmp_path).pictures == events.read(workdir).pictures
+        assert set(events.read(tmp_path).pictures) == {"gallery", "jacobian_spectrum"}
     assert set(events.read(tmp_path).scalars) == set(TAGS)
 
 
-def test_values_that_are_not_finite_and_of_other_types_come_back(tmp_path):
+@pytest.mark.parametrize("old", [False, True])
+def test_values_that_are_not_finite_and_of_other_types_come_back(tmp_path, old):
     with writing(tmp_path) as writer:
-        values = (np.float64(0.1), np.int64(7), float("nan"), np.float32(np.inf))
+        values = (np.float64(0.5), np.int64(7), float("nan"), np.float32(np.inf))
         for step, value in enumerate(values):
             writer.write_scalars(step, {"mixed": value})
-    mixed = events.read(tmp_path).scalars["mixed"].values
-    np.testing.assert_array_equal(mixed, [np.float32(0.1), 7, np.nan, np.inf])
+    text = (tmp_path / "metrics.jsonl").read_text()
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+    assert [line["mixed"] for line in lines] == [0.5, 7, None, None]
+    found = events.read(only_event_files(tmp_path) if old else tmp_path).scalars["mixed"].values
+    np.testing.assert_array_equal(found, [0.5, 7, np.nan, np.inf if old else np.nan])
+
+
+def test_in_tensorboard_what_matters_comes_first_and_every_name_comes_back():
+    tags = {name: names.number_in_tensorboard(name) for name in TAGS}
+    first = sorted(tags.values())[:6]
+    assert first[:3] == ["1_train/images_per_second", "1_train/loss", "1_train/method_loss"]
+    assert first[3:5] == ["2_eval/knn_top1", "2_eval/online_probe_top1"]
+    assert tags["conv_matrix_norm/stem"] == "5_layers/conv_matrix_norm/stem"
+    for name, tag in (tags | {"probe/loss": names.number_in_tensorboard("probe/loss")}).items():
+        assert names.from_tensorboard(tag) == name
+        assert names.from_tensorboard(name) == name  # the tag of an earlier revision
+    for name in ("gallery", "jacobian_spectrum", "another"):
+        assert names.from_tensorboard(names.picture_in_tensorboard(name)) == name
+
+
+def test_tensorboard_has_the_settings_as_text_and_as_hyperparameters(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import metadata
+
+    config = config_lib.new()
+    summaries.create_writer(tmp_path, config=config).close()
+    found = EventAccumulator(str(tmp_path))
+    found.Reload()
+    (text,) = found.Tensors("settings")
+    table = tensor_util.make_ndarray(text.tensor_proto)[()].decode()
+    assert "| `optimizer.learning_rate` " in table
+    plugin = found.SummaryMetadata("_hparams_/session_start_info").plugin_data
+    parsed = metadata.parse_session_start_info_plugin_data(plugin.content)
+    assert parsed.hparams["optimizer.learning_rate"].number_value == 0.3
+    assert parsed.hparams["saib.enabled"].bool_value is True
+    assert parsed.hparams["eval.names"].string_value.startswith("('knn'")
+
+
+def test_a_place_that_fails_is_left_out_with_a_warning(tmp_path, caplog):
+    class Full(Writer):
+        def write_scalars(self, step, scalars):
+            raise OSError("no space left")
+
+    file = metrics_file.MetricsFile(tmp_path, 0)
+    both = summaries.Summaries([Full(), file])
+    for step in (1, 2):
+        both.write_scalars(step, {"train/loss": 1.0})
+    both.close()
+    assert caplog.text.count("Full ends here, and the run goes on without: no space left") == 1
+    assert [line["step"] for line in metrics_file.read(tmp_path)] == [1, 2]
 
 
 def test_another_writers_integers_come_back(tmp_path):
@@ -96,7 +200,7 @@ def test_another_writers_integers_come_back(tmp_path):
 
 
 def test_no_event_files_is_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match=r"has no event files \(events\.out\.tfevents\.\*\): name"):
+    with pytest.raises(ValueError, match=r"has no metrics\.jsonl and no event files .*: name the"):
         events.read(tmp_path)
     with pytest.raises(ValueError, match="nowhere"):
         events.read(tmp_path / "nowhere")

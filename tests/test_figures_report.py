@@ -84,7 +84,7 @@ def test_the_report_holds_what_the_run_left(workdir, capsys):
         assert words in text, words
     assert "absent" not in text  # a package that is not installed
     assert "Not measured" not in text
-    assert "Not in the event files" not in text
+    assert "Not in the log of the run" not in text
     assert not list(workdir.glob(".*"))
 
 
@@ -165,7 +165,7 @@ def test_a_missing_part_is_named_and_the_others_are_there(workdir, tmp_path, mis
         "config": "No config.json.",
         "provenance": "No provenance.json.",
         "results": "No results.json: not finished.",
-        "events": "No curves and no pictures" if how == "absent" else "Not in the event files.",
+        "events": "No curves and no pictures" if how == "absent" else "Not in the log of the run.",
     }[missing]
     assert sentence in text
     assert "A part is left out" not in text

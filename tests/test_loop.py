@@ -8,6 +8,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from iecl_jax import console
 from iecl_jax.run import events
 from iecl_jax.run.checkpoint import Checkpointer
 from iecl_jax.run.preemption import EXIT_CODE
@@ -115,15 +116,28 @@ def test_everything_is_done_at_its_step_whatever_the_steps_of_a_call(
 
 def test_a_run_says_how_far_it_is_and_how_long_it_takes(start, caplog, monkeypatch):
     caplog.set_level("INFO")
-    run = start(total=3)
+    monkeypatch.setattr(console, "_display", console._Display())  # It has said nothing yet.
+    run = start(total=1003)
 
     class Slow(actions.Log):
         def __call__(self, now):
-            self._run.log.images_per_second = 0.01
+            self._run.log.images_per_second = 0.25
             super().__call__(now)
 
-    loop.train(run, [Slow(run, 2)])
-    assert "step 2 of 3, 0.0 images/s, 0:03:20 to go" in caplog.text
+    def stop_at_once(state, now):
+        if now.step > 2:
+            stop()
+        return {"knn_top1": 0.5}
+
+    evaluation = Evaluation(2, stop_at_once)
+    with pytest.raises(SystemExit):
+        loop.train(run, [actions.Evaluate(run, evaluation), Slow(run, 2)])
+    assert "Training: step 2 of 1,003, loss 0.5, kNN 50.0 %, 0.25 images/s, 2 h 13 min to go" in (
+        caplog.text
+    )
+    assert "Expected time: 2 h 13 min, until " in caplog.text
+    said = caplog.text.index
+    assert said("compiling the training step ...") < said("Training: step 2")
 
 
 def test_what_is_not_finite_leaves_the_last_good_checkpoint_on_the_disk(start, tmp_path):

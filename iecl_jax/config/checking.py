@@ -1,5 +1,7 @@
 """Checks a whole config before anything compiles; each error is a ValueError of one sentence."""
 
+import importlib.util
+
 import ml_collections
 
 from iecl_jax.config import kinds, schema, section
@@ -11,11 +13,21 @@ def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
     _check_values(config)
     if config.job == "pretrain":
         check_pretrain(config, num_devices)
+        _check_log(config)
         return
     if not config.checkpoint and "pretrain" not in config:
         raise ValueError(
             "config.checkpoint is empty: name the workdir of a pretraining run, "
             "--config.checkpoint=WORKDIR."
+        )
+
+
+def _check_log(config: ml_collections.ConfigDict) -> None:
+    wanted = config.log.wandb
+    if wanted != "off" and importlib.util.find_spec("wandb") is None:
+        raise ValueError(
+            f"log.wandb={wanted!r} needs the package wandb, which is not installed: "
+            "`pip install wandb`, or log.wandb='off'."
         )
 
 

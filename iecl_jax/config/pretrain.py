@@ -316,6 +316,15 @@ class Checkpoint(Section):
     )
 
 
+class Log(Section):
+    """Where the log goes besides metrics.jsonl and TensorBoard's event files."""
+
+    wandb = key(
+        "off", ("off", "offline", "online"), "Weights & Biases, which needs the package wandb"
+    )
+    wandb_project = key("iecl_jax", None, "project of Weights & Biases")
+
+
 class Pretrain(Section):
     """All settings of a pretraining run."""
 
@@ -324,3 +333,4 @@ class Pretrain(Section):
     data, train, method, encoder, projector = Data, Train, Method, Encoder, Projector
     saib, objective, optimizer, schedule = Saib, Objective, Optimizer, Schedule
     augment, eval, diagnostics, checkpoint = Augment, Eval, Diagnostics, Checkpoint
+    log = Log

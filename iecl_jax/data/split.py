@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from absl import logging
 
+from iecl_jax import console
 from iecl_jax.data import images
 from iecl_jax.data.listing import shown
 
@@ -191,11 +192,12 @@ class Split:
             )
             pixels[chunk] = decoded
 
-        with ThreadPoolExecutor(self.num_threads) as pool:
-            for done, _ in enumerate(pool.map(fill, chunks)):
-                logging.log_every_n_seconds(
-                    logging.INFO, "Decoding %s: %d %%", 10, self.name, 100 * done // len(chunks)
-                )
+        with (
+            ThreadPoolExecutor(self.num_threads) as pool,
+            console.progress(f"Decoding {self.name}", len(self), "image") as shown,
+        ):
+            for chunk, _ in zip(chunks, pool.map(fill, chunks), strict=True):
+                shown.update(int(chunk[-1]) + 1)
         return pixels, labels
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from iecl_jax import console
 from iecl_jax.config.rules import COUNT, COUNT_OR_NONE
 from iecl_jax.config.section import Section, key
 from iecl_jax.evals import knn as knn_evaluation
@@ -76,7 +77,7 @@ def measure(subject: Subject, settings: Any) -> dict[str, Any]:
         f"{subject.config.data.name}, seed {subject.seed}: test accuracy with "
         f"{settings.labels_per_class} labels a class (mean ± deviation over draws of them)"
     )
-    print(f"\n{format_table(scores, title)}", flush=True)
+    console.show(f"\n{format_table(scores, title)}")
     return {"comparison": scores}
 
 

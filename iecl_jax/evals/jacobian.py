@@ -8,7 +8,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from iecl_jax import methods
+from iecl_jax import console, methods
 from iecl_jax.config.rules import COUNT, COUNT_OR_NONE
 from iecl_jax.config.section import Section, key
 from iecl_jax.evals.measures import jacobian
@@ -89,14 +89,16 @@ def measure(subject: Subject, settings: Any) -> dict[str, Any]:
         f"SAIB ({saib.variant}, {saib.num_blocks} block(s), group {saib.group_size}), "
         f"{settings.statistics} statistics, {groups[0].size} dimensions a group"
     )
-    print(f"\n{format_groups(rows, title)}", flush=True)
+    over = over_groups(rows)
+    console.show(f"\n{format_groups(rows, title)}")
     if jax.process_index() == 0:
         stacked = jacobian.Spectrum(*(np.concatenate(parts) for parts in zip(*spectra)))
-        gallery.save(spectrum.draw(stacked, title), Path(subject.run_dir) / "jacobian.png")
+        picture = spectrum.draw(stacked, title, (over["log_det"], over["log_det_stderr"]))
+        gallery.save(picture, Path(subject.run_dir) / "jacobian.png")
     layers = jax.device_get(jax.jit(functools.partial(conv_layers, config))(*weights))
     if layers:
-        print(format_layers(layers), flush=True)
-    return over_groups(rows) | {"groups": rows, "layers": layers}
+        console.show(format_layers(layers))
+    return over | {"groups": rows, "layers": layers}
 
 
 def measure_groups(
@@ -125,11 +127,13 @@ def measure_groups(
     exact = jacobian.exact(saib)
     spectra, rows = [], []
     keys = jax.random.split(jax.random.key(seed), len(groups))
-    for images, probe_key in zip(groups, keys):
-        if images.size <= settings.exact_up_to:
-            found = half = exact(images)
-        else:
-            found, half = jax.device_get(lanczos(images, probe_key))
+    for number, (images, probe_key) in enumerate(zip(groups, keys), 1):
+        with console.progress("Measuring the Jacobian", len(groups), "group") as shown:
+            shown.update(number)
+            if images.size <= settings.exact_up_to:
+                found = half = exact(images)
+            else:
+                found, half = jax.device_get(lanczos(images, probe_key))
         value, error = jacobian.log_det(found)
         rows.append(
             {

@@ -154,7 +154,7 @@ def train_on_stream(subject: Subject, settings: Any) -> linear_probe.Params:
     )
     weights = _encoder_weights(subject)
     run = Run(
-        run_dir=subject.run_dir,
+        run_dir=str(_folder(subject)),
         checkpointer=checkpointer,
         state=_new_probe(subject, weights, tx),
         steps=_mapped_step(subject, settings, config, tx, replicate(weights)),
@@ -164,6 +164,7 @@ def train_on_stream(subject: Subject, settings: Any) -> linear_probe.Params:
         batch_size=settings.batch_size,
         group="probe",
         terms=terms,
+        title="Training the linear classifier",
     )
     subject.work.seconds += run.seconds_before
     every = terms.steps_per_epoch
@@ -184,9 +185,13 @@ def _encoder_weights(subject: Subject) -> tuple[Any, Any]:
     return online, {"online": subject.method_state.get("online", {})}
 
 
+def _folder(subject: Subject) -> Path:
+    """Returns the folder of the checkpoints and the log of the classifier."""
+    return Path(subject.run_dir) / f"probe-{digest(_encoder_weights(subject))[:12]}"
+
+
 def _resumable(subject: Subject, settings: Any) -> tuple[Checkpointer, Terms, int]:
     """Returns the checkpoints of the classifier, their terms, and its number of steps."""
-    folder = Path(subject.run_dir) / f"probe-{digest(_encoder_weights(subject))[:12]}"
     record = ml_collections.ConfigDict({"seed": subject.seed, "linear_probe": settings.to_dict()})
     images = subject.split("train")
     terms = Terms(
@@ -196,7 +201,7 @@ def _resumable(subject: Subject, settings: Any) -> tuple[Checkpointer, Terms, in
         in_epochs=True,
         allow_change=subject.allow_change,
     )
-    checkpointer = Checkpointer(folder, keep=1, keep_best=0, config=record)
+    checkpointer = Checkpointer(_folder(subject), keep=1, keep_best=0, config=record)
     return checkpointer, terms, settings.num_epochs * terms.steps_per_epoch
 
 

@@ -1,17 +1,16 @@
-"""Reads a run's TensorBoard curves and pictures back, without TensorFlow."""
+"""Reads the curves and pictures of a run back, without TensorFlow.
+
+The curves are those of metrics.jsonl, the pictures those on the disk. Runs of earlier revisions
+have neither: theirs are read from TensorBoard's event files.
+"""
 
 import os
-import pathlib
-import struct
-from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from google.protobuf.message import DecodeError
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.compat.proto.types_pb2 import DT_FLOAT
-from tensorboard.util import tensor_util
+
+from iecl_jax.run import metrics_file
 
 
 class Curve(NamedTuple):
@@ -36,69 +35,60 @@ class Events(NamedTuple):
 
 
 def read(workdir: str | os.PathLike) -> Events:
-    """Reads all event files of a WORKDIR as one run.
-
-    If a resumed run took a step again, the value written last counts. A file may end in the middle
-    of a record, because its run was killed or still writes: it is read up to there.
+    """Reads the log of a WORKDIR, and those of the classifiers that were trained within the run.
 
     Raises:
-      ValueError: there are no event files.
+      ValueError: there is no log.
     """
-    workdir = pathlib.Path(workdir)
-    paths = sorted(workdir.glob("events.out.tfevents.*"))
-    if not paths:
+    workdir = Path(workdir)
+    found = [_read_folder(path) for path in (workdir, *sorted(workdir.glob("probe-*"), key=_age))]
+    scalars: dict[str, Curve] = {}
+    pictures: dict[str, Picture] = {}
+    for each in found:
+        scalars |= each.scalars
+        pictures |= each.pictures
+    if not scalars and not pictures:
         raise ValueError(
-            f"{workdir} has no event files (events.out.tfevents.*): name the workdir of a run."
+            f"{workdir} has no {metrics_file.NAME} and no event files (events.out.tfevents.*): "
+            "name the workdir of a run."
         )
-    scalars: dict[str, dict[int, tuple[float, float]]] = {}
-    newest: dict[str, tuple[int, float, bytes]] = {}
-    for path in paths:
-        for event in _events(path):
-            for value in event.summary.value:
-                plugin = value.metadata.plugin_data.plugin_name
-                if plugin == "scalars" or value.HasField("simple_value"):
-                    at = scalars.setdefault(value.tag, {})
-                    if event.wall_time >= at.get(event.step, (0.0, 0.0))[0]:
-                        at[event.step] = event.wall_time, _number(value)
-                elif plugin == "images":
-                    when = event.step, event.wall_time
-                    if when >= newest.get(value.tag, (-1, 0.0))[:2]:
-                        png = tensor_util.make_ndarray(value.tensor)[
-                            2
-                        ]  # The tensor holds width, height and the PNG.
-                        newest[value.tag] = *when, png
+    return Events(dict(sorted(scalars.items())), dict(sorted(pictures.items())))
+
+
+def _age(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _read_folder(folder: Path) -> Events:
+    lines = metrics_file.read(folder)
+    if not lines:
+        return _read_event_files(folder)
+    at: dict[str, dict[int, float]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name != "step":
+                at.setdefault(name, {})[line["step"]] = np.nan if value is None else value
+    newest = {path.parent.name: path for path in sorted(folder.glob("*/[0-9]*.png"))}
+    pictures = {
+        name: Picture(int(path.stem), path.read_bytes())
+        for name, path in newest.items()
+        if path.stem.isdigit()
+    }
+    return Events({name: _curve(values) for name, values in at.items()}, pictures)
+
+
+def _read_event_files(folder: Path) -> Events:
+    if not any(folder.glob("events.out.tfevents.*")):
+        return Events({}, {})
+    from iecl_jax.run import event_files  # Needs tensorboard, which the other readers do not.
+
+    scalars, pictures = event_files.read(folder)
     return Events(
-        {tag: _curve(at) for tag, at in sorted(scalars.items())},
-        {tag: Picture(step, png) for tag, (step, _, png) in sorted(newest.items())},
+        {name: _curve(values) for name, values in scalars.items()},
+        {name: Picture(*picture) for name, picture in pictures.items()},
     )
 
 
-def _number(value: Summary.Value) -> float:
-    if value.HasField("simple_value"):
-        return value.simple_value
-    content = value.tensor.tensor_content
-    if (
-        value.tensor.dtype == DT_FLOAT and len(content) == 4
-    ):  # The usual case, without building an array.
-        return struct.unpack("<f", content)[0]
-    return float(tensor_util.make_ndarray(value.tensor))
-
-
-def _curve(at: dict[int, tuple[float, float]]) -> Curve:
+def _curve(at: dict[int, float]) -> Curve:
     steps = sorted(at)
-    return Curve(np.array(steps, np.int64), np.array([at[step][1] for step in steps], np.float64))
-
-
-def _events(path: pathlib.Path) -> Iterator[Event]:
-    """Yields the records of a file; each is a uint64 length, its checksum, data, their checksum."""
-    with path.open("rb") as file:
-        left = path.stat().st_size
-        while len(header := file.read(12)) == 12:
-            (length,) = struct.unpack_from("<Q", header)
-            left -= 12 + length + 4
-            if left < 0:
-                return
-            try:
-                yield Event.FromString(file.read(length + 4)[:length])
-            except DecodeError:
-                return
+    return Curve(np.array(steps, np.int64), np.array([at[step] for step in steps], np.float64))

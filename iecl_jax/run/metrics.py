@@ -3,17 +3,12 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 
-
-class ScalarWriter(Protocol):
-    """The part of clu's metric writers that is used here."""
-
-    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes the named numbers of a step."""
+from iecl_jax.run.writer import Writer
 
 
 class MetricLog:
@@ -24,12 +19,13 @@ class MetricLog:
 
     Attributes:
       last: the values written last, also by an earlier start; {} before the first write.
+      compiled: whether a step was taken, so that the next ones need no compilation.
       images_per_second: speed over the newest interval without a compilation; 0 before the first.
     """
 
     def __init__(
         self,
-        writer: ScalarWriter,
+        writer: Writer,
         steps_per_epoch: int,
         batch_size: int,
         *,
@@ -53,7 +49,7 @@ class MetricLog:
         self._newest_checkpoint = newest_checkpoint
         self._pending: list[tuple[range, dict[str, jax.Array]]] = []
         self._clock, self._timed_steps = 0.0, 0
-        self._compiled = False
+        self.compiled = False
         self.last = dict(last or {})
         self.images_per_second = self.last.get("images_per_second", 0.0)
 
@@ -64,9 +60,9 @@ class MetricLog:
         """
         self._pending.append((steps, metrics))
         self._timed_steps += len(steps)
-        if not self._compiled:  # The speed excludes the compilation.
+        if not self.compiled:  # The speed excludes the compilation.
             jax.block_until_ready(metrics)
-            self._compiled = True
+            self.compiled = True
             self._restart_clock()
 
     def _restart_clock(self) -> None:
@@ -144,6 +140,6 @@ def check_finite(
         raise FloatingPointError(f"step {step}: {', '.join(bad)} not finite; {saved}.")
 
 
-def write_scalars(writer: ScalarWriter, group: str, step: int, values: Mapping[str, float]) -> None:
+def write_scalars(writer: Writer, group: str, step: int, values: Mapping[str, float]) -> None:
     """Writes values as GROUP/NAME; TensorBoard shows the values of a group together."""
     writer.write_scalars(step, {f"{group}/{name}": value for name, value in values.items()})

@@ -1,24 +1,181 @@
-"""Makes the writer for a run's log lines and TensorBoard event files."""
+"""Writes the numbers and pictures of a run: as text and PNG files, for TensorBoard, and for W&B."""
 
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
+import ml_collections
+import numpy as np
+from absl import logging
+from PIL import Image
 
-if TYPE_CHECKING:
-    from clu import metric_writers
+from iecl_jax import config as config_lib
+from iecl_jax import console
+from iecl_jax.data import files
+from iecl_jax.run import markdown, names, tracking
+from iecl_jax.run.metrics_file import NAME, MetricsFile
+from iecl_jax.run.writer import Writer
 
 
-def create_writer(workdir: str) -> "metric_writers.MetricWriter":
-    """Returns clu's writer: log lines on every process, event files in WORKDIR on process 0.
+class Summaries(Writer):
+    """Writes to several places. One that fails is left out with a warning: the run goes on."""
 
-    A thread writes the event files.
+    def __init__(self, writers: Sequence[Writer]):
+        self._writers = list(writers)
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Writes numbers, named GROUP/NAME."""
+        self._each("write_scalars", step, scalars)
+
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Writes pictures uint8 [h, w, 3] by name."""
+        self._each("write_images", step, images)
+
+    def flush(self) -> None:
+        """Returns when all is on the disk."""
+        self._each("flush")
+
+    def close(self) -> None:
+        """Flushes, and ends the writing."""
+        self._each("close")
+        self._writers.clear()
+
+    def _each(self, what: str, *arguments: Any) -> None:
+        for writer in tuple(self._writers):
+            try:
+                getattr(writer, what)(*arguments)
+            except Exception as error:
+                self._writers.remove(writer)
+                kind = type(writer).__name__
+                logging.warning("%s ends here, and the run goes on without: %s", kind, error)
+
+
+def create_writer(
+    workdir: str | os.PathLike,
+    *,
+    step: int = 0,
+    config: ml_collections.ConfigDict | None = None,
+) -> Summaries:
+    """Returns the writer of a run that has taken `step` steps; only process 0 writes.
+
+    What was written for later steps, which the run takes again, is removed.
+
+    Args:
+      workdir: gets metrics.jsonl, a folder of PNG files for each kind of picture, event files, and
+        with `config.log.wandb` a folder of W&B.
+      step: number of steps taken.
+      config: the settings, written for TensorBoard and W&B; None = no settings.
     """
-    # Imported here, since TensorFlow takes seconds: commands that only read a config need none.
-    import tensorflow as tf
-    from clu import metric_writers
+    if jax.process_index() > 0:
+        return Summaries([])
+    Path(workdir).mkdir(parents=True, exist_ok=True)
+    makers: list[Callable[[], Writer]] = [
+        lambda: _metrics_file(workdir, step),
+        lambda: PictureFiles(workdir),
+    ]
+    makers.append(lambda: EventFiles(workdir, step, config))
+    if config is not None and config.get("log", {}).get("wandb", "off") != "off":
+        makers.append(lambda: tracking.WeightsAndBiases(workdir, config))
+    writers = []
+    for make in makers:
+        try:
+            writers.append(make())
+        except Exception as error:
+            logging.warning("%s", error)
+    return Summaries(writers)
 
-    # clu writes with TensorFlow, which would otherwise allocate the GPU memory that JAX needs.
-    tf.config.set_visible_devices([], "GPU")
-    return metric_writers.create_default_writer(
-        workdir, just_logging=jax.process_index() > 0, asynchronous=True
-    )
+
+def _metrics_file(workdir: str | os.PathLike, step: int) -> MetricsFile:
+    """Opens metrics.jsonl. If an earlier revision began the run, it gets that one's numbers."""
+    begun = (Path(workdir) / NAME).exists() or step == 0
+    file = MetricsFile(workdir, step)
+    if not begun:
+        from iecl_jax.run import event_files
+
+        lines: dict[int, dict[str, float]] = {}
+        for name, values in event_files.read(workdir)[0].items():
+            for at, value in values.items():
+                lines.setdefault(at, {})[name] = value
+        for at in sorted(lines):
+            if at <= step:
+                file.write_scalars(at, lines[at])
+    return file
+
+
+class PictureFiles(Writer):
+    """Writes pictures as WORKDIR/NAME/STEP.png."""
+
+    def __init__(self, workdir: str | os.PathLike):
+        self._workdir = Path(workdir)
+
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Writes each picture, whole or not at all."""
+        for name, image in images.items():
+            with files.open_whole(self._workdir / name / f"{step:08d}.png") as file:
+                Image.fromarray(image).save(file, format="PNG")
+
+
+class EventFiles(Writer):
+    """Writes TensorBoard's event files with clu, in a thread."""
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        step: int,
+        config: ml_collections.ConfigDict | None,
+    ):
+        """Starts one more event file, and cuts the others off after `step`.
+
+        Raises:
+          ImportError: TensorFlow or clu cannot be imported.
+        """
+        # Imported here, since TensorFlow takes seconds: commands that only read a config need none.
+        try:
+            with console.waiting("Loading TensorFlow, which writes for TensorBoard"):
+                import tensorflow as tf
+                from clu.metric_writers import AsyncWriter, SummaryWriter
+        except Exception as error:  # Broken installations raise all kinds.
+            raise ImportError(
+                f"No event files for TensorBoard, since TensorFlow or clu cannot be imported "
+                f"({type(error).__name__}: {error}). {NAME} has all numbers."
+            ) from error
+        from iecl_jax.run import event_files
+
+        # clu writes with TensorFlow, which would otherwise allocate the GPU memory that JAX needs.
+        tf.config.set_visible_devices([], "GPU")
+        event_files.cut(workdir, step)
+        self._writer = AsyncWriter(SummaryWriter(os.fspath(workdir)))
+        if config is not None:
+            settings = config_lib.leaves(config)
+            self._writer.write_texts(step, {"settings": _table(settings)})
+            self._writer.write_hparams({name: _simple(value) for name, value in settings.items()})
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Writes numbers, under the tags of `names`."""
+        tags = {names.number_in_tensorboard(name): value for name, value in scalars.items()}
+        self._writer.write_scalars(step, tags)
+
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Writes pictures, under the tags of `names`."""
+        tags = {names.picture_in_tensorboard(name): image[None] for name, image in images.items()}
+        self._writer.write_images(step, tags)
+
+    def flush(self) -> None:
+        """Waits for the thread and for the disk."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the file."""
+        self._writer.close()
+
+
+def _table(settings: Mapping[str, Any]) -> str:
+    """Returns the settings as a Markdown table."""
+    rows = [[f"`{name}`", f"`{value!r}`"] for name, value in settings.items()]
+    return markdown.table(["setting", "value"], rows, text=2)
+
+
+def _simple(value: Any) -> Any:
+    return value if isinstance(value, (bool, int, float, str)) else str(value)

@@ -151,7 +151,7 @@ def write_results(
       The arguments by name, "device" (from `device_description`) and "versions" (from `versions`).
       A number that is not finite becomes None (JSON null).
     """
-    results = _plain(
+    results = plain(
         {
             "job": job,
             "metrics": metrics,
@@ -250,17 +250,17 @@ def _differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict)
     ]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Converts NumPy and JAX values to JSON types; floats that are not finite become None."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return _plain(np.asarray(value).tolist())
+    return plain(np.asarray(value).tolist())
 
 
 def _read_json(path: pathlib.Path, default: Any) -> Any:

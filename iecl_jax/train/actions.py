@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import datetime
 import numbers
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -15,9 +16,12 @@ import ml_collections
 import numpy as np
 from absl import logging
 
+from iecl_jax import console
 from iecl_jax.run import distributed
 from iecl_jax.run.metrics import write_scalars
 from iecl_jax.train.loop import Action, Now, Run
+
+_SHOWN_SCORES = {"knn_top1": "kNN"}  # Score -> its name beside the progress.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,25 +78,50 @@ class Diagnostics(Protocol):
 
 
 class Log:
-    """Logs the progress. When it is due, the loop also writes the metrics, as before any action."""
+    """Tells the progress. When it is due, the loop also writes the metrics, as before any action.
+
+    The time left is that of the steps and of all else since the first call.
+    """
 
     interruptible = False
 
     def __init__(self, run: Run, every: int):
         self._run, self._every = run, Every(every)
+        self._first: tuple[int, float] | None = None  # step and time of the first call
 
     def due(self, now: Now) -> bool:
         """Returns True at every multiple of `every` steps."""
         return self._every(now)
 
     def __call__(self, now: Now) -> None:
-        """Logs a line with the step, the speed, and the time left at that speed."""
-        speed, left = self._run.log.images_per_second, self._run.total - now.step
-        told = f"step {now.step} of {self._run.total}"
-        if speed:
-            seconds = round(left * self._run.batch_size / speed)
-            told += f", {speed:.1f} images/s, {datetime.timedelta(seconds=seconds)} to go"
-        logging.info("%s", told)
+        """Tells step, loss, scores, speed and the time left."""
+        log, left = self._run.log, self._run.total - now.step
+        told = [f"loss {log.last['loss']:.4g}"] if "loss" in log.last else []
+        told += [
+            f"{word} {100 * self._run.scores[name]:.1f} %"
+            for name, word in _SHOWN_SCORES.items()
+            if name in self._run.scores
+        ]
+        if log.images_per_second:
+            seconds = self._seconds(left, now.step)
+            speed = log.images_per_second
+            told.append(f"{speed:,.0f} images/s" if speed >= 10 else f"{speed:.2g} images/s")
+            told.append(f"{console.duration(seconds)} to go")
+            if self._first is None:
+                self._first = now.step, time.monotonic()
+                end = datetime.datetime.now() + datetime.timedelta(seconds=seconds)
+                console.say(
+                    f"Expected time: {console.duration(seconds)}, until {end:%A %H:%M}, "
+                    "plus evaluations."
+                )
+        self._run.shown.update(now.step, ", ".join(told))
+        self._run.shown.tell()
+
+    def _seconds(self, left: int, step: int) -> float:
+        if self._first is None or step == self._first[0]:
+            return left * self._run.batch_size / self._run.log.images_per_second
+        begun, at = self._first
+        return left * (time.monotonic() - at) / (step - begun)
 
 
 class Diagnose:
@@ -139,7 +168,8 @@ class Diagnose:
             now.alarm = alarms[0] if alarms else "Process 0 measured a collapse."
 
     def _measure(self, now: Now) -> None:
-        found = self._diagnostics(self._run.state)
+        with console.waiting("Measuring entropy, rank and Jacobian"):
+            found = self._diagnostics(self._run.state)
         now.diagnosis = found.values
         write_scalars(self._run.writer, "diagnostics", now.step, found.values)
         if self._milestone(now):
@@ -165,6 +195,7 @@ class Evaluate:
             scores = self._evaluation(self._run.state, now)
             now.scores |= scores
             if plain := _plain_numbers(scores):
+                self._run.scores |= plain
                 write_scalars(self._run.writer, "eval", now.step, plain)
 
 
@@ -190,7 +221,7 @@ class Draw:
         return not now.stop and self._milestone(now)
 
     def __call__(self, now: Now) -> None:
-        with _only_measures("gallery", now):
+        with _only_measures("gallery", now), console.waiting("Drawing the gallery"):
             _write_pictures(self._run, now, self._draw(now.step, self._run.state))
 
 
@@ -280,7 +311,7 @@ def _only_measures(what: str, now: Now) -> Iterator[None]:
 
 def _write_pictures(run: Run, now: Now, pictures: Mapping[str, np.ndarray]) -> None:
     if pictures:
-        run.writer.write_images(now.step, {name: image[None] for name, image in pictures.items()})
+        run.writer.write_images(now.step, pictures)
 
 
 def _plain_numbers(scores: Mapping[str, Any]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 `train` is the loop, `Run` the training it moves forward, `Now` what the actions of a step share.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -12,11 +13,14 @@ from typing import Any, Protocol
 import jax
 from absl import logging
 
+from iecl_jax import console
 from iecl_jax.run import summaries
 from iecl_jax.run.checkpoint import Checkpointer, Restored
 from iecl_jax.run.continuity import Terms
 from iecl_jax.run.metrics import MetricLog
 from iecl_jax.run.preemption import EXIT_CODE, Preemption
+
+_COMPILING = "Reading the first images and compiling the training step"
 
 
 class CollapseError(ValueError):
@@ -71,7 +75,7 @@ class Run:
     error, finishes the current save and closes everything.
 
     Attributes:
-      run_dir: folder of the event files.
+      run_dir: folder of the log, see `summaries.create_writer`.
       checkpointer: the checkpoints of this run.
       state: a new state; the newest checkpoint's replaces it. Each step donates it.
       steps: (state, batches) -> (state, metrics [at least len(batches)]).
@@ -80,9 +84,12 @@ class Run:
       steps_per_epoch, batch_size: for the log, see `MetricLog`.
       group: first part of the metrics' names, see `MetricLog`.
       terms: what the checkpoint must have in common with this start.
+      title: what the run does, for the console.
       step: number of steps taken.
       earlier: the checkpoint from which it continues.
       begun: time.monotonic() of its start.
+      scores: the newest scores of the evaluations.
+      shown: the progress on the console.
 
     Raises:
       ValueError: the checkpoint has more than `total` steps, or other terms.
@@ -98,12 +105,16 @@ class Run:
     batch_size: int
     group: str = "train"
     terms: Terms = dataclasses.field(default_factory=Terms)
+    title: str = "Training"
     step: int = 0
     earlier: Restored | None = None
     begun: float = dataclasses.field(default_factory=time.monotonic)
+    scores: dict[str, float] = dataclasses.field(default_factory=dict)
+    shown: console.Task = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         self._position, self._undone = 0, False
+        self.shown = console.Task(self.title, self.total, "step")
         self.earlier = restored = self.checkpointer.restore(self.state, self.terms.check)
         if restored is None:
             return
@@ -130,7 +141,8 @@ class Run:
     def __enter__(self) -> "Run":
         self.checkpointer.open()
         self._batches = self.open_batches(start=self._position)
-        self.writer = summaries.create_writer(self.run_dir)
+        config = self.terms.config
+        self.writer = summaries.create_writer(self.run_dir, step=self.step, config=config)
         self.log = MetricLog(
             self.writer,
             self.steps_per_epoch,
@@ -148,7 +160,8 @@ class Run:
             if part is self.checkpointer and not _known_to_all(error):
                 continue
             try:
-                part.close()
+                with console.waiting("Finishing checkpoints and log"):
+                    part.close()
             except Exception as failure:
                 logging.error("%s: %s", type(failure).__name__, failure)
                 failures.append(failure)
@@ -171,20 +184,25 @@ class Run:
     def take(self, steps: range) -> None:
         """Takes the given next steps in one call to the devices; an empty range does nothing."""
         if steps:
-            self.state, metrics = self.steps(self.state, [next(self._batches) for _ in steps])
+            compiles = not self.log.compiled
+            with console.waiting(_COMPILING) if compiles else contextlib.nullcontext():
+                self.state, metrics = self.steps(self.state, [next(self._batches) for _ in steps])
+                self.log.add(steps, metrics)
             self.step = steps[-1]
-            self.log.add(steps, metrics)
+            self.shown.update(self.step)
 
     def save(self, *, metrics: dict[str, float], stopped: bool) -> None:
         """Saves the state in the background, see `Checkpointer.save`."""
-        self.checkpointer.save(
-            self.step,
-            self.state,
-            position=self._batches.position,
-            metrics=metrics,
-            stopped=stopped,
-            facts=self.terms.facts() | {"logged": self.log.last, "seconds": self.seconds},
-        )
+        with console.waiting("Saving a checkpoint"):
+            self.writer.flush()  # A run that resumes here needs the log up to here.
+            self.checkpointer.save(
+                self.step,
+                self.state,
+                position=self._batches.position,
+                metrics=metrics,
+                stopped=stopped,
+                facts=self.terms.facts() | {"logged": self.log.last, "seconds": self.seconds},
+            )
 
 
 def train(run: Run, actions: Sequence[Action], *, steps_per_call: int = 1) -> Now:
@@ -204,7 +222,7 @@ def train(run: Run, actions: Sequence[Action], *, steps_per_call: int = 1) -> No
       SystemExit: code 75, after SIGTERM or Ctrl-C; a checkpoint is written.
     """
     now = Now(run.step, last=run.step == run.total)
-    with Preemption() as preemption, run:
+    with Preemption() as preemption, console.showing(run.shown), run:
         for steps in run.calls(actions, most=steps_per_call):
             run.take(steps)
             now = Now(run.step, run.step == run.total, preemption.due(), resumed=not steps)

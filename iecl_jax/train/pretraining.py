@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from iecl_jax import config as config_lib
-from iecl_jax import data
+from iecl_jax import console, data
 from iecl_jax.run import command_line, distributed, workdir
 from iecl_jax.run.checkpoint import Checkpointer
 from iecl_jax.run.continuity import Terms
@@ -58,7 +58,8 @@ def prepare(config: ml_collections.ConfigDict) -> Pretraining:
     """
     begun = time.monotonic()
     config_lib.check(config, jax.device_count())
-    split = data.open_split(config.data, "pretrain")
+    with console.waiting(f"Opening the images of {config.data.name}"):
+        split = data.open_split(config.data, "pretrain")
     distributed.check_same("training images", split.identity)
     steps_per_epoch = max(1, len(split) // config.train.batch_size)
     total_steps = config.train.num_steps or config.train.num_epochs * steps_per_epoch
@@ -138,7 +139,8 @@ def pretrain(
       FloatingPointError, CollapseError, SystemExit: see `loop.train`.
     """
     config = task.config
-    run = start(task, run_dir, allow_config_change=allow_config_change)
+    with console.waiting("Making the network"):
+        run = start(task, run_dir, allow_config_change=allow_config_change)
     finished = workdir.read_results(run_dir)
     # The results of a run that is started with other settings are measured again.
     same = run.earlier is not None and run.earlier.config == config
@@ -146,6 +148,7 @@ def pretrain(
         logging.info("This run is finished; nothing is left to do.")
         run.checkpointer.close()
         return finished or {}
+    _introduce(task, run)
     # Galleries and layer-wise diagnostics come together with the scheduled evaluations.
     milestone = Every(config.eval.every_epochs * task.steps_per_epoch, at_end=True)
     log = Log(run, config.train.log_every_steps)
@@ -168,4 +171,19 @@ def pretrain(
         images_per_second=run.log.images_per_second,
         seed=config.seed,
         params_digest=digest(run.state.params),
+    )
+
+
+def _introduce(task: Pretraining, run: Run) -> None:
+    """Says what will be trained on what, how long, and where it will lie."""
+    config, split = task.config, task.split
+    classes = f" of {split.num_classes} classes" if split.num_classes else ", unlabelled"
+    epochs = task.total_steps / task.steps_per_epoch
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
+    console.say(
+        f"{config_lib.trained(config)} on {config.data.name}: {len(split):,} images{classes}, "
+        f"{config.data.image_size} px\n"
+        f"  {task.total_steps:,} steps of {config.train.batch_size} images ({epochs:,.4g} epochs), "
+        f"{parameters:,} parameters, {config.train.precision}, {workdir.device_description()}\n"
+        f"  Folder: {run.run_dir}"
     )

@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
+from iecl_jax import console
 from iecl_jax.data import class_folders, images
 from iecl_jax.data.listing import shown
 from iecl_jax.data.sources.tfds import MEAN, STD, Settings
@@ -48,7 +49,6 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
     listed, reading = class_folders.find(top, split), images.reading(data)
     where = shown(listed.root)
     broken = BrokenFiles(len(listed.paths), where)
-    logging.info("Reading the headers of %d images in %s.", len(listed.paths), where)
 
     def header(path: Path) -> images.Header | None:
         try:
@@ -57,11 +57,17 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
             broken.add(shown(path), error)
             return None
 
-    with ThreadPoolExecutor(data.num_threads) as pool:
-        headers = list(pool.map(header, listed.paths))
+    headers: list[images.Header | None] = []
+    with (
+        ThreadPoolExecutor(data.num_threads) as pool,
+        console.progress(f"Reading the headers in {where}", len(listed.paths), "image") as told,
+    ):
+        for each in pool.map(header, listed.paths):
+            headers.append(each)
+            told.update(len(headers))
     slots = _next_good([each is not None for each in headers])
     records = [Record(listed.paths[slot], listed.labels[slot]) for slot in slots]
-    _tell(where, records, [each for slot in slots if (each := headers[slot])], reading)
+    _tell(where, records, [kept for slot in slots if (kept := headers[slot])], reading)
     shapes = {each.size[::-1] for each in headers if each is not None}
     small = len(shapes) == 1 and max(max(shapes)) <= MAX_NATIVE_SIZE
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import ml_collections
 import numpy as np
-from absl import logging
 
+from iecl_jax import console
 from iecl_jax.config import kinds
 from iecl_jax.config.rules import near
 from iecl_jax.config.section import Section
@@ -223,11 +223,10 @@ def _cached_labels(path: Path, split: str, read, length: int) -> np.ndarray:
     if labels is not None:
         return labels
     labels = np.empty(length, np.int32)
-    for start in range(0, length, _CHUNK):
-        records = read(range(start, min(start + _CHUNK, length)))
-        labels[start : start + len(records)] = [record.label for record in records]
-        logging.log_every_n_seconds(
-            logging.INFO, "Reading labels of %s: %d %%", 10, path, 100 * start // length
-        )
+    with console.progress(f"Reading the labels of {path}", length, "image") as shown:
+        for start in range(0, length, _CHUNK):
+            records = read(range(start, min(start + _CHUNK, length)))
+            labels[start : start + len(records)] = [record.label for record in records]
+            shown.update(start + len(records))
     sealed.write_labels(kept, of, labels)
     return labels

@@ -1,7 +1,7 @@
 """Opens the splits of a data set and encodes them with a frozen encoder."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from iecl_jax import data
+from iecl_jax import console, data
 from iecl_jax.data import augment
 from iecl_jax.evals.measures import features
 from iecl_jax.methods import Method
@@ -108,4 +108,13 @@ class SplitEncoder:
         devices, count = self.num_devices, len(split) if indices is None else len(indices)
         batch_size = -(-self._config.eval.batch_size // devices) * devices  # Rounded up.
         batches = data.eval_batches(self._config.data, split, batch_size, indices)
-        return features.extract(encode, batches, num_examples=count)
+        with console.progress(f"Encoding images of {split.name}", count, "image") as shown:
+            return features.extract(
+                encode, _counting(batches, batch_size, shown), num_examples=count
+            )
+
+
+def _counting(batches: Iterable[Any], batch_size: int, shown: console.Task) -> Iterator[Any]:
+    for number, batch in enumerate(batches):
+        yield batch
+        shown.update(min(shown.total or 0, (number + 1) * batch_size))

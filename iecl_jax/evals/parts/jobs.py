@@ -7,7 +7,7 @@ import jax
 import ml_collections
 
 from iecl_jax import config as config_lib
-from iecl_jax import methods
+from iecl_jax import console, methods
 from iecl_jax.config import kinds
 from iecl_jax.evals.parts import overview, results
 from iecl_jax.evals.parts.encoder import SplitEncoder
@@ -35,17 +35,18 @@ def run(
     evaluation = kinds.load("evaluation", config.job, key="job")
     # An evaluation without settings has no section.
     settings = config.get(kinds.stem(config.job), ml_collections.ConfigDict())
-    subject = load(config, run_dir, allow_change=allow_config_change)
+    with console.waiting(f"Reading {config.checkpoint or 'the untrained network'}"):
+        subject = load(config, run_dir, allow_change=allow_config_change)
     if hasattr(evaluation, "check"):
         evaluation.check(subject, settings)
     workdir.prepare(run_dir, config, command=command_line.typed(), allow_change=allow_config_change)
-    metrics = evaluation.measure(subject, settings)
-    for name, text in evaluation.RESULTS.items():
-        if name in metrics:
-            words, value = results.shown(text, metrics[name])
-            print(f"{words} on {subject.config.data.name}: {value}", flush=True)
+    with console.waiting(f"Evaluating: {kinds.stem(config.job)}"):
+        metrics = evaluation.measure(subject, settings)
+    for line in results.told(evaluation.RESULTS, metrics):
+        console.show(f"{subject.config.data.name}: {line}")
     if config.pictures and subject.knows_features():
-        overview.measure(subject, None)
+        with console.waiting("Drawing neighbours and a map of the features"):
+            overview.measure(subject, None)
     work = subject.work
     seconds = work.seconds + time.monotonic() - started
     return workdir.write_results(

@@ -1,6 +1,7 @@
 """Describes the results of evaluations for a reader."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from iecl_jax.config import kinds, own_files
 
@@ -32,3 +33,8 @@ def shown(text: str, value: float | None) -> tuple[str, str]:
     else:
         number = f"{100 * value:.2f} %" if share else f"{value:.4g}"
     return text.removesuffix(_SHARE), number
+
+
+def told(words: Mapping[str, str], found: Mapping[str, Any]) -> list[str]:
+    """Returns "DESCRIPTION VALUE" of each result in `found` that `words` describes."""
+    return [" ".join(shown(text, found[name])) for name, text in words.items() if name in found]

@@ -7,10 +7,10 @@ from typing import Any
 import ml_collections
 from absl import logging
 
-from iecl_jax import data
+from iecl_jax import console, data
 from iecl_jax.config import kinds
 from iecl_jax.config.section import Section, key
-from iecl_jax.evals.parts import overview
+from iecl_jax.evals.parts import overview, results
 from iecl_jax.evals.parts.encoder import SplitEncoder, Unlabelled
 from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.methods import Method
@@ -65,12 +65,16 @@ class Scheduled:
     def __call__(self, state: TrainState, now: Now) -> dict[str, Any]:
         """Returns the results: numbers, also in nested dictionaries and lists."""
         try:
-            return self._module.measure(self._moments.subject(state, now), self._settings)
+            with console.waiting(f"Evaluating: {self.name}"):
+                found = self._module.measure(self._moments.subject(state, now), self._settings)
         except Unlabelled as error:
             logging.warning("No %s: %s", self.name, error)
             return {}
         finally:
             self._moments.leave(self, now)
+        if told := results.told(getattr(self._module, "RESULTS", {}), found):
+            console.say(f"Step {now.step:,}: {', '.join(told)}")
+        return found
 
 
 class _Moments:

@@ -1,7 +1,6 @@
 """Draws a run's gallery: its first images, their views at a step, and SAIB's output."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,17 +16,13 @@ _COLUMNS = 8
 
 
 class RunGallery:
-    """Maps (step, state) to {"gallery": uint8 [h, w, 3]}, see `gallery.draw`.
-
-    Process 0 also writes the picture to RUN_DIR/gallery/STEP.png.
-    """
+    """Maps (step, state) to {"gallery": uint8 [h, w, 3]}, see `gallery.draw`."""
 
     def __init__(
         self,
         config: ml_collections.ConfigDict,
         method: Method,
         split: data.Split,
-        run_dir: str,
         views: Callable[[int, Any], Sequence[jax.Array]],
     ):
         """Chooses the images.
@@ -36,7 +31,6 @@ class RunGallery:
           config: the pretraining config.
           method: the method of that config.
           split: the images of the pretraining.
-          run_dir: folder of the run.
           views: (step, batch) -> the views that the training step makes.
         """
         count = _COLUMNS
@@ -44,7 +38,7 @@ class RunGallery:
             # SAIB needs whole groups.
             count = config.saib.group_size * -(-count // config.saib.group_size)
         self._config, self._split, self._indices = config, split, np.arange(count) % len(split)
-        self._folder, self._views = Path(run_dir) / "gallery", views
+        self._views = views
         self._transform = jax.jit(method.transform)
 
     def __call__(self, step: int, state: TrainState) -> dict[str, np.ndarray]:
@@ -59,6 +53,4 @@ class RunGallery:
             np.stack([view[shown] for view in seen[:2]]),
             np.asarray(transformed[shown]),
         )
-        if jax.process_index() == 0:
-            gallery.save(picture, self._folder / f"{step:08d}.png")
         return {"gallery": picture}

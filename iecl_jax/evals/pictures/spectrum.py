@@ -14,13 +14,15 @@ SMALLEST = 1e-12  # Smaller singular values are drawn as this one, since the axi
 _BINS = 60
 
 
-def draw(found: Spectrum, title: str) -> np.ndarray:
+def draw(found: Spectrum, title: str, log_det: tuple[float, float] | None = None) -> np.ndarray:
     """Draws a weighted histogram over log sigma, with sigma = 1 marked and log|det J| as text.
 
     Args:
       found: all singular values; or nodes and weights of Lanczos quadrature, where each node stands
         for the singular values around it.
       title: the title, for example with the step.
+      log_det: log|det J| and its standard error; None = those of `jacobian.log_det`, for which all
+        probes are of one Jacobian.
 
     Returns:
       uint8 [height, width, 3].
@@ -29,7 +31,7 @@ def draw(found: Spectrum, title: str) -> np.ndarray:
       ValueError: there are no values, or a value is negative or not finite.
     """
     with style.context():
-        return style.picture(figure(found, title))
+        return style.picture(figure(found, title, log_det))
 
 
 def _checked(found: Spectrum) -> Spectrum:
@@ -46,11 +48,12 @@ def _checked(found: Spectrum) -> Spectrum:
     return Spectrum(np.maximum(sigma, SMALLEST), weights)
 
 
-def figure(found: Spectrum, title: str) -> Figure:
+def figure(found: Spectrum, title: str, log_det: tuple[float, float] | None = None) -> Figure:
     """Returns the figure of `draw`. Call it within `style.context`."""
     found = _checked(found)
     sigma, weights = found
-    below_one, (log_det, stderr) = jacobian.share_below_one(found), jacobian.log_det(found)
+    below_one = jacobian.share_below_one(found)
+    value, stderr = jacobian.log_det(found) if log_det is None else log_det
     logs = np.log(sigma)
     share = weights / weights.sum()
     low, high = min(logs.min(), -0.05), max(logs.max(), 0.05)
@@ -78,7 +81,7 @@ def figure(found: Spectrum, title: str) -> Figure:
         ylabel="share of singular values (%)",
     )
     error = "" if math.isnan(stderr) else f" ± {stderr:.4f}"
-    words = f"log|det J| = {log_det:.4f}{error} nats per dimension"
+    words = f"log|det J| = {value:.4f}{error} nats per dimension"
     drawn.suptitle(f"{title}\n{words}", x=0.01, ha="left", fontsize=10)
     drawn.legend(loc="outside lower center", ncols=2)
     return drawn

@@ -19,6 +19,7 @@ from iecl_jax import data
 from iecl_jax.data import augment
 from iecl_jax.models import collectives
 from iecl_jax.run.metrics import MetricLog
+from iecl_jax.run.writer import Writer
 from iecl_jax.tools.benchmark import program, timing
 from iecl_jax.train.step import AXIS
 
@@ -127,7 +128,7 @@ class TimedLoop:
         """Takes a step that was made for the same config and for the classes of `split`."""
         self._config, self._split, self._step, self._position = config, split, step, 0
         steps_per_epoch = len(split) // config.train.batch_size
-        self._log = MetricLog(_NoWriter(), steps_per_epoch, config.train.batch_size)
+        self._log = MetricLog(Writer(), steps_per_epoch, config.train.batch_size)
 
     def durations(self, count: int) -> list[float]:
         """Returns the mean milliseconds per step between two fetches of the metrics.
@@ -151,11 +152,6 @@ class TimedLoop:
         metrics = self._step.take([next(batches) for _ in range(per_call)])
         self._log.add(range(begin, begin + per_call), metrics)
         return metrics
-
-
-class _NoWriter:
-    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-        pass
 
 
 def peak_memory() -> dict[str, Any]:

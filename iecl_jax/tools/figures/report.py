@@ -2,8 +2,8 @@
 
     python -m iecl_jax.tools.figures.report --workdir=RUN
 
-It only reads the event files, config.json, provenance.json, results.json and figures/ of the run.
-If one is missing or cannot be read, a sentence in its place says so.
+It only reads the log (`run.events`), config.json, provenance.json, results.json and figures/ of the
+run. If one is missing or cannot be read, a sentence in its place says so.
 """
 
 import datetime
@@ -233,7 +233,7 @@ def _missing(section: Section, config: Any) -> str:
     ]
     if unmet and config:
         return page.paragraph(f"Not measured: this run has {' and '.join(unmet)}.", "missing")
-    return page.paragraph("Not in the event files.", "missing")
+    return page.paragraph("Not in the log of the run.", "missing")
 
 
 def _layers(run: events.Events) -> str:
@@ -261,7 +261,7 @@ def _picture(run: events.Events, tag: str) -> str:
 
 
 def _gallery(run: events.Events) -> str:
-    drawn = _picture(run, "gallery") or page.paragraph("No gallery in the event files.", "missing")
+    drawn = _picture(run, "gallery") or page.paragraph("No gallery was drawn.", "missing")
     return f"<h2>Gallery</h2>{drawn}"
 
 

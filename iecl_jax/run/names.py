@@ -1,0 +1,36 @@
+"""The names of a run's numbers and pictures in TensorBoard.
+
+Everywhere else a number is called GROUP/NAME and a picture NAME. TensorBoard sorts groups by their
+names and opens on the first. So its groups are numbered, and the first has only what matters most.
+"""
+
+_FIRST = ("loss", "method_loss", "probe_accuracy", "images_per_second")
+_TRAIN, _TERMS, _LAYERS = "1_train/", "3_terms/", "5_layers/"
+_GROUPS = {"eval/": "2_eval/", "diagnostics/": "4_diagnostics/", "probe/": "1_probe/"}
+_PICTURES = {"gallery": "2_eval/gallery", "jacobian_spectrum": "4_diagnostics/jacobian_spectrum"}
+
+
+def number_in_tensorboard(name: str) -> str:
+    """Returns the tag of the number GROUP/NAME; a group of layers becomes a part of one group."""
+    group, slash, rest = name.partition("/")
+    if not slash:
+        return name
+    if group == "train":
+        return (_TRAIN if rest in _FIRST else _TERMS) + rest
+    return _GROUPS.get(group + slash, _LAYERS + group + slash) + rest
+
+
+def picture_in_tensorboard(name: str) -> str:
+    """Returns the tag of a picture."""
+    return _PICTURES.get(name, name)
+
+
+def from_tensorboard(tag: str) -> str:
+    """Returns the name of what has this tag; also of a tag that an earlier revision wrote."""
+    for name, known in _PICTURES.items():
+        if tag == known:
+            return name
+    inverse = {new: old for old, new in _GROUPS.items()}
+    inverse |= {_TRAIN: "train/", _TERMS: "train/", _LAYERS: ""}
+    group, slash, rest = tag.partition("/")
+    return inverse.get(group + slash, group + slash) + rest

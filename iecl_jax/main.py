@@ -32,7 +32,9 @@ Trains what a config describes, or evaluates a checkpoint. The same command resu
   --config=configs/resnet18.py:cifar10   the paper's training; ends in `,smoke` for a few steps
   --config=configs/knn.py --config.checkpoint=RUN
                                          evaluates the newest checkpoint of the folder RUN
-  --config.KEY=VALUE                     changes a setting; --print_config lists all of them"""
+  --config.KEY=VALUE                     changes a setting; --print_config lists all of them
+  --dry_run                              says what the run needs and how long it takes; starts
+                                         nothing"""
 
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -51,6 +53,12 @@ _TRUST = flags.DEFINE_bool(
 )
 _PRINT_CONFIG = flags.DEFINE_bool(
     "print_config", False, "Print every setting with its value and meaning, and do nothing else."
+)
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Compile everything, time a few steps, print what the run needs and when it would end, and "
+    "start nothing. What does not fit into memory or on the disk is an error.",
 )
 _CLUSTER = flags.DEFINE_enum(
     "cluster",
@@ -117,6 +125,11 @@ def main(command: Command) -> None:
     flags_given = {"--workdir": os.path.abspath(run_dir), "--allow_config_change": allow_change}
     distributed.check_same("settings", config_lib.leaves(command.config) | flags_given)
     distributed.check_same("versions", workdir.software())
+    if _DRY_RUN.value:
+        from iecl_jax.tools import dry_run
+
+        dry_run.run(command.config, run_dir)
+        return
     with lock.held(run_dir):
         if command.config.job == "pretrain":
             pretrain(command.config, run_dir, allow_config_change=allow_change)

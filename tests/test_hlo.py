@@ -97,11 +97,13 @@ def test_a_tree_is_gathered_at_once_in_global_order():
     assert sent_by(gather, values) == {"all-gather": {"count": 1, "operands": 1, "bytes": 72}}
 
 
-def test_the_mean_of_neighbours_and_of_one_device():
-    x = np.float32([1, 3])
-    mean = functools.partial(collectives.mean, axis_name="i")
-    np.testing.assert_array_equal(mapped(functools.partial(mean, devices=1))(x), [1, 3])
-    np.testing.assert_array_equal(mapped(functools.partial(mean, devices=2))(x), [2, 2])
-    alone = jax.pmap(mean, axis_name="i", devices=jax.devices()[:1])
-    assert "all-reduce" not in alone.lower(x[:1]).as_text("hlo")
-    np.testing.assert_array_equal(alone(x[:1]), [1])
+def test_neighbours_and_one_device():
+    x = np.float32([[1], [3]])
+    gather = functools.partial(collectives.gather, axis_name="i")
+    np.testing.assert_array_equal(mapped(functools.partial(gather, devices=1))(x), [[1], [3]])
+    np.testing.assert_array_equal(mapped(functools.partial(gather, devices=2))(x), [[1, 3]] * 2)
+    for function in (gather, functools.partial(collectives.mean, axis_name="i")):
+        alone = jax.pmap(function, axis_name="i", devices=jax.devices()[:1])
+        text = alone.lower(x[:1]).as_text("hlo")
+        assert not hlo.collectives(text)
+        np.testing.assert_array_equal(alone(x[:1]), [[1]])

@@ -11,6 +11,7 @@ import pytest
 from loss_reference import numeric_gradient, value_and_grad
 
 from iecl_jax.losses import contrastive
+from iecl_jax.losses.standardize import standardize
 
 pytestmark = pytest.mark.quick
 
@@ -86,3 +87,50 @@ def test_l2_normalize():
     )
     assert value == 0
     assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("length", [1e-11, 4e-7, 1e10])
+def test_short_and_long_embeddings_have_a_direction(length):
+    """PyTorch's `normalize` floors the length itself at 1e-12, not its square."""
+    rng = np.random.default_rng(0)
+    views = rng.normal(size=(2, 6, 3)) + 1
+    views /= np.linalg.norm(views, axis=-1, keepdims=True)
+
+    def loss(views):
+        return contrastive.nt_xent(views, views, jnp.arange(6), temperature=0.2)[0]
+
+    def reference(views):
+        first, second = views / np.linalg.norm(views, axis=-1, keepdims=True)
+        rows = np.concatenate([first, second])
+        logits = rows @ rows.T / 0.2
+        np.fill_diagonal(logits, -np.inf)
+        positive = (first * second).sum(1) / 0.2
+        return np.log(np.exp(logits).sum(1)).mean() - positive.mean()
+
+    value, (gradient,) = value_and_grad(loss, length * views)
+    np.testing.assert_allclose(value, reference(views), rtol=1e-5)
+    expected = numeric_gradient(reference, views) / length
+    np.testing.assert_allclose(gradient, expected, rtol=2e-3, atol=1e-5 / length)
+
+
+def test_vectors_below_the_floor_shrink():
+    x = np.float32([[3e-14, 4e-14]])
+    np.testing.assert_allclose(contrastive.l2_normalize(jnp.asarray(x)), x / 1e-12, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [0, 100, 1000])
+def test_standardize_where_the_mean_is_large(ratio):
+    x = np.float32(np.random.default_rng(0).normal(size=(5, 64)) + ratio)
+    wide = np.float64(x)
+    cotangent = np.random.default_rng(1).normal(size=x.shape)
+
+    def reference(x):
+        centred = x - x.mean(1, keepdims=True)
+        return (centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-5) * cotangent).sum()
+
+    got = jax.jit(standardize)(jnp.asarray(x))
+    centred = wide - wide.mean(1, keepdims=True)
+    expected = centred / np.sqrt(wide.var(1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(got, expected, atol=2e-7 * max(ratio, 10))
+    _, (gradient,) = value_and_grad(lambda x: (standardize(x) * jnp.float32(cotangent)).sum(), wide)
+    np.testing.assert_allclose(gradient, numeric_gradient(reference, wide), atol=1e-3)

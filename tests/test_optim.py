@@ -156,7 +156,7 @@ def _adamw(name, value, gradient, slots, step, rate):
 
 
 def _lars(name, value, gradient, slots, step, rate):
-    """You et al. 2017: v = momentum v + lr * eta |w| / |g + wd w| (g + wd w); w = w - v."""
+    """optax.lars: v = momentum v + lr * eta |w| / |g + wd w| (g + wd w); w = w - v."""
     gradient = _with_decay(name, value, gradient)
     w, g = np.linalg.norm(value), np.linalg.norm(gradient)
     ratio = 0.02 * w / g if value.ndim > 1 and w * g > 0 else 1
@@ -165,13 +165,14 @@ def _lars(name, value, gradient, slots, step, rate):
 
 def _clipped_lars(name, value, gradient, slots, step, rate):
     """g' = min(eta |w| / (|g| + wd |w| + 1e-8) / lr, 1) (g + wd w); v = momentum v + g';
-    w = w - lr v."""
-    ratio, w, g = 1, np.linalg.norm(value), np.linalg.norm(gradient)
+    w = w - lr v. As in Apex, g' = g (without decay) where w or g is 0."""
+    w, g = np.linalg.norm(value), np.linalg.norm(gradient)
     if value.ndim > 1 and w * g > 0:
         trust = 0.02 * w / (g + (0.3 * w if name in DECAYED else 0) + 1e-8)
         slots.setdefault("clipped", []).append(trust >= rate)
         ratio = 1 if trust >= rate else trust / rate
-    return value - rate * _momentum(slots, ratio * _with_decay(name, value, gradient))
+        gradient = ratio * _with_decay(name, value, gradient)
+    return value - rate * _momentum(slots, gradient)
 
 
 RULES = {

@@ -207,16 +207,16 @@ def test_saib_groups_that_span_devices_are_refused():
 
 
 def test_a_step_asks_for_no_other_collectives(runs):
-    """One all-reduce for each BN and its gradient, one for the gradients of all parameters."""
+    """One for each BN and one for its gradient, and one for the gradients of all parameters."""
     asked = [hlo.Collective(*fields) for fields in json.loads(str(runs[8]["asked"]))]
     found = collections.Counter((each.kind, purpose(each.source)) for each in asked)
     state = part(runs[8], "ie_cl/state/method_state/")
     norms = collections.Counter(name.split("/")[0] for name in state if name.endswith("/mean"))
     assert found == {
-        ("all-reduce", "BN of SAIB"): norms["saib"],
-        ("all-reduce", "BN of SAIB, gradient"): norms["saib"],
-        ("all-reduce", "BN of the networks"): norms["online"] + norms["momentum"],
-        ("all-reduce", "BN of the networks, gradient"): norms["online"],
+        ("all-gather", "BN of SAIB"): norms["saib"],
+        ("reduce-scatter", "BN of SAIB, gradient"): norms["saib"],
+        ("all-gather", "BN of the networks"): norms["online"] + norms["momentum"],
+        ("reduce-scatter", "BN of the networks, gradient"): norms["online"],
         ("all-reduce", "number of labelled images"): 1,
         ("all-reduce", "gradients and metrics"): 1,
         ("all-gather", "embeddings"): 2,

@@ -10,11 +10,11 @@ from iecl_jax.losses.product import product
 def l2_normalize(x: Float[Array, "*rows d"], epsilon: float = 1e-12) -> Float32[Array, "*rows d"]:
     """Scales each vector of the last axis to unit length, in float32.
 
-    `epsilon` is the smallest squared length that is divided by. So a zero vector stays 0 and has a
-    finite gradient.
+    `epsilon` is the smallest length that is divided by, as in PyTorch's `functional.normalize`. So
+    a zero vector stays 0, and its gradient is finite: the incoming one divided by `epsilon`.
     """
     x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), epsilon))
+    return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), epsilon**2))
 
 
 def info_nce(

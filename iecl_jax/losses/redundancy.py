@@ -5,11 +5,11 @@ It computes in float32 whatever their type and returns its terms unweighted; the
 them. The values do not change if the views are exchanged or the images reordered.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from iecl_jax.losses.product import product
+from iecl_jax.losses.standardize import standardize
 
 
 def _off_diagonal(matrix: Float32[Array, "d d"]) -> Float32[Array, ""]:
@@ -37,14 +37,8 @@ def barlow_twins(
 
     Reference: Zbontar et al. 2021, Eq. 1 and 2.
     """
-
-    def standardise(z):
-        z = z.astype(jnp.float32)
-        centred = z - z.mean(0, keepdims=True)
-        variance = jnp.square(centred).mean(0, keepdims=True)
-        return centred * jax.lax.rsqrt(variance + epsilon)
-
-    correlation = product(standardise(first).T, standardise(second)) / len(first)
+    first, second = (standardize(z, 0, epsilon=epsilon) for z in (first, second))
+    correlation = product(first.T, second) / len(first)
     on_diagonal = jnp.square(1 - jnp.diagonal(correlation)).sum()
     return on_diagonal, _off_diagonal(correlation)
 

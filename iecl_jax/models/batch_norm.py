@@ -51,6 +51,8 @@ class BatchNorm(nn.Module):
                 self._move(running_var, var)
 
         multiplier = jax.lax.rsqrt(var + self.epsilon)  # [V, G, C], or [1, 1, C] when running
+        # y = x * multiplier + shift. With (x - mean) * multiplier, x - mean would be stored for the
+        # backward pass beside x, and y would be no closer: the rounding of the mean decides.
         shift = -mean * multiplier
         if self.affine:
             scale = self.param("scale", self.scale_init, (channels,), jnp.float32)[None, None]
@@ -78,13 +80,25 @@ class BatchNorm(nn.Module):
             )
         inside = min(group or local, local)  # images of a group on this device
         blocks = x.astype(jnp.float32).reshape(self.num_views, local // inside, -1, x.shape[-1])
-        # E[x^2] - E[x]^2 lets one all-reduce carry both moments; the mean would have to come first
-        # for the centred formula. Rounding can make the difference negative, hence the maximum.
-        moments = jnp.stack([blocks.mean(2), jnp.square(blocks).mean(2)])
+        mean = blocks.mean(2)
+        # Not E[x^2] - E[x]^2, which loses all digits where the mean is large beside the deviation.
+        # A change of the mean does not change this variance, so it has no gradient to the mean.
+        var = jnp.square(blocks - jax.lax.stop_gradient(mean)[:, :, None]).mean(2)
         if self._synchronised and (not group or group > local):
-            moments = collectives.mean(moments, self.axis_name, devices=group // local)
-        mean, mean_square = moments
-        return mean, jnp.maximum(mean_square - jnp.square(mean), 0)
+            return self._merged(mean, var, devices=group // local)
+        return mean, var
+
+    def _merged(
+        self, mean: Float32[Array, "V G C"], var: Float32[Array, "V G C"], *, devices: int
+    ) -> tuple[Float32[Array, "V G C"], Float32[Array, "V G C"]]:
+        """Returns the mean and the variance over `devices` neighbours; 0 = over all devices.
+
+        Reference: Chan, Golub & LeVeque 1979, for parts of equal size.
+        """
+        parts = mean[None], var[None]
+        means, variances = collectives.gather(parts, self.axis_name, devices=devices)
+        mean = means.mean(0)
+        return mean, (variances + jnp.square(means - mean[None])).mean(0)
 
     def _move(self, running: nn.Variable, new: Float32[Array, "V G C"]) -> None:
         """Moves a running statistic towards the batch's, by a share of 1 - `momentum`."""

@@ -12,43 +12,43 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
 
-def gather(tree, axis_name: str | None):
+def gather(tree, axis_name: str | None, *, devices: int = 0):
     """Concatenates the leading axis of every leaf over devices: [b, ...] -> [B, ...].
 
     The rows come in global order. All leaves must have the same dtype, because they are sent as one
     array. The function is differentiable: if every device computes the same loss from the gathered
     arrays, the mean over devices of the parameter gradients is the gradient of that loss.
+
+    Args:
+      tree: arrays.
+      axis_name: the axis of the devices.
+      devices: number of consecutive devices that share their rows; 0 = all of them.
     """
-    if _alone(axis_name):
+    if _alone(axis_name) or devices == 1:
         return tree
     leaves, structure = jax.tree.flatten(tree)
     rows = [leaf.reshape(len(leaf), -1) for leaf in leaves]
     sent = rows[0] if len(rows) == 1 else jnp.concatenate(rows, axis=1)
-    gathered = jax.lax.all_gather(sent, axis_name, tiled=True)
+    total = jax.lax.axis_size(axis_name)
+    groups = [list(range(i, i + devices)) for i in range(0, total, devices)] if devices else None
+    gathered = jax.lax.all_gather(sent, axis_name, tiled=True, axis_index_groups=groups)
     ends = list(itertools.accumulate(row.shape[1] for row in rows))
     parts = jnp.split(gathered, ends[:-1], axis=1)
     shaped = [part.reshape(-1, *leaf.shape[1:]) for part, leaf in zip(parts, leaves, strict=True)]
     return jax.tree.unflatten(structure, shaped)
 
 
-def mean(tree, axis_name: str | None, *, devices: int = 0):
+def mean(tree, axis_name: str | None):
     """Returns the mean of every leaf over devices.
 
     All leaves must have the same dtype, because they are sent as one array. So there is exactly one
     all-reduce; with one per leaf, their number would depend on the backend's combiner.
-
-    Args:
-      tree: arrays.
-      axis_name: the axis of the devices.
-      devices: number of consecutive devices that share a mean; 0 = all of them.
     """
-    if _alone(axis_name) or devices == 1:
+    if _alone(axis_name):
         return tree
     total = jax.lax.axis_size(axis_name)
-    groups = [list(range(i, i + devices)) for i in range(0, total, devices)] if devices else None
     flat, restore = jax.flatten_util.ravel_pytree(tree)
-    sums = restore(jax.lax.psum(flat, axis_name, axis_index_groups=groups))
-    return jax.tree.map(lambda leaf: leaf / (devices or total), sums)
+    return jax.tree.map(lambda leaf: leaf / total, restore(jax.lax.psum(flat, axis_name)))
 
 
 def places(batch_size: int, axis_name: str | None) -> Int32[Array, "{batch_size}"]:

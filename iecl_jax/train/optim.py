@@ -79,9 +79,10 @@ def clip_by_trust_ratio(
 
         min(trust_coefficient |w| / (|g| + wd |w| + 1e-8) / lr, 1) * (g + wd w),
 
-    where lr = schedule(number of earlier updates) and the norms are over one leaf. The factor
-    applies to `kernels` with nonzero w and g; it is 1 for all other leaves, and for all at lr = 0.
-    Momentum and the multiplication by -lr must follow in the chain.
+    where lr = schedule(number of earlier updates), at lr = 0 the factor is 1, and the norms are
+    over one leaf. This applies to `kernels` with nonzero w and g. All other leaves keep their g:
+    a kernel without a gradient does not decay. Momentum and the multiplication by -lr must follow
+    in the chain.
     """
 
     def init(params):
@@ -96,7 +97,7 @@ def clip_by_trust_ratio(
             trust = trust_coefficient * w_norm / (g_norm + wd * w_norm + 1e-8)
             ratio = trust / jnp.maximum(trust, rate)  # = min(trust / rate, 1), also at rate 0.
             scaled = kernel & (g_norm > 0) & (w_norm > 0)
-            return jnp.where(scaled, ratio, 1.0) * (g + wd * w)
+            return jnp.where(scaled, ratio * (g + wd * w), g)
 
         clipped = jax.tree.map(clip, gradients, params, mask(params), kernels(params))
         return clipped, optax.ScaleByScheduleState(optax.safe_increment(state.count))
@@ -148,8 +149,10 @@ def make(
 
     - sgd and adam are PyTorch's: weight decay is added to the gradient before momentum or moments.
     - adamw decouples the decay. In adam and adamw, b1 is `optimizer.momentum`.
-    - lars scales only `kernels`. It is that of You et al. 2017, with momentum over the scaled
-      updates; with `trust_clip` it is `clip_by_trust_ratio`, with momentum over gradients.
+    - lars scales only `kernels`. It is optax.lars, which multiplies u = g + wd w by the trust
+      coefficient times |w| / |u|, as the released codes of SimCLR, BYOL and MoCo-v3 do; Eq. 6 of
+      You et al. 2017 divides by |g| + wd |w| instead. Momentum is over the scaled updates. With
+      `trust_clip` it is `clip_by_trust_ratio`, with momentum over gradients.
 
     The online probe has its own SGD with momentum and a constant rate. If
     `optimizer.predictor_schedule` is "constant", the parameters under online.predictor learn at the

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from iecl_jax.losses.product import product
+from iecl_jax.losses.standardize import standardize
 from iecl_jax.methods import Method
 from iecl_jax.methods.parts.objective import Objective
 from iecl_jax.models import collectives
@@ -104,7 +105,7 @@ def probe_metrics(
     Returns:
       {"probe_loss", "probe_accuracy"}, float32 scalars.
     """
-    logits = product(jax.nn.standardize(features), probe["kernel"]) + probe["bias"][None]
+    logits = product(standardize(features), probe["kernel"]) + probe["bias"][None]
     labelled = (labels >= 0).astype(jnp.float32)
     # The mean count per device: devices may hold different numbers of labelled images.
     count = jnp.maximum(collectives.mean(labelled.sum(), axis_name), 1e-6)

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from iecl_jax.losses.product import product
+from iecl_jax.losses.standardize import standardize
 
 Array = jax.Array | np.ndarray
 Params = dict[str, jax.Array]
@@ -51,7 +52,7 @@ def normalize_features(x: Array, how: str) -> jax.Array:
     if how == "none":
         return x
     if how == "layer_norm":
-        return jax.nn.standardize(x, axis=-1, epsilon=1e-5)
+        return standardize(x)
     raise ValueError(f"feature normalisation {how!r} is unknown: use 'layer_norm' or 'none'.")
 
 

@@ -1,0 +1,273 @@
+"""Tells what a pretraining needs and how long it takes, before it is started.
+
+    python -m iecl_jax.main --config=FILE[:VARIANT] --dry_run
+
+It opens the images, compiles the step, takes a few steps with batches of the run's own images, and
+forgets them. It makes no workdir and writes nothing but the compilation cache. Evaluations,
+diagnostics and galleries are not included, neither in the memory nor in the time.
+"""
+
+import datetime
+import math
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+
+from iecl_jax import data
+from iecl_jax.run import markdown
+from iecl_jax.tools.benchmark import program, timing
+from iecl_jax.train import pretraining
+
+TIMED_CALLS = 8  # after the batches that were decoded in advance
+PATIENCE = 60.0  # seconds of timed steps; slow steps are fewer, but 3 at least
+
+
+class Need(NamedTuple):
+    """What the run needs of something, and how much of it is there.
+
+    Attributes:
+      what: what is needed.
+      where: whose it is.
+      needed, there: bytes; `there` is None if nobody knows.
+      way_out: what to do if there is too little.
+    """
+
+    what: str
+    where: str
+    needed: int
+    there: int | None
+    way_out: str
+
+    @property
+    def lacking(self) -> bool:
+        """Whether there is too little."""
+        return self.there is not None and self.needed > self.there
+
+    def sentence(self) -> str:
+        """Says that there is too little, and the way out."""
+        return (
+            f"{self.where} has {_size(self.there or 0)} free, but the run needs "
+            f"{_size(self.needed)} for {self.what}: {self.way_out}."
+        )
+
+    def row(self) -> list[str]:
+        """Returns a row of the table."""
+        there = "" if self.there is None else f" of {_size(self.there)} free"
+        mark = ": DOES NOT FIT" if self.lacking else ""
+        return [f"{self.what}, {self.where}", f"{_size(self.needed)}{there}{mark}"]
+
+
+class Timed(NamedTuple):
+    """Seconds of the first call, which may compile, and of a step after it."""
+
+    first: float
+    step: float
+
+
+def run(config: ml_collections.ConfigDict, run_dir: str) -> None:
+    """Prints what the pretraining of a config in `run_dir` needs and how long it takes.
+
+    Raises:
+      ValueError: the config is no pretraining, is invalid, or needs more memory or disk than there
+        is. The figures are printed before.
+    """
+    if config.job != "pretrain":
+        raise ValueError(
+            f"--dry_run is for a training that starts: job={config.job!r} evaluates a checkpoint."
+        )
+    available = host_memory()  # before the images are cached
+    task = pretraining.prepare(config)
+    state = jax.eval_shape(task.experiment.create_state)
+    needs = [_disk(task, state, run_dir)]
+    cached = _cached_bytes(task)
+    if available is not None and cached > available:
+        needs.append(_host(cached, available))
+        rows = _facts(task, state)
+    else:
+        logging.info("Reading the first batch.")
+        with data.TrainBatches(config, task.split) as batches:
+            rows = _facts(task, state)
+            needs += _memory(task, state, next(batches), available)
+            if not any(need.lacking for need in needs[1:]):
+                rows += _duration(task, _time(task, batches))
+    lacking = [need.sentence() for need in needs if need.lacking]
+    if jax.process_index() == 0:
+        print(markdown.table(["dry run", ""], [*rows, *(need.row() for need in needs)], text=2))
+        print(f"Nothing was started: without --dry_run the run is in {run_dir}.", flush=True)
+    if lacking:
+        raise ValueError(" ".join(lacking))
+
+
+def host_memory() -> int | None:
+    """Returns the bytes of memory that this process may still take; None if nobody knows.
+
+    It is Linux's MemAvailable, or what the limit of the control group (a container's) leaves.
+    """
+    found = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+    except OSError:
+        if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    try:
+        limit, used = (
+            Path("/sys/fs/cgroup", f"memory.{x}").read_text() for x in ("max", "current")
+        )
+        found += [int(limit) - int(used)] if limit.strip() != "max" else []
+    except OSError:
+        pass
+    return min(found, default=None)
+
+
+def device_memory() -> int | None:
+    """Returns the bytes that JAX may take of each accelerator; None if the backend has no limit."""
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
+    return min((limit for limit in limits if limit), default=None)
+
+
+def free_disk(folder: Path) -> int:
+    """Returns the free bytes of the disk on which a folder lies or will lie."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _facts(task: pretraining.Pretraining, state: Any) -> list[list[str]]:
+    config, devices = task.config, jax.device_count()
+    counts = {
+        name: sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+        for name, tree in state.params.items()
+    }
+    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    kind = f"{devices} {jax.devices()[0].device_kind}"
+    length = f"{task.total_steps:,} steps of {config.train.batch_size} images"
+    return [
+        ["parameters", f"{sum(counts.values()):,} ({parts})"],
+        ["images", f"{len(task.split):,} of {config.data.name}"],
+        ["length", f"{length}, {task.steps_per_epoch:,} an epoch"],
+        ["devices", f"{kind}, {config.train.precision}"],
+    ]
+
+
+def _memory(
+    task: pretraining.Pretraining, state: Any, batch: Any, available: int | None
+) -> list[Need]:
+    """Compiles the step for batches like this one, and returns what it needs of the memories."""
+    config = task.config
+    logging.info("Compiling the training step.")
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+    count, seed = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((), np.uint32)
+    lowered = task.experiment.mapped().lower(
+        state, [shapes] * config.train.steps_per_call, count, seed
+    )
+    of_step = program.memory(lowered.compile())["memory_total_bytes"]
+    local, cached = jax.local_device_count(), _cached_bytes(task)
+    ahead = (config.data.prefetch + 1) * _bytes(batch) // jax.device_count()
+    on_device = of_step + ahead + (cached if config.data.cache == "device" else 0)
+    # A checkpoint is copied before it is written; decoded batches wait in the host's memory too.
+    on_host = cached + _bytes(state) + ahead * local
+    if _on_cpu():
+        return [_host(on_host + local * on_device, available)]
+    way_out = (
+        "lower train.batch_size, use more devices, or see docs/gpus.md for what needs less memory"
+    )
+    device = Need("memory", "each device", on_device, device_memory(), way_out)
+    return [device, _host(on_host, available)]
+
+
+def _on_cpu() -> bool:
+    """Whether the devices are processors, whose memory is that of the host."""
+    return jax.devices()[0].platform == "cpu"
+
+
+def _host(needed: int, available: int | None) -> Need:
+    way_out = "lower train.batch_size, use data.cache=none, or a machine with more memory"
+    return Need("memory", "this machine", needed, available, way_out)
+
+
+def _cached_bytes(task: pretraining.Pretraining) -> int:
+    """Returns the bytes of the decoded images that are kept; 0 without a cache."""
+    shape = task.split.image_shape
+    kept = task.config.data.cache != "none" and shape is not None
+    return len(task.split) * math.prod(shape) * 3 if kept and shape else 0
+
+
+def _disk(task: pretraining.Pretraining, state: Any, run_dir: str) -> Need:
+    """Returns what the checkpoints need, with one more while it is written."""
+    settings, total = task.config.checkpoint, task.total_steps
+    forever = total // settings.keep_every_steps if settings.keep_every_steps else 0
+    saved = math.ceil(total / settings.every_steps) + (settings.keep_best > 0)
+    at_once = min(settings.keep + settings.keep_best + forever + 1, saved + 1)
+    size = _bytes(state)
+    what = f"{at_once} checkpoints of {_size(size)}"
+    way_out = "use a --workdir on another disk, or keep fewer (checkpoint.keep, .keep_best)"
+    folder = Path(run_dir).absolute()
+    return Need(what, "the disk of the workdir", at_once * size, free_disk(folder), way_out)
+
+
+def _time(task: pretraining.Pretraining, batches: Iterator[Any]) -> Timed:
+    """Takes steps with the next batches."""
+    config, experiment = task.config, task.experiment
+    state, per_call = experiment.create_state(), config.train.steps_per_call
+
+    def call() -> Any:
+        nonlocal state
+        state, metrics = experiment.steps(state, [next(batches) for _ in range(per_call)])
+        return metrics
+
+    def seconds() -> float:
+        begun = time.perf_counter()
+        jax.block_until_ready(call())
+        return time.perf_counter() - begun
+
+    logging.info("Taking steps, to time them.")
+    try:
+        first, second = seconds(), seconds()
+        # The first batches were decoded in advance: only later ones show how fast images are read.
+        ahead = math.ceil(2 * config.data.prefetch / per_call)
+        count = max(3, min(ahead + TIMED_CALLS, int(PATIENCE / second)))
+        times = timing.durations(call, jax.block_until_ready, count)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise ValueError(
+            "the memory of a device does not suffice for a step, beside what else is in use: "
+            "lower train.batch_size, or use more devices."
+        ) from error
+    return Timed(first, statistics.mean(times[min(ahead, count - 3) :]) / 1e3 / per_call)
+
+
+def _duration(task: pretraining.Pretraining, timed: Timed) -> list[list[str]]:
+    seconds = timed.first + timed.step * task.total_steps
+    try:
+        end = f"{datetime.datetime.now() + datetime.timedelta(seconds=seconds):%a %d %b %Y, %H:%M}"
+    except OverflowError:
+        end = "never"
+    return [
+        ["first step", f"{timed.first:.1f} s, with compilation or a read from its cache"],
+        ["a step", f"{timed.step:.3g} s, {task.config.train.batch_size / timed.step:.1f} images/s"],
+        ["all steps", f"{_time_of(seconds)}; begun now, they end on {end}"],
+        ["evaluations, diagnostics, galleries", "not included"],
+    ]
+
+
+def _bytes(tree: Any) -> int:
+    leaves: Iterable[Any] = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
+
+
+def _time_of(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"

@@ -1,0 +1,112 @@
+"""`--dry_run`: what it prints, that it leaves nothing, and what it refuses."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import pytest
+import tiny_run
+
+from iecl_jax.tools import dry_run
+from iecl_jax.train import pretraining
+
+ROOT = pathlib.Path(__file__).parent.parent
+STEPS = 36_000  # which would be too long for a test, if they were taken
+
+
+def config():
+    found = tiny_run.get_config()
+    found.train.num_steps = STEPS
+    return found
+
+
+def figures(capsys):
+    """{title: text} of the printed table."""
+    lines = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines() if "|" in line]
+    return {title.strip(): text.strip() for title, text in lines}
+
+
+def test_the_command_prints_the_figures_and_leaves_nothing(tmp_path):
+    command = ["--config=tests/tiny_run.py", f"--config.train.num_steps={STEPS}", "--dry_run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "iecl_jax.main", *command, f"--workdir={tmp_path / 'run'}"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "parameters",
+        "36,000 steps of 16 images",
+        "a step",
+        "they end on",
+        "checkpoints",
+    ):
+        assert words in done.stdout, words
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_figures_are_those_of_the_run(tmp_path, capsys):
+    dry_run.run(config(), str(tmp_path / "run"))
+    found = figures(capsys)
+    state = pretraining.prepare(config()).experiment.create_state()
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert found["parameters"].startswith(f"{count:,} (online ")
+    step = float(re.match(r"[^ ]+", found["a step"])[0])
+    minutes = float(re.match(r"[^ ]+", found["all steps"])[0])
+    hours = found["all steps"].split()[1].startswith("hours")
+    first = float(found["first step"].split()[0])
+    assert minutes * (3600 if hours else 60) == pytest.approx(step * STEPS + first, rel=0.1, abs=4)
+    # Two newest, the best, and one that is being written.
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    row = f"4 checkpoints of {size / 1e6:.2f} MB, the disk of the workdir"
+    assert found[row].startswith(f"{4 * size / 1e6:.2f} MB of ")
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    "limit, sentence",
+    [
+        ("host_memory", r"this machine has 0\.00 MB free, .* lower train\.batch_size"),
+        ("free_disk", r"the disk of the workdir has 0\.00 MB free, .* another disk"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_nothing_is_left(
+    tmp_path, capsys, monkeypatch, limit, sentence
+):
+    monkeypatch.setattr(dry_run, limit, lambda *_: 100)
+    with pytest.raises(ValueError, match=sentence):
+        dry_run.run(config(), str(tmp_path / "run"))
+    found = figures(capsys)
+    assert [text for text in found.values() if text.endswith("DOES NOT FIT")]
+    assert ("a step" in found) == (limit == "free_disk")  # Nothing runs where memory lacks.
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_memory_of_an_accelerator_is_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(dry_run, "_on_cpu", lambda: False)
+    monkeypatch.setattr(dry_run, "device_memory", lambda: 100)
+    with pytest.raises(ValueError, match=r"each device has 0\.00 MB free, .* docs/gpus\.md"):
+        dry_run.run(config(), str(tmp_path / "run"))
+
+
+def test_images_that_do_not_fit_are_not_decoded(tmp_path, monkeypatch):
+    images = config()
+    images.data.cache = "host"
+    size = 256 * 8 * 8 * 3
+    monkeypatch.setattr(dry_run, "host_memory", lambda: size - 1)
+    monkeypatch.setattr(dry_run.data, "TrainBatches", None)
+    with pytest.raises(ValueError, match=r"data\.cache=none"):
+        dry_run.run(images, str(tmp_path / "run"))
+
+
+def test_an_evaluation_is_refused(tmp_path):
+    images = config()
+    images.job = "knn"
+    with pytest.raises(ValueError, match="job='knn' evaluates a checkpoint"):
+        dry_run.run(images, str(tmp_path / "run"))

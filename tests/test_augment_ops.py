@@ -208,6 +208,18 @@ def test_operators_apply_with_their_probability(name):
     changed_by(name, image)
 
 
+@pytest.mark.parametrize("name", kinds.names("operator"))
+def test_every_operator_gives_an_image(name):
+    file = kinds.load("operator", name)
+    settings = section.defaults(file.Settings)
+    if "prob" in settings:
+        settings.prob = 1.0
+    result = np.asarray(file.apply(KEYS[0], some_image(3, 8, 8), settings, 8))
+    assert (result.shape, result.dtype) == ((8, 8, 3), np.float32)
+    assert result.min() >= -1e-6
+    assert result.max() <= 1 + 1e-6
+
+
 def test_random_blur():
     """The blur of one point tells sigma, to be uniform: neighbour / centre = exp(-.5 / sigma^2)."""
     image = np.zeros((5, 5, 3), np.float32)

@@ -133,6 +133,19 @@ def test_pooled_features_of_the_wrong_type_are_one_sentence(tmp_path):
         jax.eval_shape(method.init, jax.random.key(0), [jnp.zeros((8, 4, 4, 3))] * 2)
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize("module", sorted(set(kinds.files("encoder").values())))
+def test_every_encoder_of_the_package_gives_features(module):
+    name = next(name for name, file in kinds.files("encoder").items() if file == module)
+    config = config_lib.load(SMOKE, [f"--config.encoder.name={name}"])
+    config_lib.check(config, 1)
+    method = methods.make(config, total_steps=1)
+    images = jnp.zeros((4, config.data.image_size, config.data.image_size, 3))
+    variables = jax.eval_shape(method.init, jax.random.key(0), [images] * 2)
+    features = jax.eval_shape(method.encode, *variables, images)["pooled"]
+    assert (features.ndim, len(features), features.dtype) == (2, 4, jnp.float32)
+
+
 def test_resnets_are_offered_by_name():
     assert {f"resnet{depth}" for depth in (10, 18, 34, 50, 101)} <= set(kinds.names("encoder"))
 

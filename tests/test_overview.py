@@ -10,9 +10,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from configs import knn as knn_config
 from iecl_jax import config as config_lib
 from iecl_jax import data, evals, main
+from iecl_jax.configs import knn as knn_config
 from iecl_jax.evals.measures import classes, feature_map, knn
 from iecl_jax.evals.parts import jobs, overview
 from iecl_jax.evals.parts.subject import Sample, Subject

@@ -1,9 +1,10 @@
-"""The requirement files of the GPUs: consistent with requirements.txt, and resolvable."""
+"""The requirement files agree with each other and with pyproject.toml, and pip resolves them."""
 
 import json
 import pathlib
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from packaging.requirements import Requirement
@@ -12,6 +13,7 @@ from packaging.version import Version
 
 ROOT = pathlib.Path(__file__).parent.parent
 GPU_FILES = ("requirements-v100.txt", "requirements-cuda13.txt")
+EXTRAS = dict(zip(GPU_FILES, ("cuda12", "cuda13"))) | {"requirements-dev.txt": "dev"}
 
 
 def read(name):
@@ -22,6 +24,16 @@ def read(name):
     found = {canonicalize_name(requirement.name): requirement for requirement in requirements}
     assert len(found) == len(requirements), f"{name} names a package twice"
     return found, included
+
+
+@pytest.mark.parametrize("name, extra", EXTRAS.items())
+def test_an_extra_is_what_its_file_adds(name, extra):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    common = project["tool"]["setuptools"]["dynamic"]["dependencies"]["file"]
+    own, included = read(name)
+    assert included == common == ["requirements.txt"]
+    declared = map(Requirement, project["project"]["optional-dependencies"][extra])
+    assert set(declared) == set(own.values())
 
 
 @pytest.mark.parametrize("name", GPU_FILES)

@@ -88,7 +88,7 @@ def at_scale(config: ml_collections.ConfigDict, scale: str) -> ml_collections.Co
 
 def _make_smoke(config: ml_collections.ConfigDict) -> None:
     """A few steps of a tiny network on generated images."""
-    config.data.update({"name": "generated", "cache": "host", "image_size": 32, "num_threads": 2})
+    config.data.update({"name": "generated", "image_size": 32, "num_threads": 2})
     config.train.update({"batch_size": 16, "num_steps": 4, "num_epochs": 1, "log_every_steps": 2})
     _shrink_encoder(config)
     _shrink_heads(config, hidden_dim=32, output_dim=16)
@@ -107,7 +107,7 @@ def _make_smoke(config: ml_collections.ConfigDict) -> None:
 
 def _make_small(config: ml_collections.ConfigDict) -> None:
     """Gives every method the same images, views, steps and widths; keeps its other settings."""
-    config.data.update({"name": "cifar10", "image_size": 16, "cache": "host", "num_threads": 2})
+    config.data.update({"name": "cifar10", "image_size": 16, "num_threads": 2})
     config.train.update({"batch_size": 128, "num_steps": 250, "log_every_steps": 50})
     _shrink_encoder(config)
     _shrink_heads(config, hidden_dim=256, output_dim=64)

@@ -11,7 +11,7 @@ from iecl_jax.configs import common, imagenet_r50
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     _, scale = common.parse_arg(arg, default="digits", choices=["digits"])
     config = imagenet_r50.get_config()
-    config.data.update({"name": "digits", "image_size": 16, "cache": "host", "num_threads": 2})
+    config.data.update({"name": "digits", "image_size": 16, "num_threads": 2})
     config.train.update({"batch_size": 128, "num_epochs": 40, "log_every_steps": 50})
     config.encoder.update({"name": "resnet10", "stem": "cifar", "width": 16})
     config.projector.update({"hidden_dim": 256, "output_dim": 64})

@@ -34,14 +34,14 @@ def get_config(arg: str = "cifar10") -> ml_collections.ConfigDict:
         config.train.num_epochs = 1000
         config.eval.every_epochs = 50
         config.eval.knn.update({"k": 200, "temperature": 0.1})
-        config.data.update({"name": name, "cache": "device", "num_threads": 4})
+        config.data.update({"name": name, "num_threads": 4})
     if name.startswith("cifar"):
         config.data.image_size = 32
         config.saib.patch_size = 4
         config.encoder.stem = "cifar"
         config.augment = common.simclr_small_augment()
     elif name == "stl10":
-        config.data.update({"image_size": 96, "cache": "host"})
+        config.data.image_size = 96
         config.saib.patch_size = 12
     methods.use(config, method)
     return common.at_scale(config, scale)

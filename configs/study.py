@@ -38,7 +38,7 @@ SETTINGS: dict[str, dict[str, object]] = {
 def get_config(arg: str = "ie-cl") -> ml_collections.ConfigDict:
     name, scale = common.parse_arg(arg, default="ie-cl", choices=list(SETTINGS))
     config = resnet18.get_config("cifar10")
-    config.data.update({"image_size": 16, "cache": "host", "num_threads": 2})
+    config.data.update({"image_size": 16, "num_threads": 2})
     config.train.update({"batch_size": 128, "num_steps": 250, "log_every_steps": 50})
     config.encoder.update({"name": "resnet10", "width": 8})
     config.projector.update({"hidden_dim": 256, "output_dim": 64})

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from iecl_jax.configs import imagenet_r50
-from iecl_jax.data import TrainBatches, eval_batches, open_split
+from iecl_jax.data import TrainBatches, caching, check_batches, eval_batches, open_split
 from iecl_jax.data.order import batch_order, process_slice
 from iecl_jax.data.train_batches import host_batches
 
@@ -260,3 +260,22 @@ next(batches)
     )
     assert done.returncode == 0, done.stderr
     assert "Error" not in done.stderr
+
+
+def test_auto_chooses_where_the_images_are_kept(monkeypatch, caplog):
+    """Photographs stream; small images are kept where there is room. The batches are the same."""
+    caplog.set_level("INFO", "absl")
+    large = open_split(make_config("auto", image_size=97).data, "train")
+    small = open_split(make_config("auto").data, "train")
+    assert caching.num_bytes(small) == 256 * 8 * 8 * 3
+    assert [caching.chosen("auto", split) for split in (large, small)] == ["none", "host"]
+    assert caching.chosen("device", small) == "device"
+    check_batches(make_config("auto", image_size=97), large)
+    streamed, kept = (take(make_config(cache), 3) for cache in ("none", "auto"))
+    assert "data.cache=auto: host, for 256 images of generated" in caplog.text
+    assert_equal(streamed, kept)
+    monkeypatch.setattr(caching, "_memory_of", lambda device: 8 * caching.num_bytes(small))
+    assert caching.chosen("auto", small) == "device"
+    monkeypatch.setattr(caching, "_memory_of", lambda device: 8 * caching.num_bytes(small) - 1)
+    monkeypatch.setattr(caching, "_memory_of_host", lambda: 4 * caching.num_bytes(small) - 1)
+    assert caching.chosen("auto", small) == "none"

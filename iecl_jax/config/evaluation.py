@@ -1,7 +1,7 @@
 """The settings of a job that evaluates a checkpoint."""
 
 from iecl_jax.config import kinds
-from iecl_jax.config.pretrain import Pretrain
+from iecl_jax.config.pretrain import Data, Pretrain
 from iecl_jax.config.rules import SEED
 from iecl_jax.config.section import Section, key, without
 
@@ -24,7 +24,7 @@ class Evaluation(Section):
         """The images to evaluate on."""
 
         dir = key("", None, 'folder of the data; "" = the folder that the pretraining run used')
-        cache = key("none", ("none", "host", "device"), "where decoded uint8 images are kept")
+        cache = Data.cache
 
     @staticmethod
     def inside(own, given):

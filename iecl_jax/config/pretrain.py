@@ -38,6 +38,7 @@ def _are_views(names: Sequence[str]) -> bool:
 OPERATORS = Rule(
     _are_operators, "different operators, files named by a word, with 'crop' first or nowhere"
 )
+CACHES = ("auto", "none", "host", "device")
 BIT_DEPTH = Rule(lambda bits: 8 <= bits <= 16, "from 8 to 16")
 VIEWS = Rule(_are_views, "two different words or more: anchor, query and further views")
 
@@ -52,7 +53,7 @@ class Data(Section):
     )
     dir = key("", None, 'folder of TFDS data ("" = ~/tensorflow_datasets) or of the image_folder')
     image_size = key(224, COUNT, "side of a view in pixels, unless the view has a size of its own")
-    cache = key("none", ("none", "host", "device"), "where decoded uint8 images are kept")
+    cache = key("auto", CACHES, "where decoded uint8 images are kept; auto: as suits the images")
     num_threads = key(16, COUNT, "decoding threads per process")
     prefetch = key(
         2, COUNT_OR_NONE, "batches decoded ahead of the step, and as many put on the device ahead"

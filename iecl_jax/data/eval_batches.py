@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from iecl_jax.data import images
+from iecl_jax.data.caching import chosen
 from iecl_jax.data.split import Split
 
 
@@ -38,6 +39,7 @@ def eval_batches(
     """
     indices = np.arange(len(split)) if indices is None else np.asarray(indices)
     batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+    cached = chosen(data.cache, split) != "none"
     shape = (*(split.image_shape or (data.image_size,) * 2), 3)
 
     def view(_: int, image: images.Source) -> list[np.ndarray]:
@@ -47,7 +49,7 @@ def eval_batches(
 
     def load(number: int) -> dict[str, np.ndarray]:
         batch = batches[number]
-        if data.cache != "none":
+        if cached:
             pixels, labels = split.pixels
             return _pad(pixels[batch], labels[batch], batch_size)
         [pixels], labels = split.decode_in(pool, batch, [shape], view)

@@ -13,9 +13,11 @@ import grain
 import jax
 import ml_collections
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from iecl_jax.data import augment, crops, images
+from iecl_jax.data.caching import chosen
 from iecl_jax.data.order import batch_order, process_slice
 from iecl_jax.data.split import Split
 
@@ -42,7 +44,8 @@ def host_batches(
     Returns:
       A data set of dicts. "image" is uint8 [b,H,W,3] if all images are small and of one size; the
       device crops them. Otherwise it is a list of the host's crops, uint8 [b,S_i,S_i,3] for each
-      view. "label" is int32 [b]. If data.cache is "device", the dict is {"index": int32 [b]}.
+      view. "label" is int32 [b]. If they are cached on the devices, it is only
+      {"index": int32 [b]}.
     """
     batch_size = config.train.batch_size
     places = process_slice(batch_size, process_index, process_count)
@@ -70,7 +73,8 @@ def host_batches(
         pixels, labels = split.decode_in(pool, batch[places], shapes, views)
         return {"image": pixels[0] if small else pixels, "label": labels}
 
-    function = {"none": decoded, "host": gathered, "device": indices}[config.data.cache]
+    cache = chosen(config.data.cache, split)
+    function = {"none": decoded, "host": gathered, "device": indices}[cache]
     return order.map_with_index(function)
 
 
@@ -98,9 +102,12 @@ class TrainBatches(Iterator[Batch]):
         self.position = start
         mesh = Mesh(np.array(jax.local_devices()), ("device",))
         put = functools.partial(_put, sharding=NamedSharding(mesh, PartitionSpec("device")))
-        if config.data.cache == "host":
+        cache = chosen(config.data.cache, split)
+        if config.data.cache == "auto":
+            logging.info("data.cache=auto: %s, for %d images of %s.", cache, len(split), split.name)
+        if cache == "host":
             split.pixels  # noqa: B018  decodes here, not at the first batch
-        elif config.data.cache == "device":
+        elif cache == "device":
             put = _device_gather(split, mesh)
 
         prefetch = config.data.prefetch
@@ -150,10 +157,10 @@ def check_batches(config: ml_collections.ConfigDict, split: Split) -> None:
         raise ValueError(
             f"train.batch_size={batch_size} is larger than the {len(split)} images of {split.name}."
         )
-    if config.data.cache != "none" and split.image_shape is None:
+    if config.data.cache in ("host", "device") and split.image_shape is None:
         raise ValueError(
             f"data.cache={config.data.cache!r} needs small images of one size, which {split.name} "
-            "does not have: use data.cache='none'."
+            "does not have: use data.cache='none' or 'auto'."
         )
 
 

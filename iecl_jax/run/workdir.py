@@ -27,6 +27,8 @@ _PACKAGES = (
     "jax jaxlib flax optax orbax-checkpoint grain tensorflow-datasets clu matfree numpy".split()  # noqa: SIM905
 )
 _DIFFERENCES_SHOWN = 5
+# Settings that change how fast images are read and nothing of what they are: each start may differ.
+_FREE = ("data.cache:", "data.num_threads:", "data.prefetch:")
 
 
 def prepare(
@@ -60,14 +62,16 @@ def changes(
       allow_change: whether the config may differ.
 
     Raises:
-      ValueError: WORKDIR belongs to a run with another config, or a file in it is not JSON.
+      ValueError: WORKDIR belongs to a run with another config, besides what is _FREE, or a file in
+        it is not JSON.
     """
     old = read_config(workdir)
     _read_starts(workdir)
     changed = _differences(config if old is None else old, config)
-    if changed and not allow_change:
-        more = len(changed) - _DIFFERENCES_SHOWN
-        shown = ", ".join(changed[:_DIFFERENCES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    others = _bound(changed)
+    if others and not allow_change:
+        more = len(others) - _DIFFERENCES_SHOWN
+        shown = ", ".join(others[:_DIFFERENCES_SHOWN]) + (f" and {more} more" if more > 0 else "")
         raise ValueError(
             f"{workdir} belongs to a run with another config ({shown}): "
             "use another --workdir, or --allow_config_change to go on with the new values."
@@ -235,6 +239,15 @@ def git_state() -> dict[str, Any] | None:
         return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def same_run(one: ml_collections.ConfigDict, other: ml_collections.ConfigDict) -> bool:
+    """Returns whether two configs give the same results: they differ at most in what is _FREE."""
+    return not _bound(_differences(one, other))
+
+
+def _bound(changed: list[str]) -> list[str]:
+    return [change for change in changed if not change.startswith(_FREE)]
 
 
 def _differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> list[str]:

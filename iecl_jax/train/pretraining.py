@@ -143,7 +143,7 @@ def pretrain(
         run = start(task, run_dir, allow_config_change=allow_config_change)
     finished = workdir.read_results(run_dir)
     # The results of a run that is started with other settings are measured again.
-    same = run.earlier is not None and run.earlier.config == config
+    same = run.earlier is not None and workdir.same_run(run.earlier.config, config)
     if same and run.step == run.total and distributed.agreed(finished is not None):
         logging.info("This run is finished; nothing is left to do.")
         run.checkpointer.close()

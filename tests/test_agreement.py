@@ -67,16 +67,20 @@ def test_a_lost_peer_is_the_promised_sentence(error, as_sentence, monkeypatch):
 
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "_leave", leave)
-    with (
-        pytest.raises(Left, match=r"process 0 of 1 stops, because another process .* \(UNKNOWN: G"),
-        distributed.ending_the_others(),
-    ):
+
+    @distributed.ending_the_others()
+    def run():
         try:
             raise error
         except Exception:
             if as_sentence:
                 sys.exit(f"error: {error}")
             raise
+
+    with pytest.raises(
+        Left, match=r"process 0 of 1 stops, because another process .* \(UNKNOWN: G"
+    ):
+        run()
 
 
 def test_another_mistake_is_its_own_sentence(monkeypatch):

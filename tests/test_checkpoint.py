@@ -189,7 +189,7 @@ def test_a_failed_background_save_is_raised_by_the_next_call(tmp_path, monkeypat
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint.ocp.JsonCheckpointHandler, "_save_fn", fail)
             checkpointer.save(1, make_state(1), position=1)
-            with pytest.raises(OSError, match="no space left on device"):
+            with pytest.raises(checkpoint.SaveError, match="no space left on device"):
                 finish(checkpointer)
         names = [p.name for p in (tmp_path / name / "checkpoints").iterdir()]
         assert not any(name.isdigit() for name in names)
@@ -200,7 +200,7 @@ def test_a_save_into_a_lost_directory_fails_at_once(tmp_path):
     checkpointer.open()
     (tmp_path / "checkpoints").rmdir()
     (tmp_path / "checkpoints").write_text("not a directory")
-    with pytest.raises(OSError, match="checkpoints"):
+    with pytest.raises(checkpoint.SaveError, match="checkpoints"):
         checkpointer.save(1, make_state(1), position=1)
 
 

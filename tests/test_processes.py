@@ -170,6 +170,30 @@ def test_a_mistake_of_the_user_is_a_sentence_and_ends_all(tmp_path, start):
     assert "died" not in refused.log
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, values", [("optimizer.learning_rate", ("0.3", "0.01")), ("seed", ("42", "7"))]
+)
+def test_different_settings_are_a_sentence_on_every_process(tmp_path, name, values):
+    flags = [f"--coordinator_address=localhost:{free_port()}", "--num_processes=2"]
+    words = [sys.executable, "-m", "iecl_jax.main", "--config=tests/tiny_run.py", *flags]
+    started = [
+        subprocess.Popen(
+            [*words, f"--workdir={tmp_path}/run", f"--process_id={i}", f"--config.{name}={value}"],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i, value in enumerate(values)
+    ]
+    sentence = f"{name} is {values[0]} on process 0, {values[1]} on process 1"
+    for each in started:
+        assert sentence in each.communicate(timeout=PATIENCE)[1].splitlines()[-1]
+        assert each.returncode == 1
+    assert not (tmp_path / "run").exists()
+
+
 JOIN = """
 from iecl_jax.run import distributed
 distributed.start()

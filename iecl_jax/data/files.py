@@ -40,8 +40,10 @@ def open_whole(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
             # Without it, a crash of the machine could keep the new name but lose the data.
             os.fsync(file.fileno())
         os.replace(scratch, path)
-    except BaseException:
+    except BaseException as error:
         scratch.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(scratch)):
+            error.filename, error.filename2 = str(path), None  # the name that the user knows
         raise
 
 

@@ -14,8 +14,10 @@ import json
 import logging as std_logging
 import os
 import pathlib
+import re
 import shutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -29,10 +31,14 @@ from jax.experimental import multihost_utils
 from iecl_jax import config as config_lib
 from iecl_jax.config import paths
 from iecl_jax.data import files
-from iecl_jax.run import seal, stored
+from iecl_jax.run import distributed, seal, stored
 
 _UNFINISHED = (".orbax-checkpoint-tmp", ".deleting")
 _EVALUATION_FIELDS = ("step", "params", "method_state")
+
+
+class SaveError(ValueError):
+    """Raised if a checkpoint cannot be written, for example to a full disk."""
 
 
 class Restored(NamedTuple):
@@ -92,7 +98,7 @@ class Checkpointer:
         self._keep, self._keep_best, self._keep_every = keep, keep_best, keep_every_steps
         self._config = json.loads(config_lib.to_json(config))
         self._refused: dict[pathlib.Path, str] = {}
-        self._opened = False
+        self._opened, self._saving = False, 0
         # Orbax reports a failure to make directories in the background only after 5 minutes.
         options = ocp.AsyncOptions(create_directories_asynchronously=False)
         self._orbax = ocp.AsyncCheckpointer(
@@ -142,7 +148,7 @@ class Checkpointer:
           wait: if True, returns only when the checkpoint is whole.
 
         Raises:
-          Exception: the previous save failed (with `wait`, this one), with its own error.
+          SaveError: the previous save failed (with `wait`, this one), or this one cannot begin.
         """
         self.open()
         self._finish()
@@ -155,14 +161,14 @@ class Checkpointer:
             "metrics": {name: float(value) for name, value in (metrics or {}).items()},
         }
         arrays = {tuple(path.split("/")): leaf for path, leaf in leaves.items() if leaf.size}
-        self._orbax.save(
-            self._directory / str(step),
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(traverse_util.unflatten_dict(arrays)),
-                seal=ocp.args.JsonSave(seal.make(leaves, records)),
-                **{name: ocp.args.JsonSave(record) for name, record in records.items()},
-            ),
+        items = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(traverse_util.unflatten_dict(arrays)),
+            seal=ocp.args.JsonSave(seal.make(leaves, records)),
+            **{name: ocp.args.JsonSave(record) for name, record in records.items()},
         )
+        self._saving = step
+        with self._telling_failures():
+            self._orbax.save(self._directory / str(step), args=items)
         if wait:
             self._finish()
 
@@ -170,7 +176,7 @@ class Checkpointer:
         """Adds the metrics of a saved step, whose evaluations are now done.
 
         Raises:
-          Exception: the save of that step failed, with its own error.
+          SaveError: the save of that step failed.
         """
         self._finish()
         path = self._directory / str(step)
@@ -241,7 +247,7 @@ class Checkpointer:
         """Waits for the current save, then returns the newest checkpoint's step, or None.
 
         Raises:
-          Exception: the current save failed, with its own error.
+          SaveError: the current save failed.
         """
         self._finish()
         found = stored.newest_first(self._directory)
@@ -254,7 +260,8 @@ class Checkpointer:
 
     def _finish(self) -> None:
         """Waits for the current save, then removes the checkpoints that no `keep` setting keeps."""
-        self._orbax.wait_until_finished()
+        with self._telling_failures():
+            self._orbax.wait_until_finished()
         if jax.process_index() != 0:
             return
         paths = stored.newest_first(self._directory)
@@ -267,6 +274,25 @@ class Checkpointer:
                 doomed = path.with_name(path.name + ".deleting")
                 path.rename(doomed)
                 shutil.rmtree(doomed)
+
+    @contextlib.contextmanager
+    def _telling_failures(self) -> Iterator[None]:
+        """Turns any error of the save under way into a SaveError, and removes what it left."""
+        try:
+            yield
+        except Exception as error:
+            if distributed.of_a_peer(error):
+                raise
+            failed, whole = self._saving, stored.newest_first(self._directory)
+            if jax.process_index() == 0:
+                for path in self._directory.glob(f"{failed}{_UNFINISHED[0]}*"):
+                    shutil.rmtree(path, ignore_errors=True)
+            kept = f"that of step {whole[0].name} is whole" if whole else "there is none yet"
+            raise SaveError(
+                f"the checkpoint of step {failed} cannot be written into {self._directory} "
+                f"({_reason(error)}); {kept}. Make room or repair the folder: the same command "
+                "goes on from there."
+            ) from error
 
     def _set_aside(self) -> None:
         """Renames refused checkpoints to STEP.refused, or STEP.refused+ if that is taken."""
@@ -356,10 +382,35 @@ def _wait_for_all_processes(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def _reason(error: Exception) -> str:
+    """Returns what the system said, if it is in the error, and else the error on one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    found = re.search(r": ([^:]*) \[os_error_code", str(error))
+    return found.group(1) if found else stored.one_line(error)
+
+
 def _quieten_orbax() -> None:
-    """Removes Orbax's progress reports (dozens of lines per save) from the log; keeps warnings."""
-    logging.get_absl_logger().addFilter(_not_orbax_progress)
+    """Keeps only the warnings of Orbax: it reports progress in dozens of lines per save.
+
+    It also logs a traceback in each of its threads when a save fails, and so do TensorStore's
+    writes that are still under way then. The failure itself is raised, and told as a SaveError.
+    """
+    logging.get_absl_logger().addFilter(_not_of_orbax)
+    if getattr(sys.unraisablehook, "next", None) is None:
+        sys.unraisablehook = _QuietHook(sys.unraisablehook)
 
 
-def _not_orbax_progress(record: std_logging.LogRecord) -> bool:
-    return record.levelno >= std_logging.WARNING or "/orbax/" not in record.pathname
+class _QuietHook:
+    """Passes on what `sys.unraisablehook` gets, without what a failed save leaves behind."""
+
+    def __init__(self, following: Callable[[Any], Any]):
+        self.next = following
+
+    def __call__(self, unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self.next(unraisable)
+
+
+def _not_of_orbax(record: std_logging.LogRecord) -> bool:
+    return record.levelno == std_logging.WARNING or "/orbax/" not in record.pathname

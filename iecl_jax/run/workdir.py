@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from absl import logging
 
 from iecl_jax import config as config_lib
 from iecl_jax.config import own_files
@@ -112,18 +113,18 @@ def record(
     for folder in (workdir, *(path for path in workdir.iterdir() if path.is_dir())):
         files.remove_scratch(folder)
     starts = _read_starts(workdir)
-    starts.append(
-        {
-            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": list(command),
-            **software(),
-            "device": device_description(),
-            "num_processes": jax.process_count(),
-            "threads": threads(),
-            "config_changes": changed,
-        }
-        | ({"images": dict(images)} if images else {})
-    )
+    start = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": list(command),
+        **software(),
+        "device": device_description(),
+        "num_processes": jax.process_count(),
+        "threads": threads(),
+        "config_changes": changed,
+    } | ({"images": dict(images)} if images else {})
+    if starts:
+        _tell_differences(starts[-1], start)
+    starts.append(start)
     write_atomically(workdir / "provenance.json", json.dumps(starts, indent=2))
     write_atomically(workdir / "config.json", config_lib.to_json(config))
 
@@ -193,6 +194,21 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict | None:
 def read_results(workdir: str | os.PathLike) -> dict[str, Any] | None:
     """Returns the content of WORKDIR/results.json, or None if there is none."""
     return _read_json(pathlib.Path(workdir) / "results.json", default=None)
+
+
+def _tell_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Logs what has changed since the last start that may round sums in another way."""
+    names = ("device", "num_processes", "threads", "python")
+    pairs = [(name, before.get(name), now[name]) for name in names]
+    old = before.get("versions") or {}
+    pairs += [(name, old.get(name), version) for name, version in now["versions"].items()]
+    different = [f"{name} {a} -> {b}" for name, a, b in pairs if a is not None and a != b]
+    if different:
+        logging.warning(
+            "Since the last start changed: %s. Sums may be rounded differently, so the result may "
+            "not be bit for bit that of an unchanged run (docs/topology.md).",
+            ", ".join(different),
+        )
 
 
 def _read_starts(workdir: str | os.PathLike) -> list[dict[str, Any]]:

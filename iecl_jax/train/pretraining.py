@@ -1,11 +1,13 @@
 """Pretraining: opens the images, starts or resumes the run, trains, and writes results.json."""
 
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
@@ -13,7 +15,7 @@ from absl import logging
 from iecl_jax import config as config_lib
 from iecl_jax import console, data
 from iecl_jax.run import command_line, distributed, workdir
-from iecl_jax.run.checkpoint import Checkpointer
+from iecl_jax.run.checkpoint import Checkpointer, Restored
 from iecl_jax.run.continuity import Terms
 from iecl_jax.run.seal import digest
 from iecl_jax.train.actions import (
@@ -61,13 +63,18 @@ def prepare(config: ml_collections.ConfigDict) -> Pretraining:
     with console.waiting(f"Opening the images of {config.data.name}"):
         split = data.open_split(config.data, "pretrain")
     distributed.check_same("training images", split.identity)
-    steps_per_epoch = max(1, len(split) // config.train.batch_size)
-    total_steps = config.train.num_steps or config.train.num_epochs * steps_per_epoch
+    lengths = _lengths(config, len(split))
     data.check_batches(config, split)
-    lengths = {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
     config_lib.check_length(config, num_images=len(split), **lengths)
     experiment = build(config, num_classes=split.num_classes, **lengths)
     return Pretraining(config, split, experiment, **lengths, begun=begun)
+
+
+def _lengths(config: ml_collections.ConfigDict, num_images: int) -> dict[str, int]:
+    """Returns the length of an epoch and of the training in steps, by their names in `build`."""
+    steps_per_epoch = max(1, num_images // config.train.batch_size)
+    total_steps = config.train.num_steps or config.train.num_epochs * steps_per_epoch
+    return {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
 
 
 def start(task: Pretraining, run_dir: str, *, allow_config_change: bool = False) -> Run:
@@ -107,7 +114,25 @@ def start(task: Pretraining, run_dir: str, *, allow_config_change: bool = False)
     words = command_line.typed()
     workdir.record(run_dir, config, command=words, changed=changed, images=images)
     checkpointer.open()
+    if run.earlier is not None:
+        _tell_jumps(task, run.earlier)
     return run
+
+
+def _tell_jumps(task: Pretraining, earlier: Restored) -> None:
+    """Logs which schedules jump where the run is resumed, because a setting of theirs changed."""
+    images = earlier.facts.get("images", task.split.identity)["images"]
+    lengths = _lengths(earlier.config, images)
+    if earlier.config == task.config and lengths["total_steps"] == task.total_steps:
+        return
+    before = build(earlier.config, num_classes=task.split.num_classes, **lengths).schedules
+    for name, schedule in task.experiment.schedules.items():
+        old, new = (float(each(jnp.asarray(earlier.step))) for each in (before[name], schedule))
+        if not math.isclose(old, new, rel_tol=1e-5):
+            logging.warning(
+                "The settings changed: after step %d, %s is %.3g; it was %.3g before.",
+                *(earlier.step, name, new, old),
+            )
 
 
 def pretrain(

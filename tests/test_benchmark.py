@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pathlib
 import statistics
 import subprocess
@@ -388,7 +389,7 @@ def test_everything_is_measured_without_tensorflow(tmp_path):
     """The data set of the config is missing too; its images are made up and that is said."""
     path, trace = tmp_path / "all.json", tmp_path / "trace"
     options = [f"--config={TINY}", "--rounds=2", "--steps=3", f"--json={path}", f"--trace={trace}"]
-    options += ["--", *TINY_OVERRIDES, "--config.data.name=digits", f"--config.data.dir={tmp_path}"]
+    options += ["--", *TINY_OVERRIDES, "--config.data.name=digits"]
     options += ["--config.encoder.name=tests/tiny_resnet.py"]
     code = f"""{WITHOUT_TENSORFLOW}
 from iecl_jax.tools.benchmark import __main__, roofline
@@ -396,7 +397,12 @@ roofline.MATRIX_SIDE["cpu"] = 64
 __main__.main({options})
 """
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"TFDS_DATA_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     record = json.loads(path.read_text())

@@ -66,7 +66,7 @@ def test_one_of_each_kind_trains_and_is_evaluated(folder):
     assert config["data"]["num_images"] == 48
     assert config["augment"]["query"]["posterize"] == {"levels": 3, "prob": 0.5}
     assert "nearest class mean" in run(evaluate, folder)
-    job = json.loads((folder / "runs/own/centroids/results.json").read_text())
+    job = json.loads((folder / "runs/own/evals/evaluate-centroids/results.json").read_text())
     assert job["metrics"]["centroid_top1"] == results["metrics"]["centroid_top1"]
     assert (
         "is finished"

@@ -9,7 +9,9 @@ from markdown_rows import rows
 from iecl_jax.tools import runs, study
 
 CONFIG = """
+import ml_collections
 SETTINGS = {"plain": {}, "other": {}}
+get_config = lambda arg: ml_collections.ConfigDict({"job": "pretrain"})
 """
 # What `python -m iecl_jax.main` is replaced by: notes its call, and fails for seed 13.
 COMMAND = """
@@ -84,6 +86,6 @@ def test_a_finished_run_is_not_started_again(files, tmp_path, monkeypatch):
     ],
 )
 def test_mistakes_are_one_sentence(files, capsys, flag, words):
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         study.main([f"--config={files[0]}", flag])
-    assert words in capsys.readouterr().err
+    assert words in f"{ended.value.code} {capsys.readouterr().err}"

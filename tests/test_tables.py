@@ -263,9 +263,8 @@ def test_commands_are_printed_and_nothing_runs(here, capsys, monkeypatch):
     flags = [f"--config={here / 'tables.py'}", "--workdir=my runs", "--print_commands"]
     printed = {}
     for scale in ("smoke", "small", "paper"):
-        command.main(
-            [*flags, "--table=5", f"--scale={scale}", "--seeds=2", "--config.data.dir=a b"]
-        )
+        of_table = ["--table=5", f"--scale={scale}", "--seeds=2", "--config.data.dir=a b"]
+        command.main([*flags, *of_table])
         printed[scale] = capsys.readouterr().out.splitlines()
     for scale in ("smoke", "small"):
         assert len(printed[scale]) == 4

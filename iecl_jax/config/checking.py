@@ -66,6 +66,7 @@ def _foreign(name: str, config: ml_collections.ConfigDict, known: list[str]) -> 
 def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
     """Raises ValueError for the first impossible value of a pretraining config."""
     _check_values(config)
+    _check_folder(config.data)
     kinds.check("data", config.data.name, config.data)
     batch, entropy = config.train.batch_size, config.objective.entropy
     multiple("train.batch_size", batch, num_devices, "devices")
@@ -88,6 +89,15 @@ def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
     )
     for kind in ("encoder", "method"):
         kinds.check(kind, config[kind].name, config, num_devices)
+
+
+def _check_folder(data: ml_collections.ConfigDict) -> None:
+    """Raises ValueError if `data.dir` is set for a source that reads no folder."""
+    if data.dir and getattr(kinds.load("data", data.name), "NO_FOLDER", False):
+        raise ValueError(
+            f"data.dir={data.dir!r} is not read by data.name={data.name!r}, which makes its "
+            "images: take it out."
+        )
 
 
 def _check_saib(config: ml_collections.ConfigDict, per_device: int) -> None:
@@ -154,9 +164,10 @@ def check_length(
                 f"{name}={count} is more than the {num_images} images of {config.data.name}: "
                 "lower it."
             )
-    warmup = config.schedule.warmup_epochs
-    if warmup * steps_per_epoch >= total_steps:
+    epochs = config.schedule.warmup_epochs
+    warmup = round(epochs * steps_per_epoch)  # as the schedule rounds it
+    if warmup >= total_steps:
         raise ValueError(
-            f"schedule.warmup_epochs={warmup:g} is {warmup * steps_per_epoch:g} steps, as long as "
-            f"the whole run of {total_steps}: lower it or train longer."
+            f"schedule.warmup_epochs={epochs:g} is {warmup} steps, as long as the whole run of "
+            f"{total_steps}: lower it or train longer."
         )

@@ -5,6 +5,7 @@ import re
 import runpy
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -56,7 +57,7 @@ def parse(flag: str, arguments: Sequence[str]) -> Loaded:
 
     Of two values for a key, the last one counts.
     """
-    config = _run(flag)
+    config = _get_config(flag)
     texts, rest = split_overrides(arguments)
     given: dict[str, Any] = dict(texts)  # The last of a key counts.
     if given.get("method.name") == IE_CL and config.job == "pretrain":
@@ -91,16 +92,24 @@ def parse(flag: str, arguments: Sequence[str]) -> Loaded:
     return Loaded(config, changed, rest)
 
 
-def _run(flag: str) -> ml_collections.ConfigDict:
-    """Runs the config file and returns its config, completed with defaults."""
-    path, variant = split(flag)
+def run(path: str | Path) -> dict[str, Any]:
+    """Runs the Python file that `shipped.find` finds, and returns what it defines.
+
+    Raises:
+      ValueError: there is none, or it fails; the message names the line.
+    """
     file = find(path)
     with _ONE_AT_A_TIME, own_files.running(file):
-        found = runpy.run_path(str(file))
-        if "get_config" not in found:
-            raise ValueError(
-                f"{path} is no config: it has no get_config; see configs/quickstart.py."
-            )
+        return runpy.run_path(str(file))
+
+
+def _get_config(flag: str) -> ml_collections.ConfigDict:
+    """Returns the config of a file, completed with defaults."""
+    path, variant = split(flag)
+    found = run(path)
+    if "get_config" not in found:
+        raise ValueError(f"{path} is no config: it has no get_config; see configs/quickstart.py.")
+    with own_files.running(find(path)):
         config = found["get_config"](*filter(None, [variant]))
     return schema.complete(config)
 

@@ -149,7 +149,16 @@ def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """Does what `from_json` does, from the parsed values."""
     found = {renamed(name): value for name, value in section.leaves(_tuples(values)).items()}
     own_files.refuse_foreign(found)
-    return settled(complete(section.nested(found)))
+    config = settled(complete(section.nested(found)))
+    for data in _data_sections(config):  # Earlier revisions accepted a folder that is not read.
+        data.dir = "" if getattr(kinds.load("data", data.name), "NO_FOLDER", False) else data.dir
+    return config
+
+
+def _data_sections(config: ml_collections.ConfigDict) -> list[ml_collections.ConfigDict]:
+    """Returns the sections of a config that name a data source."""
+    found = (config.get("data"), config.get("pretrain", {}).get("data"))
+    return [data for data in found if data is not None and "name" in data]
 
 
 def settled(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -157,11 +166,10 @@ def settled(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
     Both spellings mean the same run, which is recognised by its config, so only one is kept.
     """
-    for data in (config.get("data"), config.get("pretrain", {}).get("data")):
-        if data is not None and "mean" in data:
-            source = kinds.load("data", data.name)
-            for name, own in (("mean", source.MEAN), ("std", source.STD)):
-                data[name] = () if data[name] == tuple(own) else data[name]
+    for data in _data_sections(config):
+        source = kinds.load("data", data.name)
+        for name, own in (("mean", source.MEAN), ("std", source.STD)):
+            data[name] = () if data[name] == tuple(own) else data[name]
     return config
 
 

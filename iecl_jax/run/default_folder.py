@@ -31,7 +31,7 @@ def default_folder(
       config: the config with all overrides.
       changed: {dotted name: value} of the settings to which the overrides gave another value.
     """
-    if not config.get("checkpoint"):
+    if config.job == "pretrain" or not config.checkpoint:
         folder = Path("runs", name(flag, changed))
         earlier = Path("runs", name(flag, {}))  # where earlier revisions kept the run
         return earlier if not folder.exists() and _belongs(earlier, config) else folder

@@ -9,14 +9,13 @@ runs save and ends with code 75. `--config.KEY=VALUE` and flags after `--` go to
 """
 
 import json
-import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from iecl_jax import config as config_lib
+from iecl_jax.config import files
 from iecl_jax.run import markdown
 from iecl_jax.run.workdir import write_atomically
 from iecl_jax.tools import arguments
@@ -78,11 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--settings", default="", help="comma-separated; default: all")
     parser.add_argument("--processes", type=int, default=1, help="how many runs at the same time")
     args = parser.parse(argv)
-    try:
-        file = config_lib.find(args.config)
-    except ValueError as error:
-        parser.error(str(error))
-    known = list(runpy.run_path(str(file)).get("SETTINGS", {}))
+    with arguments.sentences():
+        known = list(files.run(args.config).get("SETTINGS", {}))
     settings = args.settings.split(",") if args.settings else known
     for setting in settings:
         if setting not in known:

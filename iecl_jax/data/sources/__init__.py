@@ -15,6 +15,7 @@ and optionally
     check(data)              raises ValueError before anything compiles
     prepare(data)            writes the data set; `iecl_jax.tools.prepare` calls it with data.name
                              and data.dir
+    NO_FOLDER = True         says that the source reads no folder: data.dir must be ""
     CROPPED_ON_HOST = True   says that images are large or of several sizes for any data.image_size
 """
 

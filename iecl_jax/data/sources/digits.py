@@ -20,14 +20,23 @@ from iecl_jax.data.split import Split
 
 MEAN, STD = (0.305,) * 3, (0.376,) * 3
 
-__all__ = ["MEAN", "STD", "Settings", "open_split", "prepare"]
+__all__ = ["MEAN", "STD", "Settings", "check", "open_split", "prepare"]
 
 VERSION = "1.0.0"
 NUM_TEST = 360
 
 
+def check(data: ml_collections.ConfigDict) -> None:
+    """Raises ValueError if `data.dir` is a folder without the digits, which need none."""
+    if data.dir and tfds.prepared_dir("digits", data.dir) is None:
+        raise ValueError(
+            f"data.dir={data.dir!r} holds no digits: take it out, since they come with "
+            f"scikit-learn, or run `{tfds.prepare_command('digits', data.dir)}`."
+        )
+
+
 def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
-    """Opens a split, and first prepares the data set in `data.dir` if it is missing."""
+    """Opens a split; first prepares the data set if it is missing in TFDS's default folder."""
     if tfds.prepared_dir("digits", data.dir) is None:
         prepare(data)
     return tfds.open_split(data, split)

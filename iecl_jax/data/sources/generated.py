@@ -9,8 +9,9 @@ import numpy as np
 from iecl_jax.data.sources.tfds import MEAN, STD, Settings
 from iecl_jax.data.split import MAX_NATIVE_SIZE, Indices, Record, Split
 
-__all__ = ["MEAN", "STD", "Settings", "draw", "open_split"]
+__all__ = ["MEAN", "NO_FOLDER", "STD", "Settings", "draw", "open_split"]
 
+NO_FOLDER = True
 NUM_CLASSES = 10
 NUM_TRAIN, NUM_TEST = 256, 64
 

@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iecl_jax import config as config_lib
 from iecl_jax.config.files import merged
 from iecl_jax.evals.pictures import style
 from iecl_jax.run.workdir import write_atomically
@@ -72,12 +71,10 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Table]:
     parser.add_argument(
         "--print_commands", action="store_true", help="print the commands, run nothing"
     )
-    parser.add_argument(
-        "--config", type=Path, default="configs/tables.py", help="a file with TABLES"
-    )
+    parser.add_argument("--config", default="configs/tables.py", help="a file with TABLES")
     args = parser.parse(argv)
     try:
-        tables = read_tables(config_lib.find(args.config))
+        tables = read_tables(args.config)
     except ValueError as error:
         parser.error(str(error))
     if args.table not in tables:

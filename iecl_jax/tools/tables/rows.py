@@ -1,12 +1,11 @@
 """The types of tables and rows, and the runs that measure a row. configs/tables.py has the data."""
 
-import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from iecl_jax import config as config_lib
-from iecl_jax.config import own_files
+from iecl_jax.config import files, own_files
 from iecl_jax.tools.runs import Run
 
 SCALES = ("smoke", "small", "paper")
@@ -65,14 +64,14 @@ class Table(NamedTuple):
         return [row for row in self.rows if scale == "paper" or not row.paper_only]
 
 
-def read_tables(path: Path) -> dict[str, Table]:
+def read_tables(path: str | Path) -> dict[str, Table]:
     """Returns the TABLES of a file such as configs/tables.py, by name.
 
     Raises:
       ValueError: a table or a row has a field that is unknown or lacks one, or a row is compared
         with a label that the table does not have.
     """
-    found: dict[str, dict[str, Any]] = runpy.run_path(str(path)).get("TABLES", {})
+    found: dict[str, dict[str, Any]] = files.run(path).get("TABLES", {})
     tables = {}
     for name, table in found.items():
         try:

@@ -206,6 +206,15 @@ def test_a_part_that_fails_leaves_the_others(workdir, monkeypatch):
     assert "RankMe 18.8" in text
 
 
+def test_no_code_that_a_run_names_is_run(tmp_path):
+    code = tmp_path / "own.py"
+    code.write_text("raise SystemExit('this code ran')")
+    write_json(tmp_path, CONFIG | {"eval": CONFIG["eval"] | {"names": ["knn", str(code)]}})
+    text = read(tmp_path).text
+    assert "kNN, top-1 93.75" in text
+    assert "A part is left out" not in text
+
+
 def test_odd_results_do_not_stop_it(tmp_path):
     write_json(tmp_path, {"saib": 3, "train": None, "data": []})
     results = {"metrics": {"knn_top1": None, "comparison": {"a": {}}, "list": [1, "x"]}}

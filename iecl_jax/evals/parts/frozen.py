@@ -11,6 +11,7 @@ from PIL import Image
 
 from iecl_jax import config as config_lib
 from iecl_jax import methods
+from iecl_jax.config import own_files
 from iecl_jax.data import images as image_files
 from iecl_jax.data.split import MAX_NATIVE_SIZE
 from iecl_jax.evals.parts.encoder import SplitEncoder
@@ -55,12 +56,14 @@ class Encoder:
         return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
 
     def _batches(self, images: Images) -> Iterator[np.ndarray]:
-        size = self.config.data.image_size
+        read = functools.partial(
+            _read, size=self.config.data.image_size, how=image_files.reading(self.config.data)
+        )
         with ThreadPoolExecutor(self.config.data.num_threads) as pool:
             for start in range(0, len(images), self.batch_size):
                 part = images[start : start + self.batch_size]
                 if not isinstance(part, np.ndarray):
-                    part = np.stack([*pool.map(functools.partial(_read, size=size), part)])
+                    part = np.stack([*pool.map(read, part)])
                 yield part
 
     def _padded(self, batch: np.ndarray) -> np.ndarray:
@@ -77,15 +80,22 @@ def _check(pixels: np.ndarray) -> None:
         )
 
 
-def _read(path: str | os.PathLike, size: int) -> np.ndarray:
+def _read(path: str | os.PathLike, size: int, how: image_files.Reading) -> np.ndarray:
     """Returns an image file as uint8 [size, size, 3], cut as for the evaluations."""
-    image = image_files.to_rgb(image_files.open_image(Path(path)))
+    source = Path(path).expanduser()
+    image = image_files.to_rgb(image_files.open_image(source, how), how)
     if max(image.size) > MAX_NATIVE_SIZE:
-        return image_files.center_crop(Path(path), size)
+        return image_files.center_crop(source, size, how)
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def load(checkpoint: str | os.PathLike, *, best: bool = False, batch_size: int = 256) -> Encoder:
+def load(
+    checkpoint: str | os.PathLike,
+    *,
+    best: bool = False,
+    batch_size: int = 256,
+    trust_code: bool = False,
+) -> Encoder:
     """Returns the encoder of a run.
 
     Args:
@@ -93,10 +103,13 @@ def load(checkpoint: str | os.PathLike, *, best: bool = False, batch_size: int =
         checkpoints/STEP.
       best: take the run's checkpoint of the best kNN top-1 instead.
       batch_size: number of images encoded at once.
+      trust_code: run the Python files that the config of the checkpoint names, if it names any.
 
     Raises:
-      ValueError: there is no whole checkpoint.
+      ValueError: there is no whole checkpoint, or it names Python files and is not trusted.
     """
+    if trust_code:
+        own_files.trust_checkpoints()
     config, weights = load_for_evaluation(checkpoint, best=best)
     config_lib.check_pretrain(config, num_devices=1)
     return Encoder(config, weights, batch_size)

@@ -14,7 +14,7 @@ from iecl_jax.evals.pictures import style
 from iecl_jax.tools.figures import finished
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Draws the map of the run that the command line names."""
     parser = finished.parser(__doc__, f"{overview.FOLDER}/{overview.MAP}")
     parser.add_argument("--method", choices=feature_map.METHODS, default="tsne")
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
             style.save(drawn, path)
 
-    finished.draw(parser, arguments, style.SUFFIXES, write)
+    finished.draw(parser, words, style.SUFFIXES, write)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
 """What the commands share that draw a finished run: their flags, and the run's network."""
 
 import argparse
-import pathlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from iecl_jax import config as config_lib
+from iecl_jax.config import own_files
 from iecl_jax.evals.parts import jobs, overview
 from iecl_jax.evals.parts.subject import Subject
+from iecl_jax.tools import arguments
 
 
-def parser(description: str | None, out: str) -> argparse.ArgumentParser:
-    """Returns a parser with --workdir, --data_dir, --images and --out, WORKDIR/`out` by default."""
-    made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    made.add_argument("--workdir", required=True, type=pathlib.Path, help="a run, or a checkpoint")
+def parser(text: str | None, out: str) -> arguments.Parser:
+    """Returns a parser with the shared flags; --out is WORKDIR/`out` by default."""
+    made = arguments.Parser(text, overrides=False)
+    made.add_argument("--workdir", required=True, type=arguments.folder)
     made.add_argument("--data_dir", default="", help="default: data.dir of the run's config")
     made.add_argument(
         "--images",
@@ -22,37 +22,36 @@ def parser(description: str | None, out: str) -> argparse.ArgumentParser:
         default=10 * overview.MOST_ENCODED,
         help="how many test and training images are encoded at most",
     )
-    made.add_argument("--out", default="", help=f"default: WORKDIR/{out}")
+    made.add_argument("--out", type=arguments.folder, help=f"default: WORKDIR/{out}")
     made.set_defaults(default_out=out)
+    arguments.add_trust(made)
     return made
 
 
 def count(text: str) -> int:
-    """Returns the number, at least 1, that a flag gives; argparse reports anything else."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return value
+    """Returns the number, at least 1, that a flag gives."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} must be a number of at least 1")
+    return int(text)
 
 
 def draw(
-    made: argparse.ArgumentParser,
-    arguments: Sequence[str] | None,
+    made: arguments.Parser,
+    words: Sequence[str] | None,
     suffixes: Sequence[str],
-    write: Callable[[Subject, pathlib.Path, argparse.Namespace], None],
+    write: Callable[[Subject, Path, argparse.Namespace], None],
 ) -> None:
     """Parses the flags, calls `write` with the network of the run, and prints the picture's path.
 
     A mistake ends the process with a sentence.
     """
-    args = made.parse_args(arguments)
-    path = pathlib.Path(args.out or args.workdir / args.default_out)
-    try:
-        if path.suffix not in suffixes:
-            raise ValueError(f"--out={path} must end in {' or '.join(suffixes)}.")
+    args = made.parse(words)
+    path = args.out or args.workdir / args.default_out
+    if path.suffix not in suffixes:
+        made.error(f"--out={path} must end in {' or '.join(suffixes)}")
+    own_files.trust_checkpoints(args.trust_checkpoint_code)
+    with arguments.sentences():
         config = config_lib.new("knn")
         config.update({"checkpoint": str(args.workdir), "data": {"dir": args.data_dir}})
         write(jobs.load(config, str(args.workdir)), path, args)
-    except (ValueError, OSError) as error:
-        made.error(str(error))
     print(path)

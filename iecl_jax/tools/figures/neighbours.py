@@ -12,7 +12,7 @@ from iecl_jax.evals.pictures import gallery
 from iecl_jax.tools.figures import finished
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Draws the picture of the run that the command line names."""
     parser = finished.parser(__doc__, f"{overview.FOLDER}/{overview.NEIGHBOURS}")
     parser.add_argument("--queries", type=finished.count, default=overview.QUERIES)
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         gallery.save(picture, path)
 
-    finished.draw(parser, arguments, (".png",), write)
+    finished.draw(parser, words, (".png",), write)
 
 
 if __name__ == "__main__":

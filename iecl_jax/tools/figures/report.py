@@ -168,7 +168,9 @@ def _code(git: Any) -> str | None:
 
 def _results(results: Any, evaluations: Any) -> str:
     metrics = results.get("metrics") or {}
-    words = evaluation_results.words(evaluations or ())
+    # An evaluation of untrusted code has no words here: a report must not run it.
+    known = [name for name in evaluations or () if not own_files.is_foreign(name)]
+    words = evaluation_results.words(known)
     scores = [
         [*evaluation_results.shown(text, metrics[name])]
         for name, text in words.items()

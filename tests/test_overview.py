@@ -257,13 +257,13 @@ def test_the_commands_draw_a_finished_run(run, tmp_path, capsys):
     assert capsys.readouterr().out == f"{out}\n{tmp_path / 'm.svg'}\n"
     for command, flags, words in (
         (neighbours_command, ["--out=a.pdf"], "must end in .png"),
-        (neighbours_command, ["--k=0"], "must be at least 1"),
+        (neighbours_command, ["--k=0"], "of at least 1"),
         (map_command, ["--method=lda"], "invalid choice"),
         (map_command, [f"--workdir={tmp_path}"], "checkpoint"),
     ):
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit) as stopped:
             command.main([f"--workdir={run}", *flags])
-        assert words in capsys.readouterr().err
+        assert words in f"{stopped.value} {capsys.readouterr().err}"
 
 
 def test_an_encoder_is_loaded_and_encodes_pixels_and_files(run, tmp_path):

@@ -20,6 +20,7 @@ from iecl_jax.evals.pictures import feature_map as map_picture
 from iecl_jax.evals.pictures import neighbours, style
 from iecl_jax.tools.figures import feature_map as map_command
 from iecl_jax.tools.figures import neighbours as neighbours_command
+from iecl_jax.tools.figures import report
 from iecl_jax.train.experiment import build
 from tests import tiny_run
 
@@ -243,6 +244,10 @@ def test_a_job_draws_what_it_computed(run, tmp_path):
     config.knn.k = 3
     jobs.run(config, str(tmp_path / "job"))
     assert (tmp_path / "job" / "figures" / "neighbours.png").exists()
+    text = report.write(tmp_path / "job").read_text()
+    assert "<h1>knn of run</h1>" in text
+    assert "Accuracy of each class" in text
+    assert "Entropy of the embeddings" not in text
     config.pictures = False
     jobs.run(config, str(tmp_path / "off"))
     assert not (tmp_path / "off" / "figures").exists()

@@ -44,12 +44,9 @@ def run(
         metrics = evaluation.measure(subject, settings)
     for line in results.told(evaluation.RESULTS, metrics):
         console.show(f"{subject.config.data.name}: {line}")
-    if config.pictures and subject.knows_features():
-        with console.waiting("Drawing neighbours and a map of the features"):
-            overview.measure(subject, None)
     work = subject.work
     seconds = work.seconds + time.monotonic() - started
-    return workdir.write_results(
+    written = workdir.write_results(
         run_dir,
         job=config.job,
         metrics=metrics,
@@ -59,6 +56,10 @@ def run(
         seed=config.seed,
         params_digest=digest(subject.params if work.params is None else work.params),
     )
+    if config.pictures and subject.knows_features():
+        with console.waiting("Drawing neighbours and a map of the features"):
+            overview.measure(subject, None)
+    return written
 
 
 def load(config: ml_collections.ConfigDict, run_dir: str, *, allow_change: bool = False) -> Subject:

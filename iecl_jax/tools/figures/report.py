@@ -108,7 +108,7 @@ def _header(name: str, config: Any, starts: Any, results: Any) -> str:
         "Training": _text(
             config, "batches of {train.batch_size}, {optimizer.name}, {train.precision}"
         ),
-        "Steps": results.get("steps"),
+        "Steps": results.get("steps") or None,
         "Seed": results.get("seed", at(config, "seed")),
         "Time": _duration(results),
         "Device": results.get("device") or last.get("device"),
@@ -117,11 +117,19 @@ def _header(name: str, config: Any, starts: Any, results: Any) -> str:
     command = command_line.shown(last.get("command", []))
     method, images = naming.trained(config), at(config, "data.name")
     title = f"{method} on {images}" if method and images else str(at(config, "job") or name)
+    if isinstance(checkpoint, str) and checkpoint:
+        title += f" of {_run_of(checkpoint)}"
     unfinished = "" if results else page.paragraph("No results.json: not finished.", "missing")
     return (
         f"<h1>{html.escape(title)}</h1>{page.paragraph(name, 'lead')}"
         f"{unfinished}{page.facts(facts)}{page.listing(command) if command else ''}"
     )
+
+
+def _run_of(checkpoint: str) -> str:
+    """Returns the name of a run from its folder, or from one of its checkpoints/STEP."""
+    path = pathlib.Path(checkpoint).absolute()
+    return path.parents[1].name if path.parent.name == "checkpoints" else path.name
 
 
 def _encoder(settings: Any) -> str | None:

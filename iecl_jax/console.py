@@ -57,13 +57,14 @@ class Task:
       total: number of parts; None = they cannot be counted.
       unit: what a part is, such as "step".
       done: number of parts done.
-      note: what is known so far.
+      note: what is known so far, or a function that returns it.
       said: whether its beginning was said.
     """
 
     def __init__(self, what: str, total: int | None = None, unit: str = ""):
         self.what, self.total, self.unit = what, total, unit
-        self.done, self.note, self.said = 0, "", False
+        self.done, self.said = 0, False
+        self.note: str | Callable[[], str] = ""
         self.began = time.monotonic()
 
     def update(self, done: int, note: str | None = None) -> None:
@@ -85,7 +86,11 @@ class Task:
 
     def line(self) -> str:
         """Returns the task as a line of its own."""
-        return f"{self.describe()}, {self.note or self.elapsed()}"
+        return f"{self.describe()}, {self.known()}"
+
+    def known(self) -> str:
+        """Returns what is known so far, or else the time since it began."""
+        return (self.note() if callable(self.note) else self.note) or self.elapsed()
 
     def elapsed(self) -> str:
         """Returns the time since it began, in words."""
@@ -266,9 +271,8 @@ def _bar(shown: Callable[[], list[Task]]) -> Any:
         for _ in range(4):
             table.add_column(no_wrap=True, overflow="ellipsis")
         for task in shown():
-            told = task.note or task.elapsed()
             pulse = ProgressBar(total=task.total, completed=task.done, width=12)
-            table.add_row(spinner, task.describe(), pulse if task.total else "", told)
+            table.add_row(spinner, task.describe(), pulse if task.total else "", task.known())
         return table
 
     return Live(

@@ -8,6 +8,7 @@
 import logging as std_logging
 import os
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from absl import app, flags, logging
 from iecl_jax import config as config_lib
 from iecl_jax import console
 from iecl_jax.config import files, own_files, paths
-from iecl_jax.run import distributed, flag_parsing, lock, preemption, runtime, workdir
+from iecl_jax.run import distributed, flag_parsing, lock, names, preemption, runtime, workdir
 
 # TensorFlow, which clu uses to write event files, otherwise logs a page about oneDNN when imported.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -198,8 +199,11 @@ def _conclude(config: ml_collections.ConfigDict, run_dir: str, results: dict[str
     )
     for line in told:
         console.show(f"  {line}")
+    curves = (
+        f", or tensorboard --logdir={run_dir}" if any(Path(run_dir).glob(names.EVENT_FILES)) else ""
+    )
     console.show(
-        f"Pictures and curves: {run_dir}/report.html, or tensorboard --logdir={run_dir}\n"
+        f"Pictures and curves: {run_dir}/report.html{curves}\n"
         f"Numbers of every step: {run_dir}/metrics.jsonl; weights: {run_dir}/checkpoints"
     )
 

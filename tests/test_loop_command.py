@@ -15,8 +15,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 PATIENCE = 300  # seconds for what takes a few, where many tests share a machine
 
 
-def begin(workdir: pathlib.Path, *flags: str) -> subprocess.Popen:
-    words = [sys.executable, "-m", "iecl_jax.main", "--config=tests/tiny_run.py"]
+def begin(workdir: pathlib.Path, *flags: str, absent: str = "") -> subprocess.Popen:
+    command = ["tests/absent.py", absent] if absent else ["-m", "iecl_jax.main"]
+    words = [sys.executable, *command, "--config=tests/tiny_run.py"]
     return subprocess.Popen(
         [*words, f"--workdir={workdir}", *flags],
         cwd=ROOT,
@@ -42,6 +43,27 @@ def test_several_steps_a_call_reach_the_results(tmp_path):
     assert results["steps"] == 5
     assert {"loss", "knn_top1", "online_probe_top1"} <= set(results["metrics"])
     assert (tmp_path / "report.html").exists()
+
+
+def test_without_tensorflow_a_run_reaches_its_report(tmp_path):
+    process = begin(tmp_path, "--config.train.num_steps=4", absent="tensorflow,clu,tensorboard")
+    console = end(process)
+    assert process.returncode == 0, console
+    assert console.count("warning: ") == console.count("warning: No event files") == 1
+    assert not list(tmp_path.glob("events.*"))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert {"train/loss", "eval/knn_top1"} <= set(lines[-1])
+    page = (tmp_path / "report.html").read_text()
+    assert "Step 4. Source images" in page
+    assert "Test accuracy" in page
+
+
+def test_a_package_for_the_log_that_is_missing_is_told_before_anything_starts(tmp_path):
+    process = begin(tmp_path / "new", "--config.log.wandb=offline", absent="wandb")
+    assert "log.wandb='offline' needs the package wandb, which is not installed" in end(process)
+    assert process.returncode == 1
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_loss_that_is_not_finite_leaves_the_checkpoint_that_its_sentence_names(tmp_path):

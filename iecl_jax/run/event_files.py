@@ -14,8 +14,6 @@ from tensorboard.util import tensor_util
 from iecl_jax.data import files
 from iecl_jax.run import names
 
-PATTERN = "events.out.tfevents.*"
-
 
 def read(
     workdir: str | os.PathLike,
@@ -55,7 +53,7 @@ def cut(workdir: str | os.PathLike, step: int) -> None:
 
     A run that was killed takes these steps again. TensorBoard would draw both, as a zigzag.
     """
-    for left in Path(workdir).glob(f".{PATTERN}"):  # by a kill in the block below
+    for left in Path(workdir).glob(f".{names.EVENT_FILES}"):  # by a kill in the block below
         left.unlink()
     for path in _event_files(workdir):
         kept, complete = [], True
@@ -70,7 +68,7 @@ def cut(workdir: str | os.PathLike, step: int) -> None:
 
 
 def _event_files(workdir: str | os.PathLike) -> list[Path]:
-    return sorted(Path(workdir).glob(PATTERN))
+    return sorted(Path(workdir).glob(names.EVENT_FILES))
 
 
 def _number(value: Summary.Value) -> float:

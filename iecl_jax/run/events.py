@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iecl_jax.run import metrics_file
+from iecl_jax.run import metrics_file, names
 
 
 class Curve(NamedTuple):
@@ -49,7 +49,7 @@ def read(workdir: str | os.PathLike) -> Events:
         pictures |= each.pictures
     if not scalars and not pictures:
         raise ValueError(
-            f"{workdir} has no {metrics_file.NAME} and no event files (events.out.tfevents.*): "
+            f"{workdir} has no {metrics_file.NAME} and no event files ({names.EVENT_FILES}): "
             "name the workdir of a run."
         )
     return Events(dict(sorted(scalars.items())), dict(sorted(pictures.items())))
@@ -78,7 +78,7 @@ def _read_folder(folder: Path) -> Events:
 
 
 def _read_event_files(folder: Path) -> Events:
-    if not any(folder.glob("events.out.tfevents.*")):
+    if not any(folder.glob(names.EVENT_FILES)):
         return Events({}, {})
     from iecl_jax.run import event_files  # Needs tensorboard, which the other readers do not.
 

@@ -4,6 +4,8 @@ Everywhere else a number is called GROUP/NAME and a picture NAME. TensorBoard so
 names and opens on the first. So its groups are numbered, and the first has only what matters most.
 """
 
+EVENT_FILES = "events.out.tfevents.*"  # the names of TensorBoard's files
+
 _FIRST = ("loss", "method_loss", "probe_accuracy", "images_per_second")
 _TRAIN, _TERMS, _LAYERS = "1_train/", "3_terms/", "5_layers/"
 _GROUPS = {"eval/": "2_eval/", "diagnostics/": "4_diagnostics/", "probe/": "1_probe/"}

@@ -1,5 +1,6 @@
 """Writes the numbers and pictures of a run: as text and PNG files, for TensorBoard, and for W&B."""
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 from iecl_jax import config as config_lib
 from iecl_jax import console
 from iecl_jax.data import files
-from iecl_jax.run import markdown, names, tracking
+from iecl_jax.run import events, markdown, names, tracking
 from iecl_jax.run.metrics_file import NAME, MetricsFile
 from iecl_jax.run.writer import Writer
 
@@ -74,8 +75,8 @@ def create_writer(
     makers: list[Callable[[], Writer]] = [
         lambda: _metrics_file(workdir, step),
         lambda: PictureFiles(workdir),
+        lambda: EventFiles(workdir, step, config),
     ]
-    makers.append(lambda: EventFiles(workdir, step, config))
     if config is not None and config.get("log", {}).get("wandb", "off") != "off":
         makers.append(lambda: tracking.WeightsAndBiases(workdir, config))
     writers = []
@@ -91,16 +92,14 @@ def _metrics_file(workdir: str | os.PathLike, step: int) -> MetricsFile:
     """Opens metrics.jsonl. If an earlier revision began the run, it gets that one's numbers."""
     begun = (Path(workdir) / NAME).exists() or step == 0
     file = MetricsFile(workdir, step)
-    if not begun:
-        from iecl_jax.run import event_files
-
-        lines: dict[int, dict[str, float]] = {}
-        for name, values in event_files.read(workdir)[0].items():
-            for at, value in values.items():
-                lines.setdefault(at, {})[name] = value
-        for at in sorted(lines):
-            if at <= step:
-                file.write_scalars(at, lines[at])
+    lines: dict[int, dict[str, float]] = {}
+    with contextlib.suppress(ValueError, ImportError):  # Without them, the file begins here.
+        for name, curve in ({} if begun else events.read(workdir).scalars).items():
+            for at, value in zip(curve.steps, curve.values, strict=True):
+                lines.setdefault(int(at), {})[name] = float(value)
+    for at in sorted(lines):
+        if at <= step:
+            file.write_scalars(at, lines[at])
     return file
 
 

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from absl import logging
 
+from iecl_jax import console
 from iecl_jax.config import files, own_files, paths
 
 
@@ -35,9 +36,12 @@ class Parser(argparse.ArgumentParser):
     def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
         """Returns the flags, and in `overrides` the list of all overrides; ends at a mistake.
 
-        What comes after `--` also goes to `overrides`.
+        What comes after `--` also goes to `overrides`. If these are the arguments of the
+        process, the console is started.
         """
         words = list(sys.argv[1:] if arguments is None else arguments)
+        if words == sys.argv[1:]:
+            console.start()
         after = words[words.index("--") + 1 :] if "--" in words else []
         words = words[: words.index("--")] if "--" in words else words
         try:

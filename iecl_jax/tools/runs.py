@@ -7,21 +7,25 @@ a checkpoint, and no further run starts.
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from iecl_jax import config as config_lib
+from iecl_jax import console
 from iecl_jax.config import files, own_files
 from iecl_jax.run import workdir
 from iecl_jax.run.preemption import EXIT_CODE
 
 MAIN = ("-m", "iecl_jax.main")
 Job = TypeVar("Job")
+_TAIL = 4096  # bytes at the end of a log in which its last line is
 
 
 class Run(NamedTuple):
@@ -79,6 +83,8 @@ class Runner:
         """
         self.stopped = False
         self._children: set[subprocess.Popen] = set()
+        self._logs: list[Path] = []  # of the children
+        self._counting = threading.Lock()
         self._pool = ThreadPoolExecutor(processes)
         self._environment = {"JAX_COMPILATION_CACHE_DIR": str(compiled.absolute())}
         self._environment |= dict(os.environ)
@@ -105,12 +111,34 @@ class Runner:
 
     def map(self, function: Callable[[Job], bool], jobs: Iterable[Job]) -> list[bool]:
         """Calls `function` for every job, in threads; returns the results in the order of jobs."""
-        return list(self._pool.map(function, jobs))
+        jobs = list(jobs)
+        with console.progress("Runs", len(jobs), "finished") as shown:
+            shown.note = self._under_way
+
+            def counted(job: Job) -> bool:
+                succeeded = function(job)
+                with self._counting:
+                    shown.update(shown.done + 1)
+                return succeeded
+
+            return list(self._pool.map(counted, jobs))
+
+    def _under_way(self) -> str:
+        """Returns what the commands that run said last."""
+        return "; ".join(f"{log.parent.name}: {_last_line(log)}" for log in tuple(self._logs))
 
     def call(self, arguments: Sequence[str], log: Path) -> int:
         """Runs `python ARGUMENTS`, appends its output to `log`, and returns its exit code."""
         if self.stopped:
             return EXIT_CODE
+        console.say(f"Started, with its output in {log}: {shlex.join(['python', *arguments])}")
+        self._logs.append(log)
+        try:
+            return self._call(arguments, log)
+        finally:
+            self._logs.remove(log)
+
+    def _call(self, arguments: Sequence[str], log: Path) -> int:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as console:
             # In its own session, the child does not get the terminal's Ctrl-C, only our SIGTERM.
@@ -185,3 +213,12 @@ def _reason(log: Path, code: int) -> str:
             if line.startswith("error: "):
                 return line.removeprefix("error: ").rstrip(".")
     return f"exit code {code}"
+
+
+def _last_line(log: Path) -> str:
+    """Returns the last line of a log that is not empty; "" if there is none yet."""
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL))
+        lines = file.read().decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return ""

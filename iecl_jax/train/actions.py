@@ -21,6 +21,7 @@ from iecl_jax.run import distributed
 from iecl_jax.run.metrics import write_scalars
 from iecl_jax.train.loop import Action, Now, Run
 
+_WORTH_SAYING = 60.0  # seconds of expected time
 _SHOWN_SCORES = {"knn_top1": "kNN"}  # Score -> its name beside the progress.
 
 
@@ -110,10 +111,11 @@ class Log:
             if self._first is None:
                 self._first = now.step, time.monotonic()
                 end = datetime.datetime.now() + datetime.timedelta(seconds=seconds)
-                console.say(
-                    f"Expected time: {console.duration(seconds)}, until {end:%A %H:%M}, "
-                    "plus evaluations."
-                )
+                if seconds >= _WORTH_SAYING:
+                    console.say(
+                        f"Expected time: {console.duration(seconds)}, until {end:%A %H:%M}, "
+                        "plus evaluations."
+                    )
         self._run.shown.update(now.step, ", ".join(told))
         self._run.shown.tell()
 

@@ -39,7 +39,7 @@ import jax
 import ml_collections
 
 from iecl_jax import config as config_lib
-from iecl_jax import data
+from iecl_jax import console, data
 from iecl_jax.run import runtime
 from iecl_jax.tools import arguments
 from iecl_jax.tools.benchmark import images, parts, program, report, roofline, timing
@@ -85,9 +85,11 @@ def measure(
     timed: dict[str, list[Any]] = {}
     if {"step", "loop"} & set(args.only):
         classes = [split.num_classes for _, split in read] or [program.NUM_CLASSES] * len(configs)
-        timed["step"] = [parts.TimedStep(*pair) for pair in zip(configs, classes, strict=True)]
+        with console.waiting("Compiling the training step"):
+            timed["step"] = [parts.TimedStep(*pair) for pair in zip(configs, classes, strict=True)]
     if "augment" in args.only:
-        timed["augment"] = [parts.TimedAugmentation(config) for config in configs]
+        with console.waiting("Compiling the augmentation"):
+            timed["augment"] = [parts.TimedAugmentation(config) for config in configs]
     if "input" in args.only:
         timed["input"] = [parts.TimedInput(*each) for each in read]
     if "loop" in args.only:
@@ -97,7 +99,8 @@ def measure(
     for part in report.PARTS:
         if part in args.only:
             contestants = [functools.partial(each.durations, args.steps) for each in timed[part]]
-            for i, times in enumerate(timing.alternate(contestants, args.rounds)):
+            what = f"Measuring the {part}"
+            for i, times in enumerate(timing.alternate(contestants, args.rounds, what=what)):
                 records[i] |= report.speed(part, times, configs[i].train.batch_size)
         if part == "step" and part in args.only:
             report.compare(records)
@@ -109,7 +112,8 @@ def measure(
         parts.trace(timed["step"], args.trace, TRACED_STEPS)
     if PROGRAM in args.only:
         for record, config in zip(records, configs, strict=True):
-            analysis = program.analyse(config, jax.devices())
+            with console.waiting("Compiling the training step, for its memory and FLOPs"):
+                analysis = program.analyse(config, jax.devices())
             peak = {
                 "peak_memory_bytes": analysis["memory_total_bytes"],
                 "peak_memory_from": "xla",
@@ -117,7 +121,8 @@ def measure(
             # A peak that the device's allocator measured, if there is one, takes precedence.
             record |= peak | analysis | record
             if "step" in args.only:
-                record |= roofline.measure(config)
+                with console.waiting("Measuring products and convolutions"):
+                    record |= roofline.measure(config)
                 record |= report.utilisation(record)
     return records
 
@@ -131,7 +136,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with arguments.sentences():
         configs = [config_lib.load(name, args.overrides) for name in args.config]
         if args.memory:
-            found = [program.analyse(config, jax.devices()) for config in configs]
+            with console.waiting("Compiling the training step, for its memory and FLOPs"):
+                found = [program.analyse(config, jax.devices()) for config in configs]
         else:
             found = measure(configs, args)
     described = [

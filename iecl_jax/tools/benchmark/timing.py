@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from iecl_jax import console
+
 T = TypeVar("T")
 
 
@@ -39,18 +41,24 @@ def gaps(stamps: Sequence[float]) -> list[float]:
     return [1e3 * (after - before) for before, after in itertools.pairwise(stamps)]
 
 
-def alternate(contestants: Sequence[Callable[[], T]], rounds: int) -> list[list[T]]:
+def alternate(
+    contestants: Sequence[Callable[[], T]], rounds: int, *, what: str = "Measuring"
+) -> list[list[T]]:
     """Calls each contestant once per round, every other round in reverse order.
+
+    The console shows `what` is done, and how far it is.
 
     Returns:
       Their return values, [contestant][round].
     """
     results: list[list[T]] = [[] for _ in contestants]
     order = list(range(len(contestants)))
-    for _ in range(rounds):
-        for i in order:
-            results[i].append(contestants[i]())
-        order.reverse()
+    with console.progress(what, rounds * len(order), "call") as shown:
+        for _ in range(rounds):
+            for i in order:
+                results[i].append(contestants[i]())
+                shown.update(shown.done + 1)
+            order.reverse()
     return results
 
 

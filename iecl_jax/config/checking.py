@@ -5,7 +5,7 @@ import importlib.util
 import ml_collections
 
 from iecl_jax.config import kinds, schema, section
-from iecl_jax.config.rules import check_value, divides, multiple
+from iecl_jax.config.rules import check_value, divides, multiple, shown
 
 
 def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
@@ -80,6 +80,7 @@ def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
         _check_saib(config, batch // num_devices)
     _check_bn_group(config, batch // num_devices)
     _check_sizes(config)
+    _check_periods(config)
     multiple(
         "checkpoint.keep_every_steps",
         config.checkpoint.keep_every_steps,
@@ -88,6 +89,21 @@ def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
     )
     for kind in ("encoder", "method"):
         kinds.check(kind, config[kind].name, config, num_devices)
+
+
+def _check_periods(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError if something waits for a measurement that never comes."""
+    best, names = config.checkpoint.keep_best, tuple(config.eval.names)
+    if best and "knn" not in names:
+        raise ValueError(
+            f"checkpoint.keep_best={best} keeps the checkpoints of best kNN top-1, but "
+            f"eval.names={shown(names)} has no 'knn': add it, or set checkpoint.keep_best=0."
+        )
+    if config.diagnostics.stop_on_collapse and not config.diagnostics.every_steps:
+        raise ValueError(
+            "diagnostics.stop_on_collapse=True needs measurements: set diagnostics.every_steps to "
+            "more than 0."
+        )
 
 
 def _check_saib(config: ml_collections.ConfigDict, per_device: int) -> None:

@@ -74,6 +74,7 @@ def load(kind: str, name: str, *, key: str | None = None) -> types.ModuleType:
       ValueError: there is no such name or file, or the file fails or lacks one of the kind's parts.
     """
     key = f"{kind}.name" if key is None else key
+    rules.check_value(key, name, "", None)
     known = files(kind)
     if not name.endswith(".py"):
         module = known.get(name, KINDS[kind].fallback)

@@ -137,7 +137,7 @@ def put(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
             if part not in config:
                 config[part] = ml_collections.ConfigDict()
             config = config[part]
-    with config.unlocked():
+    with config.unlocked(), config.ignore_type():  # The check of the whole config reports types.
         config[last] = value
 
 

@@ -1,5 +1,6 @@
 """The state that training carries from step to step, and its initial value."""
 
+import os
 from typing import Any
 
 import flax
@@ -50,6 +51,9 @@ def create(
       view_shape: (b, S, S, 3), with b a multiple of `saib.group_size`.
       num_classes: number of classes of the online probe; 0 = no probe.
       dynamic_scale: whether to scale the loss, as float16 needs.
+
+    Raises:
+      ValueError: the state does not fit into the memory of a device; nothing is allocated then.
     """
 
     @jax.jit  # One program instead of thousands of small ones, one per operation.
@@ -77,4 +81,21 @@ def create(
             else None,
         )
 
-    return init(key)
+    traced = init.trace(key)
+    require_memory(
+        sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(traced.out_info))
+    )
+    state: TrainState = traced.lower().compile()(key)
+    return state
+
+
+def require_memory(size: int) -> None:
+    """Raises ValueError if a state of `size` bytes does not fit into the memory of a device."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    room = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > room:
+        raise ValueError(
+            f"the parameters and the state of the optimizer take {size / 1e9:.3g} GB, more than "
+            f"the {room / 1e9:.3g} GB of the device: lower the sizes of encoder, projector, queue "
+            "or saib."
+        )

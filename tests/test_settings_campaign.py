@@ -107,11 +107,13 @@ def attempt(flag: str, changes: dict[str, Any], *, by_command: bool) -> str:
 
 def unclear(sentence: str, changes: dict[str, Any]) -> str:
     """What is wrong with the sentence of a refusal; "" if nothing."""
-    if "\n" in sentence or len(sentence) > 1500 or not sentence.endswith("."):
+    if "\n" in sentence or len(sentence) > 1500 or not sentence.endswith((".", "?")):
         return f"no short sentence: {sentence[:300]!r}"
     if not sentence.isprintable():
         return f"not printable: {sentence[:300]!r}"
-    named = [name for name in changes if name in sentence or name.split(".", 1)[-1] in sentence]
+    # A file or a section names its own settings without the sections around them.
+    endings = [name.split(".")[-depth:] for name in changes for depth in (1, 2, 3, 9)]
+    named = [True for ending in endings if ".".join(ending) in sentence]
     return "" if named else f"it names none of the settings: {sentence!r}"
 
 

@@ -194,6 +194,7 @@ def unknown_key(config: ml_collections.ConfigDict, names: Iterable[str]) -> str 
         new_name = renamed(name)
         if new_name != name and new_name in known:
             near = [new_name]
+        near = [leaf for leaf in near if leaf.isprintable()]
         hint = f"did you mean {' or '.join(near[:3])}?" if near else f"keys: {', '.join(config)}."
         return f"config has no key {name!r}: {hint}"
     return None

@@ -22,6 +22,7 @@ import pytest
 import setting_values
 
 from iecl_jax import config as config_lib
+from iecl_jax import main
 from iecl_jax.config import schema, section
 from iecl_jax.config.rules import shown
 from iecl_jax.evals import scheduled
@@ -150,6 +151,40 @@ def trials(seed: int, numbers: range) -> list[str]:
 def _shown(changes: dict[str, Any]) -> str:
     """The changes as ASCII, and long ones cut."""
     return ", ".join(f"{name}={shown(value)!a}" for name, value in changes.items())
+
+
+MISTAKES = (
+    "train.batch_size=big",
+    "train.num_steps=-5",
+    "train.num_steps=" + "9" * 5000,
+    "train.batch_size=1",
+    "data.image_size=99999999999999999999",
+    "data.name=a\nb",
+    "optimizer.learning_rate=inf",
+    "optimizer.learning_rate=1e308",
+    "saib.residual_scale=nan",
+    "saib.enabled=maybe",
+    "augment.anchor.blur.sigma=('a','b')",
+    "augment.anchor.crop.scale=(0.5,)",
+    "augment.views=('anchor','anchor')",
+    "eval.linear.learning_rates=(-1.0,)",
+    "eval.names=('linear',)",
+    "diagnostics.stop_on_collapse=True",
+    "method.name=" + "x" * 300 + ".py",
+    "projector.hidden_dim=1000000",
+)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda text: text.partition("=")[0])
+def test_the_command_says_it_in_a_sentence(mistake, tmp_path, capsys):
+    argv = ["iecl_jax.main", "--config=tests/tiny_network.py", f"--workdir={tmp_path / 'run'}"]
+    argv += ["--config.diagnostics.every_steps=0", f"--config.{mistake}"]
+    with pytest.raises(SystemExit) as ended:
+        main.run(main.parse(argv))
+    sentence = str(ended.value)
+    assert sentence.startswith("error: ")
+    assert not unclear(sentence, {mistake.partition("=")[0]: None})
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_some_random_settings():

@@ -19,6 +19,7 @@ def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
     _check_values(config)
     if config.job == "pretrain":
         check_pretrain(config, num_devices)
+        _check_awaited(config)
         _check_log(config)
         return
     if not config.checkpoint and "pretrain" not in config:
@@ -86,7 +87,6 @@ def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
         _check_saib(config, batch // num_devices)
     _check_bn_group(config, batch // num_devices)
     _check_sizes(config)
-    _check_periods(config)
     multiple(
         "checkpoint.keep_every_steps",
         config.checkpoint.keep_every_steps,
@@ -97,7 +97,7 @@ def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
         kinds.check(kind, config[kind].name, config, num_devices)
 
 
-def _check_periods(config: ml_collections.ConfigDict) -> None:
+def _check_awaited(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError if something waits for a measurement that never comes."""
     best, names = config.checkpoint.keep_best, tuple(config.eval.names)
     if best and "knn" not in names:

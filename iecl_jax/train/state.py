@@ -11,6 +11,15 @@ from flax.training.dynamic_scale import DynamicScale
 
 from iecl_jax.methods import Method
 
+# {part of the state: the settings that decide its size}
+SIZES_OF = {
+    "projector": "projector.hidden_dim or projector.output_dim",
+    "predictor": "method.predictor.hidden_dim or projector.output_dim",
+    "queue": "method.queue_size or projector.output_dim",
+    "saib": "saib.group_size or data.image_size",
+    "encoder": "the sizes of encoder, such as encoder.width",
+}
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -82,20 +91,28 @@ def create(
         )
 
     traced = init.trace(key)
-    require_memory(
-        sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(traced.out_info))
-    )
+    require_memory(traced.out_info)
     state: TrainState = traced.lower().compile()(key)
     return state
 
 
-def require_memory(size: int) -> None:
-    """Raises ValueError if a state of `size` bytes does not fit into the memory of a device."""
+def require_memory(state: Any) -> None:
+    """Raises ValueError, which names the largest array, if the state does not fit into a device.
+
+    Args:
+      state: a TrainState of shapes and types.
+    """
+    sizes = {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf.size * leaf.dtype.itemsize
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
     stats = jax.local_devices()[0].memory_stats() or {}
     room = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size > room:
+    needed, largest = sum(sizes.values()), max(sizes, key=lambda name: sizes[name])
+    if needed > room:
+        settings = next((text for part, text in SIZES_OF.items() if part in largest), "its sizes")
         raise ValueError(
-            f"the parameters and the state of the optimizer take {size / 1e9:.3g} GB, more than "
-            f"the {room / 1e9:.3g} GB of the device: lower the sizes of encoder, projector, queue "
-            "or saib."
+            f"the parameters and the rest of the state take {needed / 1e9:,.0f} GB, and the device "
+            f"has {room / 1e9:,.0f} GB; {sizes[largest] / 1e9:,.0f} GB are {largest}: lower "
+            f"{settings}."
         )

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import pathlib
 import statistics
 import subprocess
@@ -308,8 +307,9 @@ def test_the_memory_is_that_of_the_state_the_batch_and_what_is_between(tmp_path)
     assert "step_ms_median" not in found
 
 
-def test_everything_is_measured_without_tensorflow(tmp_path):
+def test_everything_is_measured_without_tensorflow(tmp_path, monkeypatch):
     """The data set of the config is missing too; its images are made up and that is said."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     path, trace = tmp_path / "all.json", tmp_path / "trace"
     options = [f"--config={TINY}", "--rounds=2", "--steps=3", f"--json={path}", f"--trace={trace}"]
     options += ["--", *TINY_OVERRIDES, "--config.data.name=digits"]
@@ -320,12 +320,7 @@ roofline.MATRIX_SIDE["cpu"] = 64
 __main__.main({options})
 """
     result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=os.environ | {"TFDS_DATA_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
     record = json.loads(path.read_text())

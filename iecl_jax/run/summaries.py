@@ -78,7 +78,7 @@ def create_writer(
         lambda: EventFiles(workdir, step, config),
     ]
     if config is not None and config.get("log", {}).get("wandb", "off") != "off":
-        makers.append(lambda: tracking.WeightsAndBiases(workdir, config))
+        makers.append(lambda: tracking.start(workdir, config))
     writers = []
     for make in makers:
         try:

@@ -1,6 +1,7 @@
 """Writes a run's numbers and pictures to Weights & Biases, if `log.wandb` asks for it."""
 
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,22 @@ import ml_collections
 import numpy as np
 
 from iecl_jax import config as config_lib
+from iecl_jax import console
 from iecl_jax.data import files
 from iecl_jax.run.writer import Writer
 
 _ID = "wandb_id.txt"
+
+
+def start(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> "WeightsAndBiases":
+    """Returns the writer of a run; raises RuntimeError with one sentence if W&B refuses it."""
+    try:
+        with console.waiting("Starting Weights & Biases"):
+            return WeightsAndBiases(workdir, config)
+    except Exception as error:
+        raise RuntimeError(
+            f"No Weights & Biases (log.wandb={config.log.wandb}): {error}"
+        ) from error
 
 
 class WeightsAndBiases(Writer):
@@ -22,18 +35,13 @@ class WeightsAndBiases(Writer):
     """
 
     def __init__(self, workdir: str | os.PathLike, config: ml_collections.ConfigDict):
-        """Starts or continues the run of W&B.
-
-        Raises:
-          ImportError: wandb is not installed.
-          Exception: W&B refuses the run, with its own error.
-        """
+        """Starts or continues the run of W&B; raises its errors."""
         import wandb
 
         path = Path(workdir).absolute() / _ID
         if not path.exists():
             with files.open_whole(path, "w") as file:
-                file.write(wandb.util.generate_id() + "\n")
+                file.write(uuid.uuid4().hex[:12] + "\n")
         self._image = wandb.Image
         self._run = wandb.init(
             project=config.log.wandb_project,

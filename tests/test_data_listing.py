@@ -145,17 +145,32 @@ def test_splits_are_found_in_any_case(photos):
     for name in ("train", "Train"):
         shutil.rmtree(photos / name)
     write(photos / "pictures" / "cat" / "1.png")
-    with pytest.raises(ValueError, match="has the folder VALIDATION, but no folder train"):
+    with pytest.raises(ValueError, match="has VALIDATION, pictures, test, but no folder train"):
         open_split(folder(photos), "train")
+
+
+def test_names_that_leave_it_open_what_is_meant_are_errors(photos):
+    write(photos / "bus" / "1.png")
+    assert names(open_split(folder(photos), "train")) == SIX  # val says what train is
+    (photos / "val").rename(photos / "car")
+    with pytest.raises(ValueError, match=r"train and beside it .* images: bus\. Put all of them"):
+        open_split(folder(photos), "train")
+    shutil.rmtree(photos / "bus")
+    shutil.rmtree(photos / "car")
+    (photos / "train").rename(photos / "train2017")
+    write(photos / "test_images" / "1.png")
+    with pytest.raises(ValueError, match="has test_images, train2017, but no folder train"):
+        open_split(folder(photos), "train")
+    write(photos / "bus" / "1.png")
+    assert open_split(folder(photos), "train").num_classes == 3
 
 
 def test_stray_images_do_not_drop_the_labels(photos, caplog):
     write(photos / "train" / "stray.png")
     write(photos / "val" / "stray.png")
     assert names(open_split(folder(photos), "train")) == SIX
-    assert f"1 images lie beside the folders of the classes, and are left out: {photos}" in (
-        caplog.text
-    )
+    stray = photos / "train" / "stray.png"
+    assert f"beside the folders of the classes (images: 1): {stray}." in caplog.text
     assert len(open_split(folder(photos), "test")) == 4
     for number in range(8):
         write(photos / "train" / f"{number}.png")

@@ -255,6 +255,21 @@ def test_labels_need_no_writable_folder(digits_dir, monkeypatch):
     assert not (folder / sealed.SUMS).exists()
 
 
+def test_what_is_left_of_a_set_is_not_taken_for_one_that_is_missing(tmp_path):
+    """Neither by opening it, which would prepare the digits, nor by preparing it again."""
+    data = make_config("digits", tmp_path).data
+    target = tmp_path / "digits" / digits.VERSION
+    target.mkdir(parents=True)
+    for name, words in (
+        ("readme", "holds no ArrayRecord"),
+        ("x.array_record", "dataset_info.json"),
+    ):
+        (target / name).touch()
+        for touch in (lambda: open_split(data, "train"), lambda: digits.prepare(data)):
+            with pytest.raises(ValueError, match=f"{words}.*move {target} away and run"):
+                touch()
+
+
 def test_unknown_tfds_split_is_named(digits_dir):
     with pytest.raises(ValueError, match="no split 'x' or 'validation', only train, test"):
         tfds.open_records("digits", str(digits_dir), "x", "validation")

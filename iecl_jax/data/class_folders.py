@@ -1,8 +1,9 @@
 """Finds the splits and classes of a folder of images, from the names of its folders."""
 
 import difflib
+import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,8 +61,8 @@ def find(top: Path, split: str) -> Labelled:
     paths = inside if class_names and inside else listing.images
     if strays := [path for path in listing.images if path.parent == root]:
         if len(paths) < len(listing.images):
-            where = "beside the folders of the classes, and are left out"
-            logging.warning("%d images lie %s: %s.", len(strays), where, some(strays))
+            words = "%s: left out what lies beside the folders of the classes (images: %d): %s."
+            logging.warning(words, shown(root), len(strays), some(strays))
         elif inside:
             words = "%s: most images lie in no folder of a class, so all are taken as unlabelled."
             logging.warning(words, shown(root))
@@ -78,21 +79,42 @@ def _split_folders(top: Path) -> tuple[Path, Path | None]:
     """
     there: dict[str, list[Path]] = {}
     for entry in entries(top):
-        if entry.is_dir():
+        if entry.is_dir() and not is_hidden(entry.name, is_folder=True):
             there.setdefault(entry.name.lower(), []).append(top / entry.name)
     train, test = (_first(there, names) for names in (TRAIN_FOLDERS, TEST_FOLDERS))
-    if train is None and test is not None:
+    others = sorted(path for paths in there.values() for path in paths if path not in (train, test))
+    if train is None and (test is not None or (others and all(map(_is_like_a_split, others)))):
         raise ValueError(
-            f"{shown(top)} has the folder {test.name}, but no folder train: rename the folder of "
-            "the training images to train, or name it in data.dir."
+            f"{shown(top)} has {_names([test, *others])}, but no folder train: rename the "
+            "folder of the training images to train and that of the test images to val, or name "
+            "one of them in data.dir."
         )
     if train is None:
         return top, None
-    used = {train, test}
-    others = [path for paths in there.values() for path in paths if path not in used]
-    if others := [path for path in others if not is_hidden(path.name, is_folder=True)]:
-        logging.info("%s: not read, beside train and test: %s.", shown(top), some(sorted(others)))
+    if test is None and (more := [path for path in others if _holds_images(path)]):
+        raise ValueError(
+            f"{shown(top)} has {train.name} and beside it folders with images: {_names(more)}. "
+            f"Put all of them into {shown(train)} if {train.name} is a class, or else move them "
+            "away."
+        )
+    if others:
+        logging.info("%s: not read, beside train and val: %s.", shown(top), _names(others))
     return train, test
+
+
+def _names(paths: Iterable[Path | None]) -> str:
+    return some([path.name for path in paths if path is not None])
+
+
+def _is_like_a_split(folder: Path) -> bool:
+    """Returns whether a folder has a name such as train2017 or test_set."""
+    words = "|".join((*TRAIN_FOLDERS, *TEST_FOLDERS))
+    endings = r"[\W_\d]*(set|data|images|imgs|\d*)"
+    return re.fullmatch(f"({words}){endings}", folder.name.lower()) is not None
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(entry.name.lower().endswith(SUFFIXES) for entry in entries(folder))
 
 
 def _first(there: Mapping[str, list[Path]], names: Sequence[str]) -> Path | None:

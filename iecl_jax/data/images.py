@@ -264,7 +264,8 @@ def center_crop(source: Source, size: int, how: Reading = AS_IT_IS) -> np.ndarra
     left, top = round((width - size) / 2), round((height - size) / 2)
     if max(image.size) > _LONG * least:
         x, y = image.width / width, image.height / height  # pixels for one of the resized image
-        box = left * x, top * y, (left + size) * x, (top + size) * y
+        right, bottom = min((left + size) * x, image.width), min((top + size) * y, image.height)
+        box = left * x, top * y, right, bottom
         return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image.crop((left, top, left + size, top + size)))

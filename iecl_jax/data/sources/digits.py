@@ -43,10 +43,15 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
 
 
 def prepare(data: ml_collections.ConfigDict) -> None:
-    """Writes the data set into `data.dir` with TFDS and TensorFlow, unless it exists."""
+    """Writes the data set into `data.dir` with TFDS and TensorFlow, unless it exists.
+
+    Raises:
+      ValueError: it exists but is damaged.
+    """
     directory = tfds.data_dir(data.dir)
     target = directory / "digits" / VERSION
     if target.exists():
+        tfds.check_files(target, "digits", data.dir)
         return
     builder_class = make_builder_class()
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ def prepare(data: ml_collections.ConfigDict) -> None:
     """Downloads the data set and writes it into `data.dir`; this needs TensorFlow.
 
     Raises:
-      ValueError: TFDS has no such data set.
+      ValueError: TFDS has no such data set, or it is there but damaged.
     """
     prepare_as(data.name, data.dir)
 
@@ -63,7 +63,7 @@ def prepare_as(name: str, directory: str) -> None:
             "https://www.tensorflow.org/datasets/catalog lists them."
         ) from None
     builder.download_and_prepare()
-    sealed.check(Path(builder.data_dir), _descriptions(Path(builder.data_dir)))
+    check_files(Path(builder.data_dir), name, directory)
 
 
 def data_dir(directory: str) -> Path:
@@ -74,13 +74,8 @@ def data_dir(directory: str) -> Path:
 
 def prepared_dir(name: str, directory: str) -> Path | None:
     """Returns the folder of the newest prepared version of a data set, damaged or not, or None."""
-    files = [
-        file
-        for what in (_INFO, "*.array_record*")
-        for file in (data_dir(directory) / name).glob(f"*.*.*/{what}")
-    ]
-    found = {file.parent for file in files}
-    versions = [path for path in found if path.name.replace(".", "").isdigit()]
+    found = (file.parent for file in (data_dir(directory) / name).glob("*.*.*/*"))
+    versions = {path for path in found if path.name.replace(".", "").isdigit()}
     return max(versions, key=lambda path: [int(n) for n in path.name.split(".")], default=None)
 
 
@@ -106,11 +101,8 @@ def open_records(name: str, directory: str, *splits: str) -> Split:
             f"Data set {name} is not prepared in {data_dir(directory)}: run "
             f"`{prepare_command(name, directory)}` or set data.dir."
         )
+    check_files(path, name, directory)
     again = f"move {path} away and run `{prepare_command(name, directory)}`."
-    if not any(path.glob("*.array_record*")):
-        raise ValueError(f"{path} holds no ArrayRecord files: {again}")
-    if wrong := sealed.check(path, _descriptions(path)):
-        raise ValueError(f"{wrong}: {again}")
     import tensorflow_datasets as tfds  # takes half a second; not every source needs it
 
     try:
@@ -159,6 +151,18 @@ def open_records(name: str, directory: str, *splits: str) -> Split:
         is_train=split == "train",
         facts={"version": path.name, "split": split},
     )
+
+
+def check_files(path: Path, name: str, directory: str) -> None:
+    """Raises ValueError unless the files in the folder of a version are there and undamaged.
+
+    Damage of the records themselves is only found when they are read.
+    """
+    wrong = f"{path} holds no ArrayRecord files"
+    if any(path.glob("*.array_record*")):
+        wrong = sealed.check(path, _descriptions(path)) or ""
+    if wrong:
+        raise ValueError(f"{wrong}: move {path} away and run `{prepare_command(name, directory)}`.")
 
 
 def _descriptions(path: Path) -> list[str]:

@@ -1,8 +1,8 @@
 """The recipes of the compared methods: the settings, heads, optimizer and views of each.
 
-Unless a comment says otherwise, a recipe is solo-learn's (ResNet-18, batch 256, 1000 epochs on
-CIFAR or 400 on ImageNet-100). `ie_cl` is the default config of configs/imagenet_r50.py: moco_v2
-without a queue, with SAIB, its terms and spectral normalisation.
+A recipe is solo-learn's (ResNet-18, batch 256, 1000 epochs on CIFAR or 400 on ImageNet-100) except
+for the differences that docs/methods.md lists. `ie_cl` is the default config of
+configs/imagenet_r50.py: moco_v2 without a queue, with SAIB, its terms and spectral normalisation.
 """
 
 import copy

@@ -146,18 +146,21 @@ def _vicreg(settings, z):
 
 def _w_mse(settings, z):
     """Ermolov et al. 2021, Eq. 3 and 4. Whitening rows by the Cholesky factor of their covariance
-    is, up to scale, making their dimensions orthonormal one after the other."""
-    losses, size = [], settings.whitening_size
+    is, up to scale, making their dimensions orthonormal one after the other. A share of the
+    identity in the covariance is that of further rows, multiples of the unit vectors."""
+    losses, size, epsilon = [], settings.whitening_size, settings.whitening_epsilon
+    further = math.sqrt(epsilon / (1 - epsilon) * (size - 1))
     for start in range(0, BATCH, size):
         white = []
         for name in PROJECTIONS:
             basis: list[list[float]] = []
-            for column in columns(z[name][start : start + size]):
+            for j, column in enumerate(columns(z[name][start : start + size])):
+                column = column + [further * (i == j) for i in range(WIDTH)]
                 for known in basis:
                     share = product(column, known)
                     column = [x - share * y for x, y in zip(column, known, strict=True)]
                 basis.append(unit(column))
-            white.append([unit(row) for row in zip(*basis)])
+            white.append([unit(row) for row in zip(*(column[:size] for column in basis))])
         losses += [squared_distance(a, b) for a, b in zip(*white, strict=True)]
     return mean(losses), {}
 
@@ -206,5 +209,12 @@ CASES = {
     "vicreg": Case("vicreg", _vicreg, PROJECTIONS),
     "vicreg reweighted": Case("vicreg", _vicreg, PROJECTIONS, VICREG_WEIGHTS),
     "w_mse one slice": Case("w_mse", _w_mse, PROJECTIONS, {"whitening_size": BATCH}),
+    "w_mse shrunk, query constant": Case(
+        "w_mse",
+        _w_mse,
+        PROJECTIONS,
+        {"whitening_size": 6, "whitening_epsilon": 0.2, "stop_gradient": "query"},
+        constant=("query_projection",),
+    ),
     "w_mse": Case("w_mse", _w_mse, PROJECTIONS, {"whitening_size": 4}),
 }

@@ -333,6 +333,16 @@ def test_half_precision_layers_have_a_float32_output(output_bn):
     assert types == expected | ({"bn2": jnp.float32} if output_bn else {})
 
 
+def test_the_last_norm_may_have_a_scale_and_a_bias():
+    mlp = MLP(2, 6, 5, output_affine=True)
+    x = np.float32(np.random.default_rng(0).normal(size=(8, 4)))
+    variables = _mlp_variables(mlp, features=4)
+    last = variables["params"].pop("bn2")
+    got = _apply(mlp, variables | {"params": variables["params"] | {"bn2": last}}, x)[0]
+    plain = np.asarray(_apply(mlp.clone(output_affine=False), variables, x)[0])
+    np.testing.assert_allclose(got, plain * last["scale"] + last["bias"], rtol=1e-4, atol=1e-5)
+
+
 def test_heads_of_a_config():
     config = imagenet_r50.get_config("100")
     config.encoder.bn_group = 2

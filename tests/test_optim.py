@@ -240,6 +240,20 @@ def test_masks():
     assert scaled == {name for name, leaf in _leaves(_tree(0)).items() if leaf.ndim > 1}
 
 
+@pytest.mark.parametrize("rule", ["sgd", "adamw", "lars, clipped"])
+def test_norms_and_biases_decay_if_all_parameters_do(rule):
+    settings = RULES[rule][0] | {"momentum": 0.0}
+    with jax.numpy_dtype_promotion("standard"):
+        kernels, everything = (
+            _run(_config(decay=which, **settings), 1)[0] for which in ("kernels", "all")
+        )
+    before = _leaves(_tree(0))
+    for leaf, value in before.items():
+        further = leaf[0] == "online" and value.ndim == 1
+        expected = kernels[leaf] - further * np.float32(LEARNING_RATE * 0.3) * value
+        np.testing.assert_allclose(everything[leaf], expected, rtol=1e-4, atol=1e-6)
+
+
 def test_of_a_vision_transformer_kernels_alone_decay_and_are_scaled():
     """Its positions, token and attention biases have two axes or more."""
     model = tiny_vit.VisionTransformer(patch=4, dim=8, num_heads=2, depth=1)

@@ -134,7 +134,8 @@ class Projector(Section):
     hidden_dim = key(4096, WIDTH, "units of each hidden layer")
     output_dim = key(512, WIDTH, "dimension of the embeddings")
     hidden_bn = key(True, None, "batch norm after each hidden layer")
-    output_bn = key(True, None, "batch norm, without scale and bias, after the last layer")
+    output_bn = key(True, None, "batch norm after the last layer")
+    output_affine = key(False, None, "scale and bias in the batch norm after the last layer")
 
 
 class Saib(Section):
@@ -201,11 +202,16 @@ class Optimizer(Section):
     )
     momentum = key(0.9, BELOW_ONE, "momentum of sgd and lars; b1 of adam and adamw")
     trust_coefficient = key(0.001, POSITIVE, "trust coefficient of lars")
-    trust_clip = key(False, None, "lars: limit each layer's rate to the learning rate")
+    trust_clip = key(False, None, "lars: limit each layer's rate to the learning rate (LARC)")
     weight_decay = key(
         1e-5,
         NOT_NEGATIVE,
-        "weight decay of the network's kernels, not of norms, biases, positions",
+        "weight decay of the network: SAIB has objective.saib_decay, the online probe none",
+    )
+    decay = key(
+        "kernels",
+        ("kernels", "all"),
+        "what decays: kernels, or norms, biases and positions too, as in plain PyTorch",
     )
     predictor_schedule = key(
         "cosine",

@@ -4,11 +4,15 @@
 
 Each view is whitened in slices of `whitening_size` consecutive images of the global batch. The data
 order changes in every epoch, so the slices are random; the released code permutes the batch again.
+
+As in the released code and in lightly, both views get the gradient. In solo-learn the second one is
+a constant: `stop_gradient="query"`, the same loss with another gradient.
 """
 
+import jax
 import ml_collections
 
-from iecl_jax.config.rules import COUNT, multiple
+from iecl_jax.config.rules import COUNT, SHARE, multiple
 from iecl_jax.config.section import key
 from iecl_jax.losses import whitening
 from iecl_jax.losses.similarity import negative_cosine
@@ -21,6 +25,10 @@ class Settings(online.Settings):
     """The settings of W-MSE, besides those of its parts."""
 
     whitening_size = key(128, COUNT, "images per slice that is whitened")
+    whitening_epsilon = key(0.0, SHARE, "share of the identity in the covariance of a slice")
+    stop_gradient = key(
+        "none", ("none", "anchor", "query"), "the view that is a constant (solo-learn: query)"
+    )
 
 
 def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
@@ -39,15 +47,18 @@ def make(
 ) -> Method:
     """Returns W-MSE as a `Method`."""
     network = online.make(config, axis_name)
+    settings = config.method
 
     def loss(outputs: Outputs) -> Loss:
-        anchors, queries = (
-            whitening.whiten(
-                collectives.gather(outputs[name], axis_name), size=config.method.whitening_size
-            )
-            for name in ("anchor_projection", "query_projection")
-        )
-        return 2 + 2 * negative_cosine(anchors, queries), {}
+        return 2 + 2 * negative_cosine(
+            *(whitened(outputs, side) for side in ("anchor", "query"))
+        ), {}
+
+    def whitened(outputs, side):
+        z = collectives.gather(outputs[f"{side}_projection"], axis_name)
+        size, epsilon = settings.whitening_size, settings.whitening_epsilon
+        white = whitening.whiten(z, size=size, epsilon=epsilon)
+        return jax.lax.stop_gradient(white) if settings.stop_gradient == side else white
 
     return Method(
         network.init, network.forward, loss, unmoved, network.encode, network.embed, schedules={}

@@ -17,7 +17,8 @@ class BatchNorm(nn.Module):
     had been called once per view. If `group_size` is 0, the statistics are over the global batch,
     synchronised over `axis_name`. Otherwise they are over groups of `group_size` consecutive images
     of the global batch, which are the same groups for any number of devices. Variances are biased,
-    and all arithmetic is in float32; the result has type `dtype`.
+    the running ones too (PyTorch's are unbiased, larger by n / (n - 1)), and all arithmetic is in
+    float32; the result has type `dtype`.
 
     A training call moves the running statistics towards the mean over the groups of the first
     `running_views` views. A call with `use_running_average` normalises by them.

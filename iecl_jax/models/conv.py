@@ -73,7 +73,10 @@ class Conv(nn.Module):
     If `spectral_norm` is set, the kernel is divided by its largest singular value sigma (eta = 1 of
     Eq. 17). For this it is taken as a float32 matrix [kh * kw * in, out]. The collection
     `batch_stats` holds the vector u and sigma. Every call makes one step of power iteration from u;
-    a training call stores the new u and sigma, and an evaluation call does not.
+    a training call stores the new u and sigma, and an evaluation call does not. So evaluation
+    divides by `power_iteration(matrix, u)[0]`, not by the stored sigma, which belongs to the kernel
+    before the last update. Who uses the kernels elsewhere must do the same. It is PyTorch's
+    `utils.spectral_norm`, not `utils.parametrizations.spectral_norm`.
     """
 
     features: int

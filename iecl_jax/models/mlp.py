@@ -13,10 +13,10 @@ from iecl_jax.models.batch_norm import BatchNorm
 class MLP(nn.Module):
     """An MLP of `num_layers` layers on the features of V views, one after another.
 
-    A hidden layer is Dense, BN (if `hidden_bn`), ReLU. The last layer is Dense, BN (if `output_bn`,
-    without scale and bias). A Dense layer has a bias, initially 0, only if no BN follows it. The
-    layers are computed in `dtype` and the last BN in float32. See `BatchNorm` for views and groups;
-    without BN they have no effect.
+    A hidden layer is Dense, BN (if `hidden_bn`), ReLU. The last layer is Dense, BN (if `output_bn`;
+    with scale and bias if `output_affine`). A Dense layer has a bias, initially 0, only if no BN
+    follows it. The layers are computed in `dtype` and the last BN in float32. See `BatchNorm` for
+    views and groups; without BN they have no effect.
     """
 
     num_layers: int
@@ -24,6 +24,7 @@ class MLP(nn.Module):
     output_dim: int
     hidden_bn: bool = True
     output_bn: bool = True
+    output_affine: bool = False
     bn_group: int = 0
     axis_name: str | None = None
     dtype: Any = jnp.float32
@@ -54,7 +55,7 @@ class MLP(nn.Module):
                     running_views=running_views,
                     group_size=self.bn_group,
                     axis_name=self.axis_name,
-                    affine=not last,
+                    affine=self.output_affine or not last,
                     dtype=jnp.float32 if last else self.dtype,
                     name=f"bn{i}",
                 )(x)

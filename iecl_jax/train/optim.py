@@ -1,5 +1,6 @@
 """The optimizers, the learning-rate schedule, and the masks of weight decay and LARS."""
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -43,17 +44,18 @@ def is_kernel(path: jax.tree_util.KeyPath, leaf: jax.Array) -> bool:
     return leaf.ndim > 1 and NO_KERNEL.search(name) is None
 
 
-def decayed(params):
+def decayed(params, which: str = "kernels"):
     """Returns a mask of the parameters that `optimizer.weight_decay` decays.
 
     It is True for every kernel (`is_kernel`) of the online network: encoder, projector, predictor.
-    SAIB is excluded: the gamma term of the objective decays it.
+    If `which` is "all", it is True for every parameter of the online network. SAIB is excluded: the
+    gamma term of the objective decays it.
     """
-    masks = jax.tree_util.tree_map_with_path(is_kernel, params)
-    return {
-        name: mask if name == "online" else jax.tree.map(lambda _: False, mask)
-        for name, mask in masks.items()
-    }
+
+    def decays(path, leaf):
+        return path[0].key == "online" and (which == "all" or is_kernel(path, leaf))
+
+    return jax.tree_util.tree_map_with_path(decays, params)
 
 
 def kernels(params):
@@ -80,9 +82,9 @@ def clip_by_trust_ratio(
         min(trust_coefficient |w| / (|g| + wd |w| + 1e-8) / lr, 1) * (g + wd w),
 
     where lr = schedule(number of earlier updates), at lr = 0 the factor is 1, and the norms are
-    over one leaf. This applies to `kernels` with nonzero w and g. All other leaves keep their g:
-    a kernel without a gradient does not decay. Momentum and the multiplication by -lr must follow
-    in the chain.
+    over one leaf. This applies to `kernels` with nonzero w and g. Other kernels keep their g: a
+    kernel without a gradient does not decay. Leaves that are no kernels become g + wd w. Momentum
+    and the multiplication by -lr must follow in the chain.
     """
 
     def init(params):
@@ -97,7 +99,7 @@ def clip_by_trust_ratio(
             trust = trust_coefficient * w_norm / (g_norm + wd * w_norm + 1e-8)
             ratio = trust / jnp.maximum(trust, rate)  # = min(trust / rate, 1), also at rate 0.
             scaled = kernel & (g_norm > 0) & (w_norm > 0)
-            return jnp.where(scaled, ratio * (g + wd * w), g)
+            return jnp.where(scaled, ratio * (g + wd * w), g if kernel else g + wd * w)
 
         clipped = jax.tree.map(clip, gradients, params, mask(params), kernels(params))
         return clipped, optax.ScaleByScheduleState(optax.safe_increment(state.count))
@@ -108,19 +110,20 @@ def clip_by_trust_ratio(
 def _network_optimizer(
     settings: ml_collections.ConfigDict, rate: optax.Schedule
 ) -> optax.GradientTransformation:
+    mask = functools.partial(decayed, which=settings.decay)
     if settings.name == "sgd":
         return optax.chain(
-            optax.add_decayed_weights(settings.weight_decay, decayed),
+            optax.add_decayed_weights(settings.weight_decay, mask),
             optax.sgd(rate, settings.momentum),
         )
     if settings.name == "adam":
         return optax.chain(
-            optax.add_decayed_weights(settings.weight_decay, decayed),
+            optax.add_decayed_weights(settings.weight_decay, mask),
             optax.adam(rate, b1=settings.momentum),
         )
     if settings.name == "adamw":
         return optax.adamw(
-            rate, b1=settings.momentum, weight_decay=settings.weight_decay, mask=decayed
+            rate, b1=settings.momentum, weight_decay=settings.weight_decay, mask=mask
         )
     if settings.trust_clip:
         return optax.chain(
@@ -128,14 +131,14 @@ def _network_optimizer(
                 rate,
                 trust_coefficient=settings.trust_coefficient,
                 weight_decay=settings.weight_decay,
-                mask=decayed,
+                mask=mask,
             ),
             optax.sgd(rate, settings.momentum),
         )
     return optax.lars(
         rate,
         weight_decay=settings.weight_decay,
-        weight_decay_mask=decayed,
+        weight_decay_mask=mask,
         trust_coefficient=settings.trust_coefficient,
         trust_ratio_mask=kernels,
         momentum=settings.momentum,

@@ -79,8 +79,9 @@ def _locked(folder: Path) -> IO[str] | None:
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             break
         file.close()  # Its holder removed the file between `open` and `flock`.
-    file.truncate(0)
     now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-    file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
-    file.flush()
+    holder = f"process {os.getpid()} on {socket.gethostname()} since {now}\n"
+    with contextlib.suppress(OSError):  # On a full disk the lock holds without its text.
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), holder.encode())
     return file

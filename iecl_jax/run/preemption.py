@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from jax.experimental import multihost_utils
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: a temporary failure, try again
 REPEAT_SECONDS = 1.0
+_TOLD = b"\nCtrl-C: saves and stops. Once more: stops at once, without saving.\n"
 _QUESTIONS = itertools.count(1)  # Numbers the calls of `due`; equal on all processes.
 
 
@@ -46,12 +48,13 @@ class Preemption:
 
     def __enter__(self) -> "Preemption":
         self._noted = self._interrupts = False
+        self._watch = _Watch()
         self._several = jax.process_count() > 1
         self._previous: dict[int, Any] = {}
         if (
             signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
         ):  # A shell ignores it for background jobs.
-            self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._to_sigterm)
+            self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
         if not self._several:
             self._previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._note)
         return self
@@ -59,19 +62,15 @@ class Preemption:
     def __exit__(self, *_) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        self._watch.close()
 
-    def _to_sigterm(self, *_) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        # Not `print`: the signal may have interrupted another `print`, which is not reentrant.
-        os.write(2, b"\nCtrl-C: saves and stops. Once more: stops at once, without saving.\n")
-        os.kill(os.getpid(), signal.SIGTERM)
+    def _interrupt(self, *_) -> None:
+        if self._several:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self._note()
 
     def _note(self, *_) -> None:
-        if not self._noted:
-            self._when = time.monotonic()
-        elif time.monotonic() - self._when > REPEAT_SECONDS:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
         self._noted = True
         if self._interrupts:
             self._interrupts = False
@@ -100,3 +99,35 @@ class Preemption:
             self._noted = True
         finally:
             self._interrupts = False
+
+
+class _Watch:
+    """Answers signals in a thread: Python's handlers wait while a program compiles or runs."""
+
+    def __init__(self) -> None:
+        reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        self._previous = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._answer, args=(reading,), daemon=True)
+        self._thread.start()
+
+    def _answer(self, reading: int) -> None:
+        first = 0.0
+        while number := os.read(reading, 1):
+            now, again = time.monotonic(), first > 0
+            first = first or now
+            interrupt = number[0] == signal.SIGINT
+            if interrupt and not again:
+                # Not `print`, in whose midst the main thread may be.
+                os.write(
+                    2, b"\nCtrl-C: saves and stops. Once more: stops at once, without saving.\n"
+                )
+            elif interrupt or (number[0] == signal.SIGTERM and now - first > REPEAT_SECONDS):
+                os._exit(128 + number[0])
+        os.close(reading)
+
+    def close(self) -> None:
+        """Ends the thread."""
+        signal.set_wakeup_fd(self._previous)
+        os.close(self._writing)
+        self._thread.join()

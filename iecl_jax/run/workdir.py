@@ -147,7 +147,7 @@ def write_results(
       job: `config.job`.
       metrics: numbers by name, or nested mappings and sequences of numbers; arrays become lists.
       steps: number of optimizer steps taken.
-      seconds: wall time of the job.
+      seconds: wall time of the job, of all its starts, each up to its last checkpoint.
       images_per_second: training images per second of wall time, over all devices.
       seed: `config.seed`.
       params_digest: `seal.digest(state.params)`.

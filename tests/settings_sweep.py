@@ -113,28 +113,23 @@ def _is_size(key: Any, value: Any) -> bool:
     return whole and value > 32 and key.default == value
 
 
-def wants(base: Base, free: Row) -> list[Want]:
-    """What the base sweeps: each choice, another number, and 0 or False where it is legal.
-
-    Args:
-      base: the base.
-      free: a value for each setting that is a free text.
-    """
+def wants(base: Base) -> list[Want]:
+    """What the base sweeps: each choice, another number, and 0 or False where it is legal."""
     config = base.load({})
     given, found = config_lib.leaves(config), []
     for name, key in schema.keys(config).items():
         asked = name.startswith(base.swept)
         asked |= name.startswith(base.choices) and setting_values.is_choice(key)
-        if not asked or (name in base.overrides and isinstance(key.default, str)):
+        # A name that the base gives makes it the base that it is.
+        if not asked or (name in base.overrides and isinstance(key.default, str | tuple)):
             continue
         values = setting_values.others(name, key, given[name])
-        values += [free[name]] if name in free else []
-        off = [value for value in values if setting_values.is_off(value)]
-        others = [value for value in values if not setting_values.is_off(value)]
+        off = tuple(value for value in values if setting_values.is_off(value))
+        others = tuple(value for value in values if not setting_values.is_off(value))
         if setting_values.is_choice(key) or isinstance(key.default, str):
             found += [Want(name, (value,)) for value in values]
         else:
-            found += [Want(name, tuple(some)) for some in (others, off) if some]
+            found += [Want(name, some) for some in (others, off) if some]
     return found
 
 
@@ -163,6 +158,12 @@ def plan(base: Base, wanted: Sequence[Want], most: int = 40) -> tuple[list[Row],
             # What did not fit beside others comes first in the next row.
             left.sort(key=lambda want: -(want.name in row))
     return rows, refused
+
+
+def first_row(base: Base, wanted: Sequence[Want]) -> Row:
+    """As many of the wanted changes as fit together, without what switches something off."""
+    ons = [want for want in wanted if not setting_values.is_off(want.values[0])]
+    return _row(base, ons, [], random.Random(base.name))
 
 
 def _row(base: Base, left: Sequence[Want], ons: Sequence[Want], rng: random.Random) -> Row:

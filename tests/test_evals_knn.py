@@ -113,3 +113,13 @@ def test_user_errors():
         knn.knn_predict(bank, labels, queries, k=1, temperature=0, num_classes=4)
     with pytest.raises(ValueError, match="bank label 3 needs a num_classes above 3"):
         knn.knn_predict(bank, labels, queries, k=1, temperature=0.1, num_classes=3)
+
+
+@pytest.mark.parametrize("place", ["bank", "queries"])
+def test_features_that_are_not_finite_have_no_neighbours(place):
+    given = {"bank": np.ones((4, 2), np.float32), "queries": np.ones((3, 2), np.float32)}
+    given[place][1, 0] = np.nan
+    with pytest.raises(FloatingPointError, match=f"features of the {place} are not finite"):
+        knn.knn_predict(
+            given["bank"], np.zeros(4, int), given["queries"], k=1, temperature=0.1, num_classes=1
+        )

@@ -5,14 +5,21 @@ import importlib.util
 import ml_collections
 
 from iecl_jax.config import kinds, schema, section
-from iecl_jax.config.rules import check_value, divides, multiple
+from iecl_jax.config.evaluation import Evaluation
+from iecl_jax.config.rules import check_value, divides, multiple, shown
 
 
 def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
     """Raises ValueError for the first impossible value of a config of any job."""
+    if schema.root(config) is Evaluation and "train" in config:
+        raise ValueError(
+            f"job={shown(config.job)} is set in a config that trains: leave it, and evaluate the "
+            "run with --config=configs/evaluate.py:NAME --config.checkpoint=WORKDIR."
+        )
     _check_values(config)
     if config.job == "pretrain":
         check_pretrain(config, num_devices)
+        _check_awaited(config)
         _check_log(config)
         return
     if not config.checkpoint and "pretrain" not in config:
@@ -97,6 +104,21 @@ def _check_folder(data: ml_collections.ConfigDict) -> None:
         raise ValueError(
             f"data.dir={data.dir!r} is not read by data.name={data.name!r}, which makes its "
             "images: take it out."
+        )
+
+
+def _check_awaited(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError if something waits for a measurement that never comes."""
+    best, names = config.checkpoint.keep_best, tuple(config.eval.names)
+    if best and "knn" not in names:
+        raise ValueError(
+            f"checkpoint.keep_best={best} keeps the checkpoints of best kNN top-1, but "
+            f"eval.names={shown(names)} has no 'knn': add it, or set checkpoint.keep_best=0."
+        )
+    if config.diagnostics.stop_on_collapse and not config.diagnostics.every_steps:
+        raise ValueError(
+            "diagnostics.stop_on_collapse=True needs measurements: set diagnostics.every_steps to "
+            "more than 0."
         )
 
 

@@ -13,6 +13,7 @@ from ml_collections.config_flags.tuple_parser import TupleParser
 
 from iecl_jax.config import kinds, own_files, schema, section
 from iecl_jax.config.pretrain import Pretrain
+from iecl_jax.config.rules import shown
 from iecl_jax.config.shipped import find
 
 _ONE_AT_A_TIME = threading.Lock()  # runpy changes sys.modules and sys.argv as it runs
@@ -195,7 +196,16 @@ def _value(name: str, text: Any, like: Any) -> Any:
             numbers = like and isinstance(like[0], float)
             return tuple(float(v) if numbers and type(v) is int else v for v in values)
         return ast.literal_eval(text)
-    except (KeyError, ValueError, SyntaxError, OverflowError):
+    # What Python raises for texts that are no value, or are nested too deeply to be read.
+    except (
+        KeyError,
+        ValueError,
+        TypeError,
+        SyntaxError,
+        ArithmeticError,
+        RecursionError,
+        MemoryError,
+    ):
         raise ValueError(_misfit(name, text, like)) from None
 
 
@@ -206,4 +216,4 @@ def _misfit(name: str, text: str, like: Any) -> str:
         wanted = f"a tuple, such as {like!r}"
     else:
         wanted = "a whole number" if isinstance(like, int) else "a number"
-    return f"--config.{name}={text} must be {wanted}."
+    return f"--config.{name}={shown(text)} must be {wanted}."

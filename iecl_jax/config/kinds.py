@@ -74,6 +74,7 @@ def load(kind: str, name: str, *, key: str | None = None) -> types.ModuleType:
       ValueError: there is no such name or file, or the file fails or lacks one of the kind's parts.
     """
     key = f"{kind}.name" if key is None else key
+    rules.check_value(key, name, "", None)
     known = files(kind)
     if not name.endswith(".py"):
         module = known.get(name, KINDS[kind].fallback)
@@ -81,14 +82,20 @@ def load(kind: str, name: str, *, key: str | None = None) -> types.ModuleType:
             rules.one_of(key, name, known)
         found = importlib.import_module(module)
     else:
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise ValueError(f"{key}={name!r} is no Python file: name one that exists.")
-        found = own_files.import_file(path)
+        if not _is_file(name):
+            raise ValueError(f"{key}={rules.shown(name)} is no Python file: name one that exists.")
+        found = own_files.import_file(Path(name).expanduser())
     for part in KINDS[kind].parts:
         if not hasattr(found, part):
             raise ValueError(f"{key}={name!r} has no {part}: see {KINDS[kind].example}.")
     return found
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).expanduser().is_file()
+    except (OSError, RuntimeError):  # A name that is too long, or ~ of a user who does not exist.
+        return False
 
 
 def settings(kind: str, name: str, *, key: str | None = None) -> type[Section]:

@@ -13,10 +13,16 @@ from iecl_jax.config.rules import (
     CHANNELS_OR_NONE,
     COUNT,
     COUNT_OR_NONE,
+    FEW,
+    FEW_OR_NONE,
     NOT_NEGATIVE,
+    PIXELS,
+    PIXELS_OR_NONE,
     POSITIVE,
     SCALES_OR_NONE,
     SEED,
+    SHARE,
+    WIDTH,
     Rule,
 )
 from iecl_jax.config.section import Section, key
@@ -39,6 +45,9 @@ OPERATORS = Rule(
     _are_operators, "different operators, files named by a word, with 'crop' first or nowhere"
 )
 CACHES = ("auto", "none", "host", "device")
+# One image has no variance: losses would be NaN, and batch norm would make it 0.
+BATCH = Rule(lambda value: 2 <= value <= 10**9, "from 2 to 10**9")
+BN_GROUP = Rule(lambda value: value == 0 or 2 <= value <= 10**9, "0, or from 2 to 10**9")
 BIT_DEPTH = Rule(lambda bits: 8 <= bits <= 16, "from 8 to 16")
 VIEWS = Rule(_are_views, "two different words or more: anchor, query and further views")
 
@@ -52,11 +61,11 @@ class Data(Section):
         "a file name of iecl_jax/data/sources, the path of a .py file or a TFDS name",
     )
     dir = key("", None, 'folder of TFDS data ("" = ~/tensorflow_datasets) or of the image_folder')
-    image_size = key(224, COUNT, "side of a view in pixels, unless the view has a size of its own")
+    image_size = key(224, PIXELS, "side of a view in pixels, unless the view has a size of its own")
     cache = key("auto", CACHES, "where decoded uint8 images are kept; auto: as suits the images")
-    num_threads = key(16, COUNT, "decoding threads per process")
+    num_threads = key(16, FEW, "decoding threads per process")
     prefetch = key(
-        2, COUNT_OR_NONE, "batches decoded ahead of the step, and as many put on the device ahead"
+        2, FEW_OR_NONE, "batches decoded ahead of the step, and as many put on the device ahead"
     )
     mean = key(
         (), CHANNELS_OR_NONE, "mean per channel of values in [0, 1], subtracted; () = the source's"
@@ -81,7 +90,7 @@ class Data(Section):
 class Train(Section):
     """Batch size, length, precision and logging of training."""
 
-    batch_size = key(256, COUNT, "images per step, summed over all devices")
+    batch_size = key(256, BATCH, "images per step, summed over all devices")
     num_epochs = key(100, COUNT_OR_NONE, "epochs, used if num_steps is 0")
     num_steps = key(0, COUNT_OR_NONE, "steps; replaces num_epochs if above 0")
     precision = key(
@@ -89,7 +98,7 @@ class Train(Section):
         ("float32", "bfloat16", "float16"),
         "type of the activations; parameters are float32",
     )
-    steps_per_call = key(1, COUNT, "largest number of steps in one call of the device")
+    steps_per_call = key(1, FEW, "largest number of steps in one call of the device")
     log_every_steps = key(100, COUNT, "steps between two entries of the log")
 
 
@@ -110,7 +119,7 @@ class Encoder(Section):
     name = key(
         "resnet50", None, "a name that a file of iecl_jax/models/encoders offers, or a .py file"
     )
-    bn_group = key(0, COUNT_OR_NONE, "images that share BN statistics; 0 = the whole global batch")
+    bn_group = key(0, BN_GROUP, "images that share BN statistics; 0 = the whole global batch")
 
     @staticmethod
     def also(own, given):
@@ -121,9 +130,9 @@ class Encoder(Section):
 class Projector(Section):
     """The MLP that maps features to embeddings."""
 
-    num_layers = key(3, COUNT, "number of layers")
-    hidden_dim = key(4096, COUNT, "units of each hidden layer")
-    output_dim = key(512, COUNT, "dimension of the embeddings")
+    num_layers = key(3, FEW, "number of layers")
+    hidden_dim = key(4096, WIDTH, "units of each hidden layer")
+    output_dim = key(512, WIDTH, "dimension of the embeddings")
     hidden_bn = key(True, None, "batch norm after each hidden layer")
     output_bn = key(True, None, "batch norm, without scale and bias, after the last layer")
 
@@ -136,7 +145,7 @@ class Saib(Section):
     variant = key(
         "paper", ("paper", "expansive"), "expansive: Jacobian I + W'DW, so log|det J| >= 0"
     )
-    num_blocks = key(1, COUNT, "number of blocks in a row (Table 4)")
+    num_blocks = key(1, FEW, "number of blocks in a row (Table 4)")
     group_size = key(32, COUNT, "images in a group, which SAIB's convolutions mix as channels")
     patch_size = key(16, COUNT, "side of a patch in pixels")
     inner_skip = key(True, None, "P' = P + (a + f(a)); False: P' = P + f(a)")
@@ -224,7 +233,7 @@ class View(Section):
         OPERATORS,
         "operators in order, by file name or path of a .py file; prob=0 leaves one out",
     )
-    size = key(0, COUNT_OR_NONE, "side of the view in pixels; 0 = data.image_size")
+    size = key(0, PIXELS_OR_NONE, "side of the view in pixels; 0 = data.image_size")
 
     @staticmethod
     def inside(own, given):
@@ -298,7 +307,7 @@ class Diagnostics(Section):
     )
     min_feature_std = key(
         0.05,
-        NOT_NEGATIVE,
+        SHARE,
         "standard deviation of the features (0 to 1) below which they have collapsed",
     )
     stop_on_collapse = key(False, None, "on collapse, save a checkpoint and stop; False: only warn")

@@ -6,6 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+_SMALLEST, _LARGEST = 1.2e-38, 3.4e38  # of float32, in which the numbers are used
+_LONGEST_TEXT = 1000  # characters
+_MOST_SHOWN = 100  # characters of a value in a message
+
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
@@ -15,15 +19,25 @@ class Rule:
     wanted: str
 
 
+def _whole(low: int, high: int) -> Rule:
+    """Returns the rule of a whole number that is counted out or allocated.
+
+    The upper bounds are beyond any use. Without them a slip of the keyboard would ask for more than
+    any machine has, and arithmetic on it might never end.
+    """
+    return Rule(lambda value: low <= value <= high, f"from {low} to 10**{round(math.log10(high))}")
+
+
 POSITIVE = Rule(lambda value: value > 0, "more than 0")
 NOT_NEGATIVE = Rule(lambda value: value >= 0, "at least 0")
 SHARE = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
 INSIDE_SHARE = Rule(lambda value: 0 < value < 1, "between 0 and 1")
 BELOW_ONE = Rule(lambda value: 0 <= value < 1, "at least 0 and less than 1")
 SEED = Rule(lambda seed: 0 <= seed < 2**32, "from 0 to 2**32 - 1")
-# The upper bound is beyond any machine: without it, arithmetic on absurd sizes would never end.
-COUNT = Rule(lambda value: 0 < value <= 10**9, "from 1 to 10**9")
-COUNT_OR_NONE = Rule(lambda value: 0 <= value <= 10**9, "from 0 to 10**9")
+COUNT, COUNT_OR_NONE = _whole(1, 10**9), _whole(0, 10**9)
+PIXELS, PIXELS_OR_NONE = _whole(1, 10**4), _whole(0, 10**4)
+WIDTH, WIDTH_OR_NONE = _whole(1, 10**6), _whole(0, 10**6)
+FEW, FEW_OR_NONE = _whole(1, 1000), _whole(0, 1000)  # layers, threads, steps of one program
 RANGE = Rule(
     lambda pair: len(pair) == 2 and 0 < pair[0] <= pair[1], "(low, high) with 0 < low <= high"
 )
@@ -31,13 +45,12 @@ SHARES = Rule(
     lambda pair: len(pair) == 2 and 0 < pair[0] <= pair[1] <= 1,
     "(low, high) with 0 < low <= high <= 1",
 )
-RATES = Rule(lambda rates: len(rates) > 0 and min(rates) > 0, "one number or more, above 0")
+RATES = Rule(lambda rates: 0 < len(rates) <= 1000 and min(rates) > 0, "one number or more, above 0")
 
 
 def _three(values: Sequence[Any], above: float) -> bool:
-    """Returns whether there are three finite numbers above a bound."""
-    numbers = [v for v in values if isinstance(v, int | float) and above < v < math.inf]
-    return len(values) == len(numbers) == 3
+    """Returns whether there are three numbers above a bound."""
+    return len(values) == 3 and all(_is_number(value) and value > above for value in values)
 
 
 CHANNELS_OR_NONE = Rule(lambda v: not v or _three(v, -math.inf), "() or three finite numbers")
@@ -54,12 +67,31 @@ def check_value(name: str, value: Any, default: Any, rule: Rule | tuple[str, ...
       rule: the rule of the key, see `section.Key`.
     """
     wanted = _type_wanted(value, default)
-    if wanted is not None:
-        raise ValueError(f"{name}={value!r} must be {wanted}.")
-    if isinstance(rule, tuple):
+    if wanted is None and isinstance(rule, tuple):
         one_of(name, value, rule)
-    elif rule is not None and not rule.holds(value):
-        raise ValueError(f"{name}={value!r} must be {rule.wanted}.")
+    elif wanted is None and rule is not None and not rule.holds(value):
+        wanted = rule.wanted
+    if wanted is not None:
+        raise ValueError(f"{name}={shown(value)} must be {wanted}.")
+
+
+def shown(value: Any) -> str:
+    """Returns the value as Python has it, or its beginning if that is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no number of thousands of digits.
+        text = f"a number of {value.bit_length()} bits" if isinstance(value, int) else "a value"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
+def _is_number(value: Any) -> bool:
+    """Returns whether a value is a number that stays one in float32: no inf, and no 0 by underflow.
+
+    bool is a subclass of int, so it is excluded by name.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return value == 0 or _SMALLEST <= abs(value) <= _LARGEST
 
 
 def _type_wanted(value: Any, default: Any) -> str | None:
@@ -67,14 +99,13 @@ def _type_wanted(value: Any, default: Any) -> str | None:
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "True or False"
     if isinstance(default, str):
-        return None if isinstance(value, str) else "text"
-    # bool is a subclass of int, so it is excluded by name here and below.
+        line = isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST_TEXT
+        return None if line else f"text of one line, at most {_LONGEST_TEXT} characters"
     if isinstance(default, int):
         whole = isinstance(value, int) and not isinstance(value, bool)
         return None if whole else "a whole number"
     if isinstance(default, float):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return None if number and math.isfinite(value) else "a finite number"
+        return None if _is_number(value) else "a finite number, in the range of float32"
     if not isinstance(value, tuple | list):
         return "a tuple, such as " + repr(default)
     inner = [_type_wanted(item, default[0]) for item in value] if default else []
@@ -85,12 +116,14 @@ def one_of(name: str, value: Any, choices: Iterable[str]) -> None:
     """Raises ValueError, with the most similar choices, if `value` is not one of the choices."""
     if value not in choices:
         hint = near(value, choices)
-        raise ValueError(f"{name}={value!r} is unknown: {hint}use one of {', '.join(choices)}.")
+        raise ValueError(
+            f"{name}={shown(value)} is unknown: {hint}use one of {', '.join(choices)}."
+        )
 
 
 def near(value: Any, choices: Iterable[str]) -> str:
     """Returns "did you mean ...? " with the most similar choices, or "" if none is similar."""
-    found = difflib.get_close_matches(str(value), choices)
+    found = difflib.get_close_matches(str(value)[:_MOST_SHOWN], choices)
     return f"did you mean {' or '.join(map(repr, found))}? " if found else ""
 
 

@@ -11,7 +11,7 @@ import ml_collections
 from iecl_jax.config import kinds, own_files, section
 from iecl_jax.config.evaluation import Evaluation
 from iecl_jax.config.pretrain import Pretrain
-from iecl_jax.config.rules import one_of
+from iecl_jax.config.rules import check_value, one_of
 from iecl_jax.config.section import Key, Section
 
 # {pattern of a key's earlier name: its present name}. `renamed` puts a group before each pattern,
@@ -39,6 +39,7 @@ def root(config: Any) -> type[Section]:
       ValueError: the job is unknown.
     """
     job = config.get("job", "pretrain")
+    check_value("job", job, "", None)
     if job == "pretrain":
         return Pretrain
     if not job.endswith(".py"):
@@ -201,6 +202,7 @@ def unknown_key(config: ml_collections.ConfigDict, names: Iterable[str]) -> str 
         new_name = renamed(name)
         if new_name != name and new_name in known:
             near = [new_name]
+        near = [leaf for leaf in near if leaf.isprintable()]
         hint = f"did you mean {' or '.join(near[:3])}?" if near else f"keys: {', '.join(config)}."
         return f"config has no key {name!r}: {hint}"
     return None

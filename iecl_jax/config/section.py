@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from iecl_jax.config.rules import Rule
+from iecl_jax.config.rules import Rule, shown
 
 
 class Key(NamedTuple):
@@ -130,15 +130,24 @@ def nested(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 def put(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
-    """Sets a value by its dotted name, and creates the sections above it where they are missing."""
+    """Sets a value by its dotted name, and creates the sections above it where they are missing.
+
+    Raises:
+      ValueError: what should be a section is a value, or a number is too large for a float.
+    """
     *path, last = name.split(".")
-    with config.unlocked():
-        for part in path:
+    for depth, part in enumerate(path, 1):
+        with config.unlocked():
             if part not in config:
                 config[part] = ml_collections.ConfigDict()
             config = config[part]
-    with config.unlocked():
-        config[last] = value
+        if not isinstance(config, ml_collections.ConfigDict):
+            raise ValueError(f"{'.'.join(path[:depth])} has a value, so {name} is no setting.")
+    try:
+        with config.unlocked(), config.ignore_type():  # The check of the config reports types.
+            config[last] = value
+    except OverflowError:
+        raise ValueError(f"{name}={shown(value)} must be a finite number.") from None
 
 
 def leaves(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The state that training carries from step to step, and its initial value."""
 
+import os
 from typing import Any
 
 import flax
@@ -9,6 +10,15 @@ import optax
 from flax.training.dynamic_scale import DynamicScale
 
 from iecl_jax.methods import Method
+
+# {part of the state: the settings that decide its size}
+SIZES_OF = {
+    "projector": "projector.hidden_dim or projector.output_dim",
+    "predictor": "method.predictor.hidden_dim or projector.output_dim",
+    "queue": "method.queue_size or projector.output_dim",
+    "saib": "saib.group_size or data.image_size",
+    "encoder": "the sizes of encoder, such as encoder.width",
+}
 
 
 @flax.struct.dataclass
@@ -50,6 +60,9 @@ def create(
       view_shape: (b, S, S, 3), with b a multiple of `saib.group_size`.
       num_classes: number of classes of the online probe; 0 = no probe.
       dynamic_scale: whether to scale the loss, as float16 needs.
+
+    Raises:
+      ValueError: the state does not fit into the memory of a device; nothing is allocated then.
     """
 
     @jax.jit  # One program instead of thousands of small ones, one per operation.
@@ -77,4 +90,29 @@ def create(
             else None,
         )
 
-    return init(key)
+    traced = init.trace(key)
+    require_memory(traced.out_info)
+    state: TrainState = traced.lower().compile()(key)
+    return state
+
+
+def require_memory(state: Any) -> None:
+    """Raises ValueError, which names the largest array, if the state does not fit into a device.
+
+    Args:
+      state: a TrainState of shapes and types.
+    """
+    sizes = {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf.size * leaf.dtype.itemsize
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+    stats = jax.local_devices()[0].memory_stats() or {}
+    room = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed, largest = sum(sizes.values()), max(sizes, key=lambda name: sizes[name])
+    if needed > room:
+        settings = next((text for part, text in SIZES_OF.items() if part in largest), "its sizes")
+        raise ValueError(
+            f"the parameters and the rest of the state take {needed / 1e9:,.0f} GB, and the device "
+            f"has {room / 1e9:,.0f} GB; {sizes[largest] / 1e9:,.0f} GB are {largest}: lower "
+            f"{settings}."
+        )

@@ -28,6 +28,7 @@ def extract(
 
     Raises:
       ValueError: the batches have fewer than N images without padding, or N < 1.
+      FloatingPointError: a feature is not finite.
     """
     if num_examples < 1:
         raise ValueError(f"num_examples is {num_examples}: ask for at least 1.")
@@ -37,6 +38,7 @@ def extract(
     for output, batch in _one_ahead(encode, batches):
         mask = np.asarray(batch["mask"], bool)
         rows = np.asarray(output)[mask][: num_examples - filled]
+        require_finite(rows, f"the features of images {filled} to {filled + len(rows) - 1}")
         if filled == 0:
             features = np.empty((num_examples, rows.shape[1]), np.float32)
         features[filled : filled + len(rows)] = rows
@@ -48,6 +50,12 @@ def extract(
         f"the batches hold {filled} images, fewer than num_examples={num_examples}: "
         "lower num_examples or pass the whole split."
     )
+
+
+def require_finite(values: np.ndarray | jax.Array, what: str) -> None:
+    """Raises FloatingPointError if one of the values, which `what` names, is inf or NaN."""
+    if not np.isfinite(values).all():
+        raise FloatingPointError(f"{what} are not finite: take another checkpoint.")
 
 
 def _one_ahead(

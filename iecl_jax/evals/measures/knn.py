@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from iecl_jax.evals.measures.features import require_finite
 from iecl_jax.losses.product import product
 
 Array = jax.Array | np.ndarray
@@ -48,6 +49,7 @@ def knn_predict(
       The predicted classes, int32 [M].
 
     Raises:
+      FloatingPointError: a feature is not finite.
       ValueError: k is below 1 or above the number of labelled bank examples, T is not positive, or
         a label is not below num_classes.
     """
@@ -93,6 +95,8 @@ def _nearest(
 
     Both are [chunks, Q, k], where the last chunk is padded.
     """
+    require_finite(queries, "the features of the queries")
+    require_finite(bank, "the features of the bank")
     query_chunk = max(1, min(query_chunk, len(queries)))
     bank_chunk = min(bank_chunk, len(tags))
     chunks = _normalize(_pad(queries, query_chunk)).reshape(-1, query_chunk, queries.shape[1])

@@ -106,7 +106,9 @@ class SplitEncoder:
         `indices` (int [n]) are the images, all of them by default.
         """
         devices, count = self.num_devices, len(split) if indices is None else len(indices)
-        batch_size = -(-self._config.eval.batch_size // devices) * devices  # Rounded up.
+        # No larger than the largest split, or most of a batch would be padding.
+        wanted = min(self._config.eval.batch_size, max(map(len, (split, *self._opened.values()))))
+        batch_size = -(-wanted // devices) * devices  # Rounded up.
         batches = data.eval_batches(self._config.data, split, batch_size, indices)
         with console.progress(f"Encoding images of {split.name}", count, "image") as shown:
             return features.extract(

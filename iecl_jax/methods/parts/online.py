@@ -8,7 +8,7 @@ import ml_collections
 from flax import linen as nn
 from jaxtyping import Array, Float, Float32, Key
 
-from iecl_jax.config.rules import COUNT
+from iecl_jax.config.rules import FEW, WIDTH
 from iecl_jax.config.section import Section, key
 from iecl_jax.methods.parts.method import Images, Outputs, Tree, Views
 from iecl_jax.models import build
@@ -30,8 +30,8 @@ class PredictorSettings(Section):
     class predictor(Section):
         """The MLP that predicts one view's projection from the other's."""
 
-        num_layers = key(2, COUNT, "number of layers")
-        hidden_dim = key(4096, COUNT, "units of each hidden layer")
+        num_layers = key(2, FEW, "number of layers")
+        hidden_dim = key(4096, WIDTH, "units of each hidden layer")
 
 
 class Network(nn.Module):

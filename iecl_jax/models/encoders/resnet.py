@@ -11,7 +11,7 @@ import ml_collections
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from iecl_jax.config.rules import COUNT, COUNT_OR_NONE
+from iecl_jax.config.rules import WIDTH, WIDTH_OR_NONE
 from iecl_jax.config.section import Section, key
 from iecl_jax.models import initializers, precision
 from iecl_jax.models.batch_norm import BatchNorm
@@ -34,8 +34,8 @@ class Settings(Section):
     stem = key(
         "imagenet", ("imagenet", "cifar"), "imagenet: 7x7, stride 2, max-pool; cifar: 3x3, stride 1"
     )
-    width = key(64, COUNT, "channels of the first stage")
-    feature_dim = key(0, COUNT_OR_NONE, "outputs of a linear layer after pooling; 0 = no layer")
+    width = key(64, WIDTH, "channels of the first stage")
+    feature_dim = key(0, WIDTH_OR_NONE, "outputs of a linear layer after pooling; 0 = no layer")
     spectral_norm = key(True, None, "divide every convolution by its largest singular value")
     remat = key(
         False, None, "less memory, a third more work: the backward pass recomputes the blocks"

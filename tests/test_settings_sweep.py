@@ -65,8 +65,10 @@ def of_encoder(name: str) -> Base:
 
 def of_source(name: str, folder: pathlib.Path) -> Base:
     """The images of a source."""
-    overrides = {"data.name": name, "data.dir": str(folder), "data.cache": "none"}
-    return Base(f"data-{name}", MATRICES, STEADY | overrides, ("data.",))
+    overrides = STEADY | {"data.name": name, "data.cache": "none"}
+    if not getattr(kinds.load("data", name), "NO_FOLDER", False):
+        overrides["data.dir"] = str(folder)
+    return Base(f"data-{name}", MATRICES, overrides, ("data.",))
 
 
 def of_job(name: str, checkpoint: pathlib.Path) -> Base:

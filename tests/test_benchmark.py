@@ -310,10 +310,9 @@ def test_the_memory_is_that_of_the_state_the_batch_and_what_is_between(tmp_path)
 def test_everything_is_measured_without_tensorflow(tmp_path, monkeypatch):
     """The data set of the config is missing too; its images are made up and that is said."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    path, trace = tmp_path / "all.json", tmp_path / "trace"
+    path, trace, own = tmp_path / "all.json", tmp_path / "trace", "tests/tiny_resnet.py"
     options = [f"--config={TINY}", "--rounds=2", "--steps=3", f"--json={path}", f"--trace={trace}"]
-    options += ["--", *TINY_OVERRIDES, "--config.data.name=digits"]
-    options += ["--config.encoder.name=tests/tiny_resnet.py"]
+    options += [*TINY_OVERRIDES, "--config.data.name=digits", f"--config.encoder.name={own}"]
     code = f"""{WITHOUT_TENSORFLOW}
 from iecl_jax.tools.benchmark import __main__, roofline
 roofline.MATRIX_SIDE["cpu"] = 64

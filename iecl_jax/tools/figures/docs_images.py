@@ -1,7 +1,7 @@
 """Draws the pictures of README and docs anew: trains what is missing, and copies or photographs it.
 
     python -m iecl_jax.tools.figures.docs_images --only=quickstart
-    python -m iecl_jax.tools.figures.docs_images -- --config.data.dir=DIR
+    python -m iecl_jax.tools.figures.docs_images --config.data.dir=DIR
 
 The first command trains the quick start and draws its pictures. The second draws all: the other
 runs need CIFAR-10, and most of an hour on two CPU cores. Runs lie in RUNS/NAME and are not

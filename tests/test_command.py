@@ -13,6 +13,7 @@ from absl.testing import flagsaver
 from iecl_jax import config as config_lib
 from iecl_jax import main, methods
 from iecl_jax.config import files, own_files, paths
+from iecl_jax.evals.parts import frozen
 from iecl_jax.evals.parts.encoder import SplitEncoder
 from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.run import flag_parsing
@@ -284,6 +285,14 @@ def test_no_tool_runs_the_code_of_a_checkpoint(stranger):
     (other / "config.json").write_text(json.dumps(record))
     report.main([f"--workdir={other}"])
     assert not (stranger / "mark").exists()
+
+
+def test_trust_in_a_checkpoint_is_for_that_one(stranger):
+    with pytest.raises(own_files.Foreign):
+        frozen.load(stranger / "run")
+    frozen.load(stranger / "run", trust_code=True)
+    assert own_files.is_foreign("/another/file.py")
+    frozen.load(stranger / "run")  # its code has run, and runs again
 
 
 def test_a_file_that_the_command_names_is_trusted(stranger):

@@ -31,6 +31,17 @@ def trust_checkpoints(yes: bool = True) -> None:
     _trusts_checkpoints = yes
 
 
+@contextlib.contextmanager
+def trusting(yes: bool) -> Iterator[None]:
+    """A context in which, if `yes`, the configs of checkpoints may name files that are then run."""
+    before = _trusts_checkpoints
+    trust_checkpoints(before or yes)
+    try:
+        yield
+    finally:
+        trust_checkpoints(before)
+
+
 def is_foreign(value: Any) -> bool:
     """Returns whether a value names a Python file that this process neither ran nor trusts."""
     return not _trusts_checkpoints and any(_resolved(path) not in _ran for path in _files(value))

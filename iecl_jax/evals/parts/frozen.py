@@ -108,8 +108,7 @@ def load(
     Raises:
       ValueError: there is no whole checkpoint, or it names Python files and is not trusted.
     """
-    if trust_code:
-        own_files.trust_checkpoints()
-    config, weights = load_for_evaluation(checkpoint, best=best)
+    with own_files.trusting(trust_code):
+        config, weights = load_for_evaluation(checkpoint, best=best)
     config_lib.check_pretrain(config, num_devices=1)
     return Encoder(config, weights, batch_size)

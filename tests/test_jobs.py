@@ -195,6 +195,9 @@ def test_knn_reads_its_config_from_the_checkpoint(workdir, tmp_path):
     results = jobs.run(config, str(tmp_path))
     pretrained = json.loads((workdir / "results.json").read_text())
     assert results["metrics"]["knn_top1"] == pretrained["metrics"]["knn_top1"]
+    jobs.run(config, str(tmp_path))  # Once more: the log has it once.
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"step": 0, "eval/knn_top1": results["metrics"]["knn_top1"]}
     assert (tmp_path / "results.json").exists()
 
 
@@ -210,6 +213,9 @@ def test_linear_probe(workdir, tmp_path, cached):
     if not cached:  # resumed from its end: nothing is trained again, and the result is the same
         again = jobs.run(config, str(tmp_path))
         assert again["params_digest"] == results["params_digest"]
+        scalars = events.read(tmp_path).scalars
+        assert scalars["probe/loss"].steps.tolist() == [8, 16, 24]
+        assert scalars["eval/linear_top1"].steps.tolist() == [24]
 
 
 def test_a_missing_checkpoint_is_one_sentence(tmp_path):

@@ -54,6 +54,12 @@ class MetricsFile(Writer):
         self._file.close()
 
 
+def replace(workdir: str | os.PathLike, step: int, scalars: Mapping[str, Any]) -> None:
+    """Writes a file of one line, in the place of an earlier one."""
+    with files.open_whole(Path(workdir) / NAME, "w") as file:
+        file.write(_text({"step": step} | plain(scalars)))
+
+
 def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns the lines of WORKDIR/metrics.jsonl that are whole; [] if there is no such file."""
     path = Path(workdir) / NAME

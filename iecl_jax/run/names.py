@@ -6,8 +6,8 @@ names and opens on the first. So its groups are numbered, and the first has only
 
 EVENT_FILES = "events.out.tfevents.*"  # the names of TensorBoard's files
 
-_FIRST = ("loss", "method_loss", "probe_accuracy", "images_per_second")
-_TRAIN, _TERMS, _LAYERS = "1_train/", "3_terms/", "5_layers/"
+_FIRST = ("loss", "probe_accuracy")
+_TRAIN, _DETAILS, _LAYERS = "1_train/", "3_details/", "5_layers/"
 _GROUPS = {"eval/": "2_eval/", "diagnostics/": "4_diagnostics/", "probe/": "1_probe/"}
 _PICTURES = {"gallery": "2_eval/gallery", "jacobian_spectrum": "4_diagnostics/jacobian_spectrum"}
 
@@ -18,7 +18,7 @@ def number_in_tensorboard(name: str) -> str:
     if not slash:
         return name
     if group == "train":
-        return (_TRAIN if rest in _FIRST else _TERMS) + rest
+        return (_TRAIN if rest in _FIRST else _DETAILS) + rest
     return _GROUPS.get(group + slash, _LAYERS + group + slash) + rest
 
 
@@ -33,6 +33,6 @@ def from_tensorboard(tag: str) -> str:
         if tag == known:
             return name
     inverse = {new: old for old, new in _GROUPS.items()}
-    inverse |= {_TRAIN: "train/", _TERMS: "train/", _LAYERS: ""}
+    inverse |= {_TRAIN: "train/", _DETAILS: "train/", _LAYERS: ""}
     group, slash, rest = tag.partition("/")
     return inverse.get(group + slash, group + slash) + rest

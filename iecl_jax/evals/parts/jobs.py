@@ -12,7 +12,7 @@ from iecl_jax.config import kinds
 from iecl_jax.evals.parts import overview, results
 from iecl_jax.evals.parts.encoder import SplitEncoder
 from iecl_jax.evals.parts.subject import Subject
-from iecl_jax.run import command_line, workdir
+from iecl_jax.run import command_line, metrics_file, workdir
 from iecl_jax.run.checkpoint import load_for_evaluation
 from iecl_jax.run.seal import digest
 
@@ -22,7 +22,7 @@ def run(
 ) -> dict[str, Any]:
     """Runs the evaluation `config.job` on the checkpoint `config.checkpoint`.
 
-    It prints the scores and writes results.json to `run_dir`.
+    It prints the scores and writes results.json and metrics.jsonl to `run_dir`.
 
     Returns:
       The content of results.json.
@@ -56,6 +56,11 @@ def run(
         seed=config.seed,
         params_digest=digest(subject.params if work.params is None else work.params),
     )
+    if jax.process_index() == 0:
+        numbers = {name: x for name, x in written["metrics"].items() if isinstance(x, (int, float))}
+        metrics_file.replace(
+            run_dir, work.steps, {f"eval/{name}": x for name, x in numbers.items()}
+        )
     if config.pictures and subject.knows_features():
         with console.waiting("Drawing neighbours and a map of the features"):
             overview.measure(subject, None)

@@ -85,7 +85,8 @@ def test_layouts(tmp_path):
 def test_wrong_folders(tmp_path):
     with pytest.raises(ValueError, match="not a folder"):
         open_split(folder(tmp_path / "nowhere"), "train")
-    with pytest.raises(ValueError, match="holds no image"):
+    (tmp_path / "phone.HEIC").touch()
+    with pytest.raises(ValueError, match=r"holds no image .* files of other kinds: 1 \.heic\."):
         open_split(folder(tmp_path), "train")
     with pytest.raises(ValueError, match=r"needs data\.dir"):
         open_split(folder(""), "train")

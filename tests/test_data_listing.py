@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from test_data_folder import folder, write
 
-from iecl_jax.data import eval_batches, open_split
+from iecl_jax.data import eval_batches, files, open_split
 
 pytestmark = pytest.mark.quick
 
@@ -89,15 +89,17 @@ def test_links_to_classes_and_images_outside_are_followed(photos, tmp_path_facto
     np.testing.assert_array_equal(split.labels, [0] * 4 + [1] * 3)
 
 
-def test_a_folder_that_cannot_be_read_is_an_error_that_names_it(photos, monkeypatch):
-    scandir, locked = os.scandir, photos / "train" / "dog"
+@pytest.mark.parametrize("module, name", [(os, "scandir"), (files, "is_run")])
+def test_a_folder_that_cannot_be_read_is_an_error_that_names_it(photos, monkeypatch, module, name):
+    """With neither the right to list it nor that to enter it; the tests may run as root."""
+    function, locked = getattr(module, name), photos / "train" / "dog"
 
     def refuse(path):
         if path == locked:
             raise PermissionError(13, "Permission denied")
-        return scandir(path)
+        return function(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(module, name, refuse)
     for split in ("train", "test"):
         with pytest.raises(ValueError, match=r"train/dog cannot be read \(Permission denied\)"):
             open_split(folder(photos), split)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from iecl_jax import config as config_lib
 from iecl_jax import data
@@ -285,3 +287,36 @@ def test_what_cannot_be_prepared_says_so(name, sentence, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["prepare", f"--name={name}", f"--dir={tmp_path}"])
     with pytest.raises(SystemExit, match=re.escape(sentence)):
         prepare.main()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [("cat", "dog"), ("all",)])
+def test_a_folder_as_users_have_it_trains_to_its_results(tmp_path, classes):
+    """With a cut test image, a hidden folder, a pipe and a loop; and with one class only."""
+    photos, noise = tmp_path / "photos", np.random.default_rng(0)
+    for split, count in (("Train", 8), ("VAL", 4)):
+        for name in classes:
+            (photos / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = noise.integers(0, 256, (20 + number, 30, 3), np.uint8)
+                Image.fromarray(pixels).save(photos / split / name / f"{number}.png")
+    cut = photos / "VAL" / classes[0] / "2.png"
+    cut.write_bytes(cut.read_bytes()[:900])
+    shutil.copytree(photos / "VAL" / classes[0], photos / "Train" / ".ipynb_checkpoints")
+    os.mkfifo(photos / "Train" / classes[0] / "pipe.jpg")
+    (photos / "Train" / classes[0] / "back").symlink_to("..")
+    settings = ["data.name=image_folder", f"data.dir={photos}", "train.batch_size=8"]
+    settings += ["train.num_steps=2", "schedule.warmup_epochs=0", "eval.knn.k=2"]
+    command = [sys.executable, "-m", "iecl_jax.main", f"--config={TINY}", f"--workdir={tmp_path}/r"]
+    done = subprocess.run(
+        [*command, *(f"--config.{setting}" for setting in settings)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "r" / "results.json").read_text())["metrics"]
+    assert ("knn_top1" in metrics) == ("online_probe_top1" in metrics) == (len(classes) == 2)
+    said = done.stdout + done.stderr
+    assert "nothing to tell apart" in said if len(classes) == 1 else f"{cut} is broken" in said
+    assert "data.cache=auto: none" in said

@@ -1,6 +1,7 @@
 """Finds the splits and classes of a folder of images, from the names of its folders."""
 
 import difflib
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,7 +51,8 @@ def find(top: Path, split: str) -> Labelled:
     for note in listing.notes:
         logging.info("%s", note)
     if not listing.images:
-        raise ValueError(f"{shown(root)} holds no image ({', '.join(SUFFIXES)}).")
+        holds = " ".join([f"{shown(root)} holds no image ({', '.join(SUFFIXES)}).", *listing.notes])
+        raise ValueError(holds)
     inside = [path for path in listing.images if path.parent != root]
     if root == train:
         class_names = _class_names(listing)
@@ -79,7 +81,7 @@ def _split_folders(top: Path) -> tuple[Path, Path | None]:
     """
     there: dict[str, list[Path]] = {}
     for entry in entries(top):
-        if entry.is_dir() and not is_hidden(entry.name, is_folder=True):
+        if os.path.isdir(entry.path) and not is_hidden(entry.name, is_folder=True):
             there.setdefault(entry.name.lower(), []).append(top / entry.name)
     train, test = (_first(there, names) for names in (TRAIN_FOLDERS, TEST_FOLDERS))
     others = sorted(path for paths in there.values() for path in paths if path not in (train, test))

@@ -61,12 +61,13 @@ def list_images(root: Path) -> Listing:
             left_out.links.append(folder)
             continue
         seen.add(place)
-        if folder != root and files.is_run(folder):
+        inside = entries(folder)
+        if folder != root and _is_run(folder):
             left_out.runs.append(folder)
             continue
         if folder.parent == root:
             top_folders.add(folder.name)
-        for entry in entries(folder):
+        for entry in inside:
             path, kind = Path(folder, entry.name), _kind(entry)
             if is_hidden(entry.name, is_folder=kind in ("folder", "link")):
                 left_out.hidden.append(path)
@@ -97,10 +98,7 @@ def entries(folder: Path) -> list[os.DirEntry]:
         with os.scandir(folder) as found:
             return sorted(found, key=lambda entry: entry.name)
     except OSError as error:
-        raise ValueError(
-            f"The folder {shown(folder)} cannot be read ({error.strerror}): make it readable, or "
-            "move it away."
-        ) from error
+        raise _unreadable(folder, error) from error
 
 
 def is_hidden(name: str, *, is_folder: bool) -> bool:
@@ -140,6 +138,20 @@ class _LeftOut:
             ("what is no file (pipe, socket or device)", sorted(self.special)),
         ]
         return [f"{shown(root)}: left out {what}: {some(which)}." for what, which in found if which]
+
+
+def _unreadable(folder: Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"The folder {shown(folder)} cannot be read ({error.strerror}): make it readable, or move "
+        "it away."
+    )
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        return files.is_run(folder)
+    except OSError as error:  # its names may be listed, but nothing in it opened
+        raise _unreadable(folder, error) from error
 
 
 def _place(folder: Path) -> tuple[int, int]:

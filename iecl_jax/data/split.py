@@ -65,7 +65,7 @@ class Split:
 
     `read(indices)` returns their Records. `read_labels()` returns all labels, without decoding an
     image. If `broken` is set, an image that cannot be decoded is replaced by the next one that can,
-    with the label of that one. Otherwise the decoder's error is raised.
+    with the label of that one. Otherwise a ValueError names it.
     """
 
     name: str
@@ -165,7 +165,9 @@ class Split:
                 return function(position, record.image), record.label
             except images.DECODE_ERRORS as error:
                 if self.broken is None:
-                    raise
+                    raise ValueError(
+                        f"image {index} of {self.name} cannot be decoded: {error}."
+                    ) from error
                 self.broken.add(shown(str(record.image)), error)
             index = (index + 1) % len(self)
             record = self.read([index])[0]

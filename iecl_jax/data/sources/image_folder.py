@@ -44,7 +44,7 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
         allows.
     """
     top = Path(data.dir).expanduser()
-    if not top.is_dir():
+    if not os.path.isdir(top):  # unlike Path.is_dir, it never raises
         raise ValueError(f"data.dir={data.dir!r} is not a folder.")
     listed, reading = class_folders.find(top, split), images.reading(data)
     where = shown(listed.root)

@@ -212,8 +212,8 @@ def _disk(task: pretraining.Pretraining, state: Any, run_dir: str) -> Need:
     saved = math.ceil(total / settings.every_steps) + (settings.keep_best > 0)
     at_once = min(settings.keep + settings.keep_best + forever + 1, saved + 1)
     size = _bytes(state)
-    what = f"{at_once} checkpoints of {_size(size)}"
-    way_out = "use a --workdir on another disk, or keep fewer (checkpoint.keep, .keep_best)"
+    what = f"{at_once:,} checkpoints of {_size(size)}"
+    way_out = "use a --workdir on another disk, or keep fewer (checkpoint.keep, keep_every_steps)"
     folder = Path(run_dir).absolute()
     return Need(what, "the disk of the workdir", at_once * size, free_disk(folder), way_out)
 

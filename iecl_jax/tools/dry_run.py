@@ -7,6 +7,7 @@ forgets them. It makes no workdir and writes nothing but the compilation cache. 
 diagnostics and galleries are not included, neither in the memory nor in the time.
 """
 
+import contextlib
 import datetime
 import math
 import os
@@ -20,9 +21,8 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import numpy as np
-from absl import logging
 
-from iecl_jax import data
+from iecl_jax import console, data
 from iecl_jax.run import markdown
 from iecl_jax.tools.benchmark import program, timing
 from iecl_jax.train import pretraining
@@ -93,16 +93,21 @@ def run(config: ml_collections.ConfigDict, run_dir: str) -> None:
         needs.append(_host(cached, available))
         rows = _facts(task, state)
     else:
-        logging.info("Reading the first batch.")
-        with data.TrainBatches(config, task.split) as batches:
-            rows = _facts(task, state)
-            needs += _memory(task, state, next(batches), available)
+        rows = _facts(task, state)
+        with contextlib.ExitStack() as stack:
+            with console.waiting("Reading the first batch"):
+                batches = stack.enter_context(data.TrainBatches(config, task.split))
+                batch = next(batches)
+            with console.waiting("Compiling the step"):
+                needs += _memory(task, state, batch, available)
             if not any(need.lacking for need in needs[1:]):
-                rows += _duration(task, _time(task, batches))
+                with console.waiting("Taking steps, to time them"):
+                    rows += _duration(task, _time(task, batches))
     lacking = [need.sentence() for need in needs if need.lacking]
     if jax.process_index() == 0:
-        print(markdown.table(["dry run", ""], [*rows, *(need.row() for need in needs)], text=2))
-        print(f"Nothing was started: without --dry_run the run is in {run_dir}.", flush=True)
+        rows += [need.row() for need in needs]
+        console.show(markdown.table(["dry run", ""], rows, text=2))
+        console.show(f"Nothing was started: without --dry_run the run is in {run_dir}.")
     if lacking:
         raise ValueError(" ".join(lacking))
 
@@ -163,7 +168,6 @@ def _memory(
 ) -> list[Need]:
     """Compiles the step for batches like this one, and returns what it needs of the memories."""
     config = task.config
-    logging.info("Compiling the training step.")
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
     count, seed = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((), np.uint32)
     lowered = task.experiment.mapped().lower(
@@ -208,8 +212,8 @@ def _disk(task: pretraining.Pretraining, state: Any, run_dir: str) -> Need:
     saved = math.ceil(total / settings.every_steps) + (settings.keep_best > 0)
     at_once = min(settings.keep + settings.keep_best + forever + 1, saved + 1)
     size = _bytes(state)
-    what = f"{at_once} checkpoints of {_size(size)}"
-    way_out = "use a --workdir on another disk, or keep fewer (checkpoint.keep, .keep_best)"
+    what = f"{at_once:,} checkpoints of {_size(size)}"
+    way_out = "use a --workdir on another disk, or keep fewer (checkpoint.keep, keep_every_steps)"
     folder = Path(run_dir).absolute()
     return Need(what, "the disk of the workdir", at_once * size, free_disk(folder), way_out)
 
@@ -229,7 +233,6 @@ def _time(task: pretraining.Pretraining, batches: Iterator[Any]) -> Timed:
         jax.block_until_ready(call())
         return time.perf_counter() - begun
 
-    logging.info("Taking steps, to time them.")
     try:
         first, second = seconds(), seconds()
         # The first batches were decoded in advance: only later ones show how fast images are read.
@@ -251,11 +254,11 @@ def _duration(task: pretraining.Pretraining, timed: Timed) -> list[list[str]]:
     try:
         end = f"{datetime.datetime.now() + datetime.timedelta(seconds=seconds):%a %d %b %Y, %H:%M}"
     except OverflowError:
-        end = "never"
+        end = "no day"
     return [
         ["first step", f"{timed.first:.1f} s, with compilation or a read from its cache"],
         ["a step", f"{timed.step:.3g} s, {task.config.train.batch_size / timed.step:.1f} images/s"],
-        ["all steps", f"{_time_of(seconds)}; begun now, they end on {end}"],
+        ["all steps", f"{console.duration(seconds)}; begun now, they end on {end}"],
         ["evaluations, diagnostics, galleries", "not included"],
     ]
 
@@ -267,7 +270,3 @@ def _bytes(tree: Any) -> int:
 
 def _size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
-
-
-def _time_of(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"

@@ -90,9 +90,8 @@ def create(
             else None,
         )
 
-    traced = init.trace(key)
-    require_memory(traced.out_info)
-    state: TrainState = traced.lower().compile()(key)
+    require_memory(jax.eval_shape(init, key))
+    state: TrainState = init(key)
     return state
 
 

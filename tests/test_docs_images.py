@@ -41,13 +41,6 @@ def test_pictures_are_small_and_shown():
             image.verify()
 
 
-def test_links_between_the_pages_lead_somewhere():
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
-            if not re.match(r"https?:|mailto:", link):
-                assert (page.parent / link).exists(), f"{page.name} links to {link}"
-
-
 @pytest.fixture
 def finished(tmp_path, monkeypatch):
     """The run of the quick start has a gallery; the others are not finished."""

@@ -70,7 +70,8 @@ def _tensorboard(run: Path) -> bytes:
 
     server = program.TensorBoard()
     server.configure(argv=["tensorboard", f"--logdir={run}", "--port=0", "--load_fast=false"])
-    return screenshot(server.launch(), 1400, 900)
+    # The time series are drawn in a worker, for which a screenshot does not wait.
+    return screenshot(f"{server.launch()}#scalars", 1400, 900)
 
 
 # Picture -> (the run that it shows, how it is made from the folder of that run).

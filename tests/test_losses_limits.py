@@ -102,6 +102,12 @@ def test_nt_xent_of_one_image_has_no_negatives():
     assert _values("nt_xent", np.ones((1, 3)), np.array([[1.0, 0, 0]])) == [0, 1]
 
 
+@pytest.mark.parametrize("name", ["barlow_twins", "vicreg"])
+def test_one_image_has_no_variance(name):
+    with pytest.raises(ValueError, match=f"{name} compares the rows of a batch, and there is 1"):
+        _values(name, np.ones((1, 3)), np.ones((1, 3)))
+
+
 def test_negative_cosine_of_aligned_opposed_and_orthogonal_embeddings():
     first = _views()[0]
     assert _values("negative_cosine", first, 2 * first)[0] == pytest.approx(-1, abs=1e-6)

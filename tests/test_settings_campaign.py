@@ -112,9 +112,12 @@ def unclear(sentence: str, changes: dict[str, Any]) -> str:
         return f"no short sentence: {sentence[:300]!r}"
     if not sentence.isprintable():
         return f"not printable: {sentence[:300]!r}"
-    # A file or a section names its own settings without the sections around them.
-    endings = [name.split(".")[-depth:] for name in changes for depth in (1, 2, 3, 9)]
-    named = [True for ending in endings if ".".join(ending) in sentence]
+    # A file or a section names its own settings without the sections around them, and what a
+    # choice brings with it (a method, its queue) may be what does not fit.
+    words = [name.split(".") for name in changes]
+    parts = [".".join(word[-depth:]) for word in words for depth in (1, 2, 3, 9)]
+    parts += [f"{word[0]}." for word in words if word[-1] in ("name", "names", "views")]
+    named = any(part in sentence for part in parts)
     return "" if named else f"it names none of the settings: {sentence!r}"
 
 

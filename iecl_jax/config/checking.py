@@ -5,17 +5,11 @@ import importlib.util
 import ml_collections
 
 from iecl_jax.config import kinds, schema, section
-from iecl_jax.config.evaluation import Evaluation
 from iecl_jax.config.rules import check_value, divides, multiple, shown
 
 
 def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
     """Raises ValueError for the first impossible value of a config of any job."""
-    if schema.root(config) is Evaluation and "train" in config:
-        raise ValueError(
-            f"job={shown(config.job)} is set in a config that trains: leave it, and evaluate the "
-            "run with --config=configs/evaluate.py:NAME --config.checkpoint=WORKDIR."
-        )
     _check_values(config)
     if config.job == "pretrain":
         check_pretrain(config, num_devices)

@@ -78,7 +78,7 @@ def check_value(name: str, value: Any, default: Any, rule: Rule | tuple[str, ...
 def shown(value: Any) -> str:
     """Returns the value as Python has it, or its beginning if that is long."""
     try:
-        text = repr(value)
+        text = " ".join(repr(value).splitlines())
     except ValueError:  # Python prints no number of thousands of digits.
         text = f"a number of {value.bit_length()} bits" if isinstance(value, int) else "a value"
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

@@ -36,7 +36,7 @@ def root(config: Any) -> type[Section]:
     """Returns the section that describes a whole config of this job.
 
     Raises:
-      ValueError: the job is unknown.
+      ValueError: the job is unknown, or it evaluates and the config trains.
     """
     job = config.get("job", "pretrain")
     check_value("job", job, "", None)
@@ -44,6 +44,11 @@ def root(config: Any) -> type[Section]:
         return Pretrain
     if not job.endswith(".py"):
         one_of("job", job, ("pretrain", *kinds.names("evaluation")))
+    if "train" in config:
+        raise ValueError(
+            f"job={job!r} is set in a config that trains: leave it, and evaluate the run with "
+            "--config=configs/evaluate.py:NAME --config.checkpoint=WORKDIR."
+        )
     return Evaluation
 
 

@@ -17,6 +17,12 @@ def _off_diagonal(matrix: Float32[Array, "d d"]) -> Float32[Array, ""]:
     return jnp.where(jnp.eye(len(matrix), dtype=bool), 0, jnp.square(matrix)).sum()
 
 
+def _require_rows(count: int, name: str) -> None:
+    """Raises ValueError for a single row, which has no variance."""
+    if count < 2:
+        raise ValueError(f"{name} compares the rows of a batch, and there is {count}: give it two.")
+
+
 def barlow_twins(
     first: Float[Array, "n d"], second: Float[Array, "n d"], *, epsilon: float = 1e-5
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
@@ -35,8 +41,12 @@ def barlow_twins(
       (on_diagonal, off_diagonal): sum_i (1 - C_ii)^2 and sum_{i != j} C_ij^2, each at least 0. They
       are sums over entries, not means, so both grow with d.
 
+    Raises:
+      ValueError: there is only one row.
+
     Reference: Zbontar et al. 2021, Eq. 1 and 2.
     """
+    _require_rows(len(first), "barlow_twins")
     first, second = (standardize(z, 0, epsilon=epsilon) for z in (first, second))
     correlation = product(first.T, second) / len(first)
     on_diagonal = jnp.square(1 - jnp.diagonal(correlation)).sum()
@@ -59,10 +69,14 @@ def vicreg(
         covariance: the sum over both views of sum_{i != j} Cov_ij^2 / d, with the unbiased
           covariance.
 
+    Raises:
+      ValueError: there is only one row.
+
     Reference: Bardes et al. 2022, Eq. 1 to 6.
     """
     first, second = first.astype(jnp.float32), second.astype(jnp.float32)
     n, d = first.shape
+    _require_rows(n, "vicreg")
 
     def spread(z):
         centred = z - z.mean(0, keepdims=True)

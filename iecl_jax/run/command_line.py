@@ -26,9 +26,12 @@ def typed() -> list[str]:
 def shown(words: Sequence[str]) -> str:
     """Returns the words as one line for a shell, quoted where it must be.
 
-    Earlier revisions recorded `sys.argv`, which begins with the path of `main.py`.
+    The absolute path of an interpreter, which tools start runs with, is shown as `python`. Earlier
+    revisions recorded `sys.argv`, which begins with the path of `main.py`.
     """
     words = [str(word) for word in words]
+    if words and os.path.isabs(words[0]) and os.path.basename(words[0]).startswith("python"):
+        words = ["python", *words[1:]]
     if words and words[0].endswith("main.py"):
         words = [*_MODULE, *words[1:]]
     return shlex.join(words)

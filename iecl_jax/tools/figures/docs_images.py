@@ -9,6 +9,7 @@ repeated. Screenshots of web pages need Chromium, and are left out with a line w
 The picture of Fig. 8 is made by `python -m iecl_jax.tools.tables --table=fig8 --scale=small`.
 """
 
+import contextlib
 import io
 import shutil
 import subprocess
@@ -57,7 +58,8 @@ def newest(run: Path, name: str) -> bytes:
 def _neighbours(run: Path) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "picture.png")
-        neighbours.main([f"--workdir={run}", "--queries=4", f"--out={path}"])
+        with contextlib.redirect_stdout(None):  # It prints the path.
+            neighbours.main([f"--workdir={run}", "--queries=4", f"--out={path}"])
         return path.read_bytes()
 
 

@@ -306,7 +306,8 @@ def test_a_file_that_the_command_names_is_trusted(stranger):
     assert config_lib.from_json(text).method.name == str(stranger / "theirs.py")
 
 
-def test_every_key_of_a_checkpoint_that_names_a_file_is_looked_at():
+def test_every_key_of_a_checkpoint_that_names_a_file_is_looked_at(monkeypatch):
+    monkeypatch.setattr(own_files, "_trusts_checkpoints", False)
     config = config_lib.load("configs/imagenet_r50.py:100,smoke")
     for key, value in config_lib.leaves(config).items():
         if isinstance(value, str | tuple):

@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import re
+import shlex
 
 import numpy as np
 import pytest
@@ -304,7 +306,8 @@ def test_a_file_that_the_command_names_is_trusted(stranger):
     assert config_lib.from_json(text).method.name == str(stranger / "theirs.py")
 
 
-def test_every_key_of_a_checkpoint_that_names_a_file_is_looked_at():
+def test_every_key_of_a_checkpoint_that_names_a_file_is_looked_at(monkeypatch):
+    monkeypatch.setattr(own_files, "_trusts_checkpoints", False)
     config = config_lib.load("configs/imagenet_r50.py:100,smoke")
     for key, value in config_lib.leaves(config).items():
         if isinstance(value, str | tuple):
@@ -356,3 +359,34 @@ def test_a_later_override_replaces_an_earlier_one():
     words = ["--config.seed=1", "--steps=2", "--config.a=b", "--config.seed=3"]
     assert files.merged(words) == ["--steps=2", "--config.seed=3", "--config.a=b"]
     assert flag_parsing.take("seed", ["--seed", "3", "x"]) == ("3", ["x"])
+
+
+# --- What the documents show ---
+
+
+def documented() -> list[str]:
+    """The calls of `iecl_jax.main` that README and docs show, without those of own files."""
+    pages = [pathlib.Path("README.md"), *sorted(pathlib.Path("docs").glob("*.md"))]
+    text = "\n".join(page.read_text().replace("\\\n", " ") for page in pages)
+    found = re.findall(r"python -m iecl_jax\.main (--config=[^`\n]*)", text)
+    own = ("spread_out.py", "mine.py", "centroids.py", "FILE", "…")
+    return sorted({each for each in found if not any(word in each for word in own)})
+
+
+def test_the_documents_show_commands():
+    assert len(documented()) > 10
+
+
+@pytest.mark.parametrize("line", documented())
+def test_a_documented_command_is_understood(line):
+    words = shlex.split(line.replace("seed=S", "seed=3"))
+    with flagsaver.flagsaver():
+        command = main.parse(["main", *words])
+        assert main.workdir_of(command)
+
+
+def test_the_best_of_one_checkpoint_is_a_mistake(tmp_path):
+    checkpoint = tmp_path / "checkpoints" / "40"
+    checkpoint.mkdir(parents=True)
+    words = [f"--config.checkpoint={checkpoint}", "--config.best=True"]
+    assert "is one already: take it out." in refused("--config=configs/knn.py", *words)

@@ -83,7 +83,8 @@ def test_a_vision_transformer_trains_resumes_and_is_evaluated(vit, tmp_path, wit
     assert again["params_digest"] == first["params_digest"]
 
     knn = tmp_path / "knn"
-    run("--config=configs/knn.py", f"--config.checkpoint={workdir}", f"--workdir={knn}")
+    evaluate = ["--config=configs/knn.py", f"--config.checkpoint={workdir}"]
+    run(*evaluate, "--trust_checkpoint_code", f"--workdir={knn}")
     measured = json.loads((knn / "results.json").read_text())["metrics"]["knn_top1"]
     assert measured == again["metrics"]["knn_top1"]
 

@@ -171,6 +171,7 @@ def test_an_own_file_is_an_evaluation_during_training_and_of_a_checkpoint(tmp_pa
         f"--config=configs/evaluate.py:{own}",
         f"--config.checkpoint={run}",
         "--config.own_norm.power=1.0",
+        "--trust_checkpoint_code",
         f"--workdir={job}",
     )
     after = json.loads((job / "results.json").read_text())

@@ -324,6 +324,11 @@ def load_for_evaluation(
     """
     path = paths.local("config.checkpoint", path).absolute()
     if path.name.isdigit() and path.parent.name == "checkpoints":
+        if best:
+            raise ValueError(
+                f"config.best=True chooses a checkpoint of a run, and {path} is one already: take "
+                "it out."
+            )
         directory, found = path.parent, [path] if path.is_dir() else []
     else:
         directory = path / "checkpoints"

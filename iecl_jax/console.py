@@ -123,9 +123,10 @@ def progress(what: str, total: int, unit: str) -> contextlib.AbstractContextMana
 def start() -> None:
     """Makes plain lines of the log, from INFO on unless --verbosity says otherwise."""
     root = std_logging.getLogger()
-    handler = logging.get_absl_handler()
-    if handler in root.handlers:
-        root.removeHandler(handler)
+    for handler in tuple(root.handlers):
+        # absl's, and the one that the first message of a library may have made.
+        if handler is logging.get_absl_handler() or type(handler) is std_logging.StreamHandler:
+            root.removeHandler(handler)
     if not any(isinstance(each, _Lines) for each in root.handlers):
         root.addHandler(_Lines())
     if logging.get_verbosity() < logging.INFO and not _chosen_verbosity():

@@ -26,6 +26,7 @@ def lines(monkeypatch, capsys):
     root, verbosity = std_logging.getLogger(), logging.get_verbosity()
     flags.FLAGS["verbosity"].using_default_value = True
     before = list(root.handlers)
+    root.addHandler(std_logging.StreamHandler())  # as a library may have done
     console.start()
     yield lambda: capsys.readouterr().err.splitlines()
     root.handlers[:] = before

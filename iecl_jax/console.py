@@ -37,9 +37,11 @@ def show(text: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Returns a duration in words for a person: "40 s", "12 min", "3 h 05 min", "2 d 04 h"."""
-    if seconds < 60:
+    """Returns a duration in words: "40 s", "1 min 40 s", "12 min", "3 h 05 min", "2 d 04 h"."""
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
+    if round(seconds) < 600:
+        return f"{round(seconds) // 60} min {round(seconds) % 60} s"
     minutes = round(seconds / 60)
     if minutes < 60:
         return f"{minutes} min"

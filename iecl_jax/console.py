@@ -37,9 +37,11 @@ def show(text: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Returns a duration in words for a person: "40 s", "12 min", "3 h 05 min", "2 d 04 h"."""
-    if seconds < 60:
+    """Returns a duration in words: "40 s", "1 min 40 s", "12 min", "3 h 05 min", "2 d 04 h"."""
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
+    if round(seconds) < 600:
+        return f"{round(seconds) // 60} min {round(seconds) % 60} s"
     minutes = round(seconds / 60)
     if minutes < 60:
         return f"{minutes} min"
@@ -123,9 +125,10 @@ def progress(what: str, total: int, unit: str) -> contextlib.AbstractContextMana
 def start() -> None:
     """Makes plain lines of the log, from INFO on unless --verbosity says otherwise."""
     root = std_logging.getLogger()
-    handler = logging.get_absl_handler()
-    if handler in root.handlers:
-        root.removeHandler(handler)
+    for handler in tuple(root.handlers):
+        # absl's, and the one that the first message of a library may have made.
+        if handler is logging.get_absl_handler() or type(handler) is std_logging.StreamHandler:
+            root.removeHandler(handler)
     if not any(isinstance(each, _Lines) for each in root.handlers):
         root.addHandler(_Lines())
     if logging.get_verbosity() < logging.INFO and not _chosen_verbosity():

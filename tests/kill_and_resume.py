@@ -3,7 +3,8 @@
     PYTHONPATH=. python tests/kill_and_resume.py --kills=3
 
 Trains on generated images, once left alone and once stopped by signals at random moments and
-started again by the same command. The final states must be equal bit for bit.
+started again by the same command. The final states must be equal bit for bit, and the log must have
+every step once.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import tempfile
 import time
 from typing import NamedTuple
 
+from iecl_jax.run import event_files, names
 from iecl_jax.run.preemption import EXIT_CODE
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -89,6 +91,19 @@ def state_digests(workdir: pathlib.Path, step: int) -> dict[str, str]:
     return json.loads(seal.read_text())["fields"]
 
 
+def logged_steps(workdir: pathlib.Path) -> tuple[list[int], list[int]]:
+    """The steps of the loss in metrics.jsonl and in TensorBoard's files, as they stand there."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    drawn = [
+        event.step
+        for path in sorted(workdir.glob(names.EVENT_FILES))
+        for event, _ in event_files.records(path)
+        for value in event.summary.value
+        if value.tag == names.number_in_tensorboard("train/loss")
+    ]
+    return [line["step"] for line in lines if "train/loss" in line], drawn
+
+
 def check(folder: pathlib.Path, command: Command, *, signals: list[int], seed: int) -> list[str]:
     """Raises if the runs differ; returns a line for each thing that happened."""
     rng = random.Random(seed)
@@ -106,6 +121,10 @@ def check(folder: pathlib.Path, command: Command, *, signals: list[int], seed: i
     saved = [state_digests(folder / name, command.steps) for name in ("alone", "interrupted")]
     if resumed["params_digest"] != alone["params_digest"] or saved[0] != saved[1]:
         raise RuntimeError("the runs differ:\n" + "\n".join(lines))
+    steps, drawn = logged_steps(workdir)
+    whole = set(logged_steps(folder / "alone")[0]) <= set(steps)
+    if not whole or steps != sorted(set(steps)) or drawn != steps:
+        raise RuntimeError(f"the log has gaps or doubles: {steps}; in TensorBoard {drawn}")
     return lines
 
 

@@ -26,6 +26,7 @@ def lines(monkeypatch, capsys):
     root, verbosity = std_logging.getLogger(), logging.get_verbosity()
     flags.FLAGS["verbosity"].using_default_value = True
     before = list(root.handlers)
+    root.addHandler(std_logging.StreamHandler())  # as a library may have done
     console.start()
     yield lambda: capsys.readouterr().err.splitlines()
     root.handlers[:] = before
@@ -42,8 +43,18 @@ def until(condition):
 
 
 def test_durations_are_words():
-    told = [console.duration(x) for x in (0, 59.4, 90, 3599, 3700, 86400 + 3600, 200000)]
-    assert told == ["0 s", "59 s", "2 min", "1 h 00 min", "1 h 02 min", "25 h 00 min", "2 d 07 h"]
+    told = [console.duration(x) for x in (0, 59.4, 59.6, 90, 700, 3599, 3700, 86400 + 3600, 200000)]
+    assert told == [
+        "0 s",
+        "59 s",
+        "1 min 0 s",
+        "1 min 30 s",
+        "12 min",
+        "1 h 00 min",
+        "1 h 02 min",
+        "25 h 00 min",
+        "2 d 07 h",
+    ]
 
 
 def test_lines_are_plain_and_warnings_are_marked(lines):

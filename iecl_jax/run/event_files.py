@@ -29,7 +29,7 @@ def read(
     scalars: dict[str, dict[int, tuple[float, float]]] = {}
     newest: dict[str, tuple[int, float, bytes]] = {}
     for path in _event_files(workdir):
-        for event, _ in _records(path):
+        for event, _ in records(path):
             for value in event.summary.value:
                 plugin = value.metadata.plugin_data.plugin_name
                 name = names.from_tensorboard(value.tag)
@@ -57,7 +57,7 @@ def cut(workdir: str | os.PathLike, step: int) -> None:
         left.unlink()
     for path in _event_files(workdir):
         kept, complete = [], True
-        for event, record in _records(path):
+        for event, record in records(path):
             if event.step <= step:
                 kept.append(record)
             else:
@@ -82,7 +82,7 @@ def _number(value: Summary.Value) -> float:
     return float(tensor_util.make_ndarray(value.tensor))
 
 
-def _records(path: Path) -> Iterator[tuple[Event, bytes]]:
+def records(path: Path) -> Iterator[tuple[Event, bytes]]:
     """Yields each event of a file and its bytes.
 
     A record is a uint64 length, its checksum, data, their checksum.

@@ -7,7 +7,6 @@ a checkpoint, and no further run starts.
 import contextlib
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -131,7 +130,7 @@ class Runner:
         """Runs `python ARGUMENTS`, appends its output to `log`, and returns its exit code."""
         if self.stopped:
             return EXIT_CODE
-        console.say(f"Started, with its output in {log}: {shlex.join(['python', *arguments])}")
+        console.say(f"Started; its output is in {log}")
         self._logs.append(log)
         try:
             return self._call(arguments, log)

@@ -148,7 +148,7 @@ def runs_of(case: str, folder: pathlib.Path, resume: int) -> dict[str, Run]:
         found["exchanged"] = trainer.run(STEPS, change=exchanged)
     if resume:
         checkpoints = checkpointer(folder / f"{case}_from_{resume}", trainer.config)
-        step, state, position, _ = checkpoints.restore(trainer.built.create_state())
+        step, state, position, *_ = checkpoints.restore(trainer.built.create_state())
         assert step == position == SAVED_AT
         found[f"{case} resumed"] = trainer.run(STEPS, state, start=position)
     return found

@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+import iecl_jax
 from iecl_jax import config as config_lib
 from iecl_jax.configs import imagenet_r50
 from iecl_jax.run import workdir
@@ -173,13 +174,14 @@ def test_versions_are_those_installed_or_none(monkeypatch):
     found = workdir.versions()
     assert found["jax"] == jax.__version__
     assert found["numpy"] == np.__version__
-    assert len(found) == 10
+    assert found["iecl_jax"] == iecl_jax.__version__
+    assert len(found) == 11
 
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    assert set(workdir.versions().values()) == {None}
+    assert set(workdir.versions().values()) == {iecl_jax.__version__, None}
 
 
 def test_device_description():

@@ -20,6 +20,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
+import iecl_jax
 from iecl_jax import config as config_lib
 from iecl_jax.config import own_files
 from iecl_jax.data import files
@@ -221,8 +222,11 @@ def threads() -> int:
 
 
 def versions() -> dict[str, str | None]:
-    """Returns the version of each package that can change a result; None if not installed."""
-    found: dict[str, str | None] = {}
+    """Returns the versions of this package and of each that can change a result.
+
+    None stands for a package that is not installed.
+    """
+    found: dict[str, str | None] = {"iecl_jax": iecl_jax.__version__}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

@@ -216,6 +216,11 @@ def test_linear_probe(workdir, tmp_path, cached):
         scalars = events.read(tmp_path).scalars
         assert scalars["probe/loss"].steps.tolist() == [8, 16, 24]
         assert scalars["eval/linear_top1"].steps.tolist() == [24]
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        config.linear_probe.batch_size = 64
+        with pytest.raises(ValueError, match=r"linear_probe\.batch_size was 32 up to step 24"):
+            jobs.run(config, str(tmp_path), allow_config_change=True)
+        assert before == {path: path.read_bytes() for path in before}
 
 
 def test_a_missing_checkpoint_is_one_sentence(tmp_path):

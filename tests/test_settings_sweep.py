@@ -110,6 +110,7 @@ def checkpoint(tmp_path_factory):
 def swept(base: Base, folder: pathlib.Path, capsys) -> None:
     """Plans and takes the runs of a base, and prints what they were."""
     base = settings_sweep.shrink(base)
+    assert settings_sweep.refusal(base, {}) is None
     wanted = settings_sweep.wants(base)
     rows, refused = settings_sweep.plan(base, wanted)
     begun = time.monotonic()

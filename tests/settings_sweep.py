@@ -102,7 +102,8 @@ def shrink(base: Base) -> Base:
         ):
             for size in (16, 32, 8, 4):
                 smaller = base._replace(overrides=base.overrides | {name: size})
-                if refusal(smaller, {}) != refusal(base, {}) or refusal(smaller, {}) is None:
+                before, after = refusal(base, {}), refusal(smaller, {})
+                if after is None or (before is not None and after != before):
                     base = smaller
                     break
     return base

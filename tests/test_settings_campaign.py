@@ -117,6 +117,7 @@ def unclear(sentence: str, changes: dict[str, Any]) -> str:
     words = [name.split(".") for name in changes]
     parts = [".".join(word[-depth:]) for word in words for depth in (1, 2, 3, 9)]
     parts += [f"{word[0]}." for word in words if word[-1] in ("name", "names", "views")]
+    parts += ["images of a device"] if "train.batch_size" in changes else []
     named = any(part in sentence for part in parts)
     return "" if named else f"it names none of the settings: {sentence!r}"
 

@@ -80,7 +80,7 @@ def of_job(name: str, checkpoint: pathlib.Path) -> Base:
 EVERY = {"eval.names": kinds.names("evaluation")}
 BASES = [
     Base("loop", MATRICES, STEADY | {"data.name": "generated"}, OF_LOOP),
-    Base("terms", NETWORK, BARE, OF_NETWORK),
+    Base("terms", NETWORK, BARE | {"encoder.name": "tests/tiny_resnet.py"}, OF_NETWORK),
     Base("evaluations", NETWORK, SMALL | EVERY, ("eval.", "diagnostics.")),
     *map(of_method, kinds.names("method")),
     *map(of_encoder, kinds.names("encoder")),
@@ -110,6 +110,7 @@ def checkpoint(tmp_path_factory):
 def swept(base: Base, folder: pathlib.Path, capsys) -> None:
     """Plans and takes the runs of a base, and prints what they were."""
     base = settings_sweep.shrink(base)
+    assert settings_sweep.refusal(base, {}) is None
     wanted = settings_sweep.wants(base)
     rows, refused = settings_sweep.plan(base, wanted)
     begun = time.monotonic()

@@ -35,7 +35,8 @@ INSIDE_SHARE = Rule(lambda value: 0 < value < 1, "between 0 and 1")
 BELOW_ONE = Rule(lambda value: 0 <= value < 1, "at least 0 and less than 1")
 SEED = Rule(lambda seed: 0 <= seed < 2**32, "from 0 to 2**32 - 1")
 COUNT, COUNT_OR_NONE = _whole(1, 10**9), _whole(0, 10**9)
-PIXELS, PIXELS_OR_NONE = _whole(1, 10**4), _whole(0, 10**4)
+PIXELS = Rule(lambda value: 2 <= value <= 10**4, "from 2 to 10**4")  # a blur reads neighbours
+PIXELS_OR_NONE = Rule(lambda value: value == 0 or PIXELS.holds(value), "0, or from 2 to 10**4")
 WIDTH, WIDTH_OR_NONE = _whole(1, 10**6), _whole(0, 10**6)
 FEW, FEW_OR_NONE = _whole(1, 1000), _whole(0, 1000)  # layers, threads, steps of one program
 RANGE = Rule(

@@ -133,9 +133,13 @@ def put(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
     """Sets a value by its dotted name, and creates the sections above it where they are missing.
 
     Raises:
-      ValueError: what should be a section is a value, or a number is too large for a float.
+      ValueError: what should be a section is a value, a name is one of Python's own, or a number
+        is too large for a float.
     """
     *path, last = name.split(".")
+    for part in (*path, last):
+        if part.startswith("__"):
+            raise ValueError(f"{part!r} in {name} cannot be the name of a setting: take another.")
     for depth, part in enumerate(path, 1):
         with config.unlocked():
             if part not in config:

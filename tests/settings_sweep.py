@@ -111,7 +111,8 @@ def shrink(base: Base) -> Base:
 
 def _is_size(key: Any, value: Any) -> bool:
     whole = isinstance(value, int) and not isinstance(value, bool)
-    return whole and value > 32 and key.default == value
+    # What is larger is a limit, such as that of pixels.
+    return whole and 32 < value <= 10**5 and key.default == value
 
 
 def wants(base: Base) -> list[Want]:

@@ -13,6 +13,7 @@ import pathlib
 import time
 
 import jax
+import ml_collections
 import pytest
 import settings_sweep
 from PIL import Image
@@ -20,6 +21,7 @@ from settings_sweep import Base
 
 from iecl_jax.config import kinds, schema, section
 from iecl_jax.config.pretrain import Pretrain
+from iecl_jax.data.sources import digits
 
 # TensorFlow, TFDS and Pillow warn of their own doings.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -65,7 +67,9 @@ def of_encoder(name: str) -> Base:
 
 def of_source(name: str, folder: pathlib.Path) -> Base:
     """The images of a source."""
-    overrides = STEADY | {"data.name": name, "data.cache": "none"}
+    overrides = STEADY | {"data.name": name}
+    if name == "image_folder":
+        overrides["data.cache"] = "none"  # nothing keeps images of several sizes
     if not getattr(kinds.load("data", name), "NO_FOLDER", False):
         overrides["data.dir"] = str(folder)
     return Base(f"data-{name}", MATRICES, overrides, ("data.",))
@@ -133,6 +137,8 @@ def test_settings_of_a_training(base, tmp_path, capsys):
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", kinds.names("data"))
 def test_settings_of_a_source(name, tmp_path, capsys):
+    if name == "digits":
+        digits.prepare(ml_collections.ConfigDict({"dir": str(tmp_path)}))
     base = of_source(name, images(tmp_path / "images") if name == "image_folder" else tmp_path)
     refusal = settings_sweep.refusal(base, {})
     if refusal is not None:

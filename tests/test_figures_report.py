@@ -12,6 +12,7 @@ import pytest
 from event_files import STEPS, TAGS, write_curves, write_json
 from PIL import Image
 
+from iecl_jax.config import own_files
 from iecl_jax.configs import imagenet_r50
 from iecl_jax.tools.figures import chart, page, report, sections
 
@@ -206,7 +207,8 @@ def test_a_part_that_fails_leaves_the_others(workdir, monkeypatch):
     assert "RankMe 18.8" in text
 
 
-def test_no_code_that_a_run_names_is_run(tmp_path):
+def test_no_code_that_a_run_names_is_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(own_files, "_trusts_checkpoints", False)
     code = tmp_path / "own.py"
     code.write_text("raise SystemExit('this code ran')")
     write_json(tmp_path, CONFIG | {"eval": CONFIG["eval"] | {"names": ["knn", str(code)]}})

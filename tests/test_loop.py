@@ -115,7 +115,7 @@ def test_everything_is_done_at_its_step_whatever_the_steps_of_a_call(
 
 
 def test_a_run_says_how_far_it_is_and_how_long_it_takes(start, caplog, monkeypatch):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "absl")
     monkeypatch.setattr(console, "_display", console._Display())  # It has said nothing yet.
     run = start(total=1003)
 

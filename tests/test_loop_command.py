@@ -8,9 +8,6 @@ import subprocess
 import sys
 import time
 
-import pytest
-
-from iecl_jax.config import own_files
 from iecl_jax.run.checkpoint import load_for_evaluation
 from iecl_jax.run.preemption import EXIT_CODE
 
@@ -35,12 +32,6 @@ def end(process: subprocess.Popen) -> str:
     _, console = process.communicate(timeout=PATIENCE)
     assert "Traceback" not in console, console
     return console
-
-
-@pytest.fixture(autouse=True)
-def trusted(monkeypatch):
-    """The checkpoints that are read here name tests/tiny_run.py."""
-    monkeypatch.setattr(own_files, "_trusts_checkpoints", True)
 
 
 def test_several_steps_a_call_reach_the_results(tmp_path):

@@ -78,6 +78,12 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], set[str]]] = [
     ("12", {"optimizer.learning_rate": 0.1}, {}, {"learning rate"}),
     ("12", {"optimizer.momentum": 0.5}, {}, {*UPDATES, "updates of the online probe"}),
     ("13", {"optimizer.weight_decay": 0.01}, {}, {"updates of kernels"}),
+    (
+        "13",
+        {"optimizer.decay": "all"},
+        {"optimizer.weight_decay": 0.1},
+        {"updates of BN and biases"},
+    ),
     ("13", {"objective.saib_decay": 0.1}, {}, {"weight of saib_decay"}),
     ("14", {"method.ema.schedule": "cosine"}, {}, {"momentum coefficient"}),
     ("14", {"method.ema.start": 0.99}, {}, {"momentum coefficient"}),

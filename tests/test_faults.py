@@ -21,6 +21,7 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
+from iecl_jax.config import own_files
 from iecl_jax.run.checkpoint import load_for_evaluation
 from iecl_jax.run.preemption import EXIT_CODE
 
@@ -84,6 +85,14 @@ def newest(workdir: pathlib.Path) -> int:
         return load_for_evaluation(workdir)[1]["step"]
     except (ValueError, OSError):
         return 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trust():
+    """The checkpoints read here name the method of tests/tiny_run.py."""
+    own_files.trust_checkpoints()
+    yield
+    own_files.trust_checkpoints(False)
 
 
 @pytest.fixture(scope="module")

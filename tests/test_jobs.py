@@ -88,6 +88,7 @@ def test_results_and_report_hold_the_last_diagnosis(workdir):
     assert "Jacobian" in (workdir / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_collapse_saves_and_stops_where_it_is_asked_to(tmp_path, caplog):
     config = tiny_config()
     config.diagnostics.min_rank = 1e6

@@ -59,7 +59,7 @@ def test_half_a_run_is_resumed_and_ends_as_the_whole_one(runs):
         np.abs(a - b).max()
         for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True)
     ]
-    # Bit for bit on one machine with the same compiler; elsewhere two steps of rounding.
+    # Two steps of rounding: batch norm computes its variance in another way than the old revision.
     assert max(moved) < 1e-3
 
 

@@ -229,6 +229,7 @@ def test_a_step_asks_for_no_other_collectives(runs):
     assert 0 < gradients.bytes - size < 4 * len(part(runs[8], "ie_cl/metrics/"))
 
 
+@pytest.mark.slow
 def test_the_work_of_a_device_is_constant():
     """But for the losses of the gathered embeddings, which every device computes."""
     config = config_lib.load("configs/resnet18.py:cifar10,smoke", [])

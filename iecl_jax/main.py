@@ -249,4 +249,5 @@ def run(command: Command) -> None:
 
 
 if __name__ == "__main__":
-    app.run(run, flags_parser=parse)
+    with preemption.without_cleanup():
+        app.run(run, flags_parser=parse)

@@ -104,6 +104,15 @@ def test_loss_curves_show_the_methods_own_loss_and_the_total(run):
     assert left.get_ylabel() == "loss"
 
 
+def test_a_long_label_is_broken_into_lines():
+    curve = events.Curve(np.arange(2), np.ones(2))
+    figure = loss_curves.draw(
+        {"x" * 150: events.Events(dict.fromkeys(("train/loss", "train/method_loss"), curve), {})}
+    )
+    (text,) = figure.axes[0].get_legend().get_texts()
+    assert max(map(len, text.get_text().splitlines())) <= style.LABEL_WIDTH
+
+
 def test_labels_say_what_the_configs_say(run, tmp_path):
     off = copy(run, tmp_path / "off", enabled=False)
     expansive = copy(run, tmp_path / "new", variant="expansive")

@@ -1,6 +1,7 @@
 """The common style of all figures: colours for colour-blind readers, and one small font."""
 
 import pathlib
+import textwrap
 from typing import Any
 
 import matplotlib
@@ -43,6 +44,7 @@ _SETTINGS: Any = {
     "svg.hashsalt": "iecl_jax",
     "pdf.fonttype": 42,
 }
+LABEL_WIDTH = 40  # characters
 FEW_POINTS = 20  # A curve with at most this many points gets a mark at each.
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -66,7 +68,8 @@ def subplots(rows: int, columns: int, *, width: float, height: float, **options:
 def plot(axes: Axes, curve: Curve, number: int, label: str | None = None) -> None:
     """Draws a curve in the colour and dashes of its `number`, counted from 0.
 
-    A short curve gets a dot at each point. Values that are not finite leave a gap.
+    A short curve gets a dot at each point. Values that are not finite leave a gap. A long label,
+    such as the name of a folder, is broken into lines.
     """
     axes.plot(
         curve.steps,
@@ -75,7 +78,7 @@ def plot(axes: Axes, curve: Curve, number: int, label: str | None = None) -> Non
         linestyle=DASHES[number % len(DASHES)],
         marker="o" if len(curve.steps) <= FEW_POINTS else None,
         markersize=3,
-        label=label,
+        label=textwrap.fill(label, LABEL_WIDTH) if label else label,
     )
 
 

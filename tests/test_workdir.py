@@ -76,10 +76,10 @@ def test_prepare_writes_config_and_appends_each_start(tmp_path):
 def test_prepare_refuses_another_config_and_names_the_way_out(tmp_path):
     prepare(tmp_path, make_config())
     before = {file.name: file.read_text() for file in tmp_path.iterdir()}
-    changed = make_config(**{"train.batch_size": 512, "optimizer.learning_rate": 0.5})
+    changed = make_config(**{"train.num_epochs": 512, "optimizer.learning_rate": 0.5})
     changed.new = "x"
     changes = ['new: (absent) -> "x"', "optimizer.learning_rate: 0.3 -> 0.5"]
-    changes.append("train.batch_size: 256 -> 512")
+    changes.append("train.num_epochs: 100 -> 512")
     expected = rf"another config \({re.escape(', '.join(changes))}\): .*--allow_config_change"
     with pytest.raises(ValueError, match=expected):
         prepare(tmp_path, changed)
@@ -88,8 +88,14 @@ def test_prepare_refuses_another_config_and_names_the_way_out(tmp_path):
     assert config_lib.from_json((tmp_path / "config.json").read_text()) == changed
     starts = json.loads((tmp_path / "provenance.json").read_text())
     assert starts[-1]["config_changes"] == changes
-    with pytest.raises(ValueError, match=r"train\.batch_size: 512 -> 256"):
+    with pytest.raises(ValueError, match=r"train\.num_epochs: 512 -> 100"):
         prepare(tmp_path, make_config())
+
+
+def test_no_way_is_offered_that_is_refused(tmp_path):
+    prepare(tmp_path, make_config())
+    with pytest.raises(ValueError, match=r"use another --workdir\.$"):
+        prepare(tmp_path, make_config(**{"train.batch_size": 512}))
 
 
 def test_prepare_shows_only_the_first_few_differences(tmp_path):

@@ -29,6 +29,11 @@ FIXED = {
 }
 
 
+def why_fixed(name: str) -> str:
+    """Returns why a key cannot change at a resume, or "" if it can."""
+    return next((why for pattern, why in FIXED.items() if re.fullmatch(pattern, name)), "")
+
+
 @dataclasses.dataclass(frozen=True)
 class Terms:
     """What a start trains on, to be compared with the checkpoint that it would continue from.
@@ -87,12 +92,11 @@ def _check_settings(step: int, before: Mapping[str, Any], now: Mapping[str, Any]
         # A key of a method, encoder or source that is not chosen any more follows from its name.
         if name not in now or new == old:
             continue
-        for pattern, reason in FIXED.items():
-            if re.fullmatch(pattern, name):
-                raise ValueError(
-                    f"{name} was {old!r} up to step {step} and cannot become {new!r} at a resume: "
-                    f"{reason}. Keep {name}={old!r}, or start anew in another --workdir."
-                )
+        if reason := why_fixed(name):
+            raise ValueError(
+                f"{name} was {old!r} up to step {step} and cannot become {new!r} at a resume: "
+                f"{reason}. Keep {name}={old!r}, or start anew in another --workdir."
+            )
 
 
 def _differences(before: Mapping[str, Any], terms: Terms) -> str:

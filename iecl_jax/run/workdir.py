@@ -24,6 +24,7 @@ import iecl_jax
 from iecl_jax import config as config_lib
 from iecl_jax.config import own_files
 from iecl_jax.data import files
+from iecl_jax.run.continuity import why_fixed
 
 _PACKAGES = (
     "jax jaxlib flax optax orbax-checkpoint grain tensorflow-datasets clu matfree numpy".split()  # noqa: SIM905
@@ -74,9 +75,13 @@ def changes(
     if others and not allow_change:
         more = len(others) - _DIFFERENCES_SHOWN
         shown = ", ".join(others[:_DIFFERENCES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        fixed = config.get("job") == "pretrain" and any(
+            why_fixed(each.split(":")[0]) for each in others
+        )
+        way_out = "" if fixed else ", or --allow_config_change to go on with the new values"
         raise ValueError(
             f"{workdir} belongs to a run with another config ({shown}): "
-            "use another --workdir, or --allow_config_change to go on with the new values."
+            f"use another --workdir{way_out}."
         )
     return changed
 

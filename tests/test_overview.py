@@ -285,7 +285,13 @@ def test_an_encoder_is_loaded_and_encodes_pixels_and_files(run, tmp_path):
     photo = tmp_path / "photo.jpg"
     Image.new("L", (300, 200), 128).save(photo)
     assert encoder([str(photo)]).shape == (1, tiny_run.FEATURES)
-    assert len(encoder([])) == 0
+    assert encoder([]).shape == (0, tiny_run.FEATURES)
+    with pytest.raises(ValueError, match=r"are the path 'a\.jpg': pass a list of paths"):
+        encoder("a.jpg")
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"broken\.jpg cannot be read as an image"):
+        encoder([broken])
     for wrong in (pixels.astype(np.float32), pixels[0], pixels[..., :1]):
         with pytest.raises(ValueError, match=r"pass uint8 \[N, H, W, 3\]"):
             encoder(wrong)

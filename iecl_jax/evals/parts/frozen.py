@@ -44,16 +44,23 @@ class Encoder:
             The shorter side of a larger file is resized to 8/7 of S, and its centre is cut out.
 
         Raises:
-          ValueError: pixels are not uint8 [N, H, W, 3].
-          OSError: a file is missing or is not an image.
+          ValueError: pixels are not uint8 [N, H, W, 3], the images are a single path, or a file is
+            not an image.
+          OSError: a file is missing.
         """
+        if isinstance(images, str | os.PathLike):
+            raise ValueError(f"images are the path {str(images)!r}: pass a list of paths.")
         if isinstance(images, np.ndarray):
             _check(images)
-        found = [
-            np.asarray(self._encode(self._padded(batch)))[: len(batch)]
-            for batch in self._batches(images)
-        ]
-        return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
+        if not len(images):
+            side = self.config.data.image_size
+            return self(np.zeros((1, side, side, 3), np.uint8))[:0]
+        return np.concatenate(
+            [
+                np.asarray(self._encode(self._padded(batch)))[: len(batch)]
+                for batch in self._batches(images)
+            ]
+        )
 
     def _batches(self, images: Images) -> Iterator[np.ndarray]:
         read = functools.partial(
@@ -83,10 +90,15 @@ def _check(pixels: np.ndarray) -> None:
 def _read(path: str | os.PathLike, size: int, how: image_files.Reading) -> np.ndarray:
     """Returns an image file as uint8 [size, size, 3], cut as for the evaluations."""
     source = Path(path).expanduser()
-    image = image_files.to_rgb(image_files.open_image(source, how), how)
-    if max(image.size) > MAX_NATIVE_SIZE:
-        return image_files.center_crop(source, size, how)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+    try:
+        image = image_files.to_rgb(image_files.open_image(source, how), how)
+        if max(image.size) > MAX_NATIVE_SIZE:
+            return image_files.center_crop(source, size, how)
+        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+    except FileNotFoundError:
+        raise
+    except image_files.DECODE_ERRORS as error:
+        raise ValueError(f"{source} cannot be read as an image: {error}") from error
 
 
 def load(
@@ -108,7 +120,10 @@ def load(
     Raises:
       ValueError: there is no whole checkpoint, or it names Python files and is not trusted.
     """
-    with own_files.trusting(trust_code):
-        config, weights = load_for_evaluation(checkpoint, best=best)
+    try:
+        with own_files.trusting(trust_code):
+            config, weights = load_for_evaluation(checkpoint, best=best)
+    except own_files.Foreign as error:
+        raise ValueError(str(error).replace(own_files.TRUST_FLAG, "trust_code=True")) from None
     config_lib.check_pretrain(config, num_devices=1)
     return Encoder(config, weights, batch_size)

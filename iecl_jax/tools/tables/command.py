@@ -31,6 +31,8 @@ from iecl_jax.tools.runs import Run, Runner, check, refuse_seed
 from iecl_jax.tools.tables import format, pictures, results, times
 from iecl_jax.tools.tables.rows import SCALES, Row, Table, at_scale, read_tables, trainings
 
+CONFIG = "configs/tables.py"
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures the table that the command line names; prints and writes it."""
@@ -71,7 +73,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Table]:
     parser.add_argument(
         "--print_commands", action="store_true", help="print the commands, run nothing"
     )
-    parser.add_argument("--config", default="configs/tables.py", help="a file with TABLES")
+    parser.add_argument("--config", default=CONFIG, help="a file with TABLES")
     args = parser.parse(argv)
     try:
         tables = read_tables(args.config)
@@ -101,9 +103,10 @@ def _check(args: argparse.Namespace, table: Table, folder: Path) -> None:
 
 
 def _command(args: argparse.Namespace, table: Table) -> str:
-    """Returns the call that made a table, without folders of this machine."""
+    """Returns the call that made a table, without the folder of the data."""
     shown = [f"--table={args.table}", f"--scale={args.scale}"]
     shown += [] if table.kind == "time" else [f"--seeds={args.seeds}"]
+    shown += [] if args.config == CONFIG else [f"--config={args.config}"]
     extra = [flag for flag in args.overrides if not flag.startswith("--config.data.dir=")]
     return shlex.join(["python", "-m", "iecl_jax.tools.tables", *shown, *extra])
 

@@ -155,7 +155,8 @@ def check_batches(config: ml_collections.ConfigDict, split: Split) -> None:
         raise ValueError(f"train.batch_size={batch_size} must be a multiple of {devices} devices.")
     if batch_size > len(split):
         raise ValueError(
-            f"train.batch_size={batch_size} is larger than the {len(split)} images of {split.name}."
+            f"train.batch_size={batch_size} is larger than the {len(split)} images of "
+            f"{split.name}: lower it, and with it saib.group_size where SAIB is used."
         )
     if config.data.cache in ("host", "device") and split.image_shape is None:
         raise ValueError(

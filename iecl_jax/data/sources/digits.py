@@ -5,7 +5,9 @@ training and 360 test images, a stratified permutation by `sklearn.model_selecti
 with seed 0.
 """
 
+import contextlib
 import functools
+import io
 import os
 import tempfile
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from iecl_jax import console
 from iecl_jax.data.sources import tfds
 from iecl_jax.data.sources.tfds import Settings
 from iecl_jax.data.split import Split
@@ -53,13 +56,17 @@ def prepare(data: ml_collections.ConfigDict) -> None:
     if target.exists():
         tfds.check_files(target, "digits", data.dir)
         return
+    console.say("Preparing the digits of scikit-learn with TensorFlow, once ...")
     builder_class = make_builder_class()
     target.parent.mkdir(parents=True, exist_ok=True)
     # Several processes may do this at the same time. Each writes into a folder of its own and moves
     # that into place; the first one wins.
     with tempfile.TemporaryDirectory(dir=directory, prefix=".digits-") as scratch:
         builder = builder_class(data_dir=scratch, file_format="array_record")
-        builder.download_and_prepare()
+        # TFDS tells of a download, which this is not, and of the folder that is about to move.
+        silence = io.StringIO()
+        with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+            builder.download_and_prepare()
         try:
             os.rename(builder.data_dir, target)
         except OSError:

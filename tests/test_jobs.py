@@ -103,6 +103,7 @@ def test_collapse_saves_and_stops_where_it_is_asked_to(tmp_path, caplog):
     assert (tmp_path / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_jacobian_prints_and_draws_what_it_measured(workdir, tmp_path, capsys):
     config = jacobian.get_config()
     config.checkpoint = str(workdir)

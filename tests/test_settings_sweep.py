@@ -169,6 +169,7 @@ def test_every_setting_has_a_trial(tmp_path):
     assert {"method.ema.schedule", "train.steps_per_call", "augment.query.noise.std"} <= tried
 
 
+@pytest.mark.slow
 def test_one_run_changes_every_setting_at_once(tmp_path):
     base = BASES[0]
     wanted = settings_sweep.wants(base)

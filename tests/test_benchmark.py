@@ -308,6 +308,7 @@ def test_the_memory_is_that_of_the_state_the_batch_and_what_is_between(tmp_path)
     assert "step_ms_median" not in found
 
 
+@pytest.mark.slow
 def test_everything_is_measured_without_tensorflow(tmp_path, monkeypatch):
     """The data set of the config is missing too; its images are made up and that is said."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))

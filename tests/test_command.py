@@ -290,7 +290,7 @@ def test_no_tool_runs_the_code_of_a_checkpoint(stranger):
 
 
 def test_trust_in_a_checkpoint_is_for_that_one(stranger):
-    with pytest.raises(own_files.Foreign):
+    with pytest.raises(own_files.Foreign, match="add trust_code=True to run it"):
         frozen.load(stranger / "run")
     frozen.load(stranger / "run", trust_code=True)
     assert own_files.is_foreign("/another/file.py")

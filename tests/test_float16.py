@@ -198,6 +198,7 @@ def rounded(state):
     )
 
 
+@pytest.mark.slow
 def test_every_step_of_a_float32_run_is_the_same_in_float16():
     """From each state of the float32 run, both steps see the same images.
 

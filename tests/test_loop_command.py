@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from iecl_jax.run.checkpoint import load_for_evaluation
 from iecl_jax.run.preemption import EXIT_CODE
 
@@ -66,6 +68,7 @@ def test_a_package_for_the_log_that_is_missing_is_told_before_anything_starts(tm
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_leaves_the_checkpoint_that_its_sentence_names(tmp_path):
     flags = ["--config.optimizer.learning_rate=1e30", "--config.checkpoint.every_steps=1"]
     process = begin(tmp_path, "--config.train.num_steps=9", *flags)

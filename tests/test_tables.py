@@ -229,7 +229,7 @@ def test_times_of_an_epoch_are_those_of_its_steps(here, capsys):
     assert document["rows"][0]["seconds_per_epoch"] == pytest.approx(650 // 32 * 0.02)
     assert "- Protocol: the training step with its augmentation" in page
     assert "- Revision: 0123456 with uncommitted changes.\n" in page
-    assert "--table=fig7 --scale=small`" in page
+    assert f"--table=fig7 --scale=small --config={here / 'tables.py'}`" in page
     assert (here / "runs/small/fig7.png").exists()
     run(here, "fig7", seeds=1)
     assert len(calls(here)) == 1

@@ -124,6 +124,7 @@ def load(
         with own_files.trusting(trust_code):
             config, weights = load_for_evaluation(checkpoint, best=best)
     except own_files.Foreign as error:
-        raise ValueError(str(error).replace(own_files.TRUST_FLAG, "trust_code=True")) from None
+        words = str(error).replace(own_files.TRUST_FLAG, "trust_code=True")
+        raise own_files.Foreign(words) from None
     config_lib.check_pretrain(config, num_devices=1)
     return Encoder(config, weights, batch_size)

@@ -231,21 +231,16 @@ def run(command: Command) -> None:
     console.start()
     with preemption.ending_with_its_code(), distributed.ending_the_others():
         try:
-            if _PRINT_CONFIG.value:
-                print(config_lib.show(command.config, command.changed))
-            if command.config.job == "pretrain" or not _PRINT_CONFIG.value:
-                # Before the seconds that JAX takes; the number of devices is checked after them.
-                config_lib.check(command.config, num_devices=1)
-            if not _PRINT_CONFIG.value:
-                main(command)
+            with own_files.sentences():
+                if _PRINT_CONFIG.value:
+                    print(config_lib.show(command.config, command.changed))
+                if command.config.job == "pretrain" or not _PRINT_CONFIG.value:
+                    # Before the seconds that JAX takes; the number of devices is checked later.
+                    config_lib.check(command.config, num_devices=1)
+                if not _PRINT_CONFIG.value:
+                    main(command)
         except KeyboardInterrupt:  # outside of the loop, where there is nothing to save
             sys.exit("error: stopped by Ctrl-C; the same command goes on from the last checkpoint.")
-        except Exception as error:
-            sentence = own_files.sentence(error)
-            if sentence is None:
-                raise
-            logging.debug("traceback", exc_info=True)
-            sys.exit(f"error: {sentence}")
 
 
 if __name__ == "__main__":

@@ -274,8 +274,10 @@ def test_auto_chooses_where_the_images_are_kept(monkeypatch, caplog):
     streamed, kept = (take(make_config(cache), 3) for cache in ("none", "auto"))
     assert "data.cache=auto: host, for 256 images of generated" in caplog.text
     assert_equal(streamed, kept)
-    monkeypatch.setattr(caching, "_memory_of", lambda device: 8 * caching.num_bytes(small))
+    monkeypatch.setattr(caching.memory, "of_device", lambda device: 8 * caching.num_bytes(small))
     assert caching.chosen("auto", small) == "device"
-    monkeypatch.setattr(caching, "_memory_of", lambda device: 8 * caching.num_bytes(small) - 1)
-    monkeypatch.setattr(caching, "_memory_of_host", lambda: 4 * caching.num_bytes(small) - 1)
+    monkeypatch.setattr(
+        caching.memory, "of_device", lambda device: 8 * caching.num_bytes(small) - 1
+    )
+    monkeypatch.setattr(caching.memory, "of_host", lambda: 4 * caching.num_bytes(small) - 1)
     assert caching.chosen("auto", small) == "none"

@@ -76,14 +76,14 @@ def test_the_time_of_all_steps_is_that_of_a_step_times_their_number():
 @pytest.mark.parametrize(
     "limit, sentence",
     [
-        ("host_memory", r"this machine has 0\.00 MB free, .* lower train\.batch_size"),
+        ("memory.free_of_host", r"this machine has 0\.00 MB free, .* lower train\.batch_size"),
         ("free_disk", r"the disk of the workdir has 0\.00 MB free, .* another disk"),
     ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_left(
     tmp_path, capsys, monkeypatch, limit, sentence
 ):
-    monkeypatch.setattr(dry_run, limit, lambda *_: 100)
+    monkeypatch.setattr(f"iecl_jax.tools.dry_run.{limit}", lambda *_: 100)
     with pytest.raises(ValueError, match=sentence):
         dry_run.run(config(), str(tmp_path / "run"))
     found = figures(capsys)
@@ -99,11 +99,23 @@ def test_the_memory_of_an_accelerator_is_compared(tmp_path, monkeypatch):
         dry_run.run(config(), str(tmp_path / "run"))
 
 
+def test_images_that_auto_keeps_on_the_device_count_there(monkeypatch):
+    task = pretraining.prepare(config())
+    monkeypatch.setattr(dry_run, "_on_cpu", lambda: False)
+    needed = []
+    for place in ("host", "device"):
+        monkeypatch.setattr(dry_run.caching, "chosen", lambda *_, place=place: place)
+        with dry_run.data.TrainBatches(task.config, task.split) as batches:
+            state = jax.eval_shape(task.experiment.create_state)
+            needed.append(dry_run._memory(task, state, next(batches), None)[0].needed)
+    assert needed[1] - needed[0] == 256 * 8 * 8 * 3
+
+
 def test_images_that_do_not_fit_are_not_decoded(tmp_path, monkeypatch):
     images = config()
     images.data.cache = "host"
     size = 256 * 8 * 8 * 3
-    monkeypatch.setattr(dry_run, "host_memory", lambda: size - 1)
+    monkeypatch.setattr(dry_run.memory, "free_of_host", lambda: size - 1)
     monkeypatch.setattr(dry_run.data, "TrainBatches", None)
     with pytest.raises(ValueError, match=r"data\.cache=none"):
         dry_run.run(images, str(tmp_path / "run"))

@@ -2,19 +2,8 @@
 
 from typing import Any
 
-from iecl_jax.config.kinds import stem
+from iecl_jax.config import kinds
 
-TITLES = {
-    "moco_v2": "MoCo-v2",
-    "moco_v3": "MoCo-v3",
-    "simclr": "SimCLR",
-    "byol": "BYOL",
-    "simsiam": "SimSiam",
-    "barlow_twins": "Barlow Twins",
-    "vicreg": "VICReg",
-    "nnclr": "NNCLR",
-    "w_mse": "W-MSE",
-}
 # What IE-CL adds to momentum contrast without a queue: (words, key). It is in a config whose value
 # is True or above 0.
 _PARTS = (
@@ -42,7 +31,7 @@ def trained(config: Any) -> str:
     if ours and len(has) == len(_PARTS):
         name = "IE-CL"
     else:
-        title = TITLES.get(method) or (stem(method) if method.endswith(".py") else method)
+        title = _title(method)
         name = " + ".join([f"{title} without a queue" if ours else title, *has])
     return name + _variant(config) if "SAIB" in has else name
 
@@ -52,6 +41,13 @@ def at(config: Any, path: str) -> Any:
     for key in path.split("."):
         config = config.get(key) if hasattr(config, "get") else None
     return config
+
+
+def _title(method: str) -> str:
+    """Returns the TITLE in the file of a method of the package, or else the file's name."""
+    if method not in kinds.names("method"):  # The code of an own file is not run for its name.
+        return kinds.stem(method)
+    return getattr(kinds.load("method", method), "TITLE", method)
 
 
 def _is_on(value: Any) -> bool:

@@ -9,10 +9,13 @@ import contextlib
 import functools
 import importlib.util
 import linecache
+import sys
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from absl import logging
 
 from iecl_jax.config import section
 
@@ -123,6 +126,19 @@ def sentence(error: BaseException, running: Path | None = None) -> str | None:
     if running is not None:
         return f"{running}: {_words(error)}"
     return _words(error) if isinstance(error, OSError) else None
+
+
+@contextlib.contextmanager
+def sentences() -> Iterator[None]:
+    """A context in which a mistake of the user ends the process with a sentence and exit code 1."""
+    try:
+        yield
+    except Exception as error:
+        words = sentence(error)
+        if words is None:
+            raise
+        logging.debug("traceback", exc_info=True)
+        sys.exit(f"error: {words}")
 
 
 def _tracebacks(found: types.TracebackType | None) -> Iterator[types.TracebackType]:

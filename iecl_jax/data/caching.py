@@ -1,10 +1,10 @@
 """Chooses where the decoded images of a split are kept: `data.cache`."""
 
 import math
-import os
 
 import jax
 
+from iecl_jax.data import memory
 from iecl_jax.data.split import Split
 
 _SHARE_OF_DEVICE, _SHARE_OF_HOST = 1 / 8, 1 / 4  # of the memory that the images may fill
@@ -21,21 +21,13 @@ def chosen(cache: str, split: Split) -> str:
     if split.image_shape is None:
         return "none"
     size = num_bytes(split)
-    if size <= _SHARE_OF_DEVICE * min(map(_memory_of, jax.local_devices())):
+    of_devices = [memory.of_device(device) or 0 for device in jax.local_devices()]
+    if size <= _SHARE_OF_DEVICE * min(of_devices):
         return "device"
-    return "host" if size <= _SHARE_OF_HOST * _memory_of_host() else "none"
+    return "host" if size <= _SHARE_OF_HOST * memory.of_host() else "none"
 
 
 def num_bytes(split: Split) -> int:
     """Returns the size of all decoded images of a split; they must be small and of one size."""
     assert split.image_shape is not None
     return len(split) * 3 * math.prod(split.image_shape)
-
-
-def _memory_of(device: jax.Device) -> int:
-    """Returns the bytes that JAX may use on a device; 0 for the CPU."""
-    return (device.memory_stats() or {}).get("bytes_limit", 0)
-
-
-def _memory_of_host() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from iecl_jax.data import augment, crops, images
+from iecl_jax.data import augment, crops, images, memory
 from iecl_jax.data.caching import chosen
 from iecl_jax.data.order import batch_order, process_slice
 from iecl_jax.data.split import Split
@@ -189,9 +189,8 @@ def _device_gather(split: Split, mesh: Mesh):
     """
     pixels, labels = split.pixels
     for device in mesh.devices.flat:
-        stats = device.memory_stats() or {}
-        free = stats.get("bytes_limit", pixels.nbytes) - stats.get("bytes_in_use", 0)
-        if "bytes_limit" in stats and pixels.nbytes > free:
+        free = memory.free_of_device(device)
+        if free is not None and pixels.nbytes > free:
             raise ValueError(
                 f"data.cache='device' needs {pixels.nbytes / 1e9:.2f} GB on each device and "
                 f"{device} has {free / 1e9:.2f} GB free: use data.cache='host'."

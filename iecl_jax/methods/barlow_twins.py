@@ -14,6 +14,8 @@ from iecl_jax.methods.parts import online
 from iecl_jax.methods.parts.method import Loss, Method, Outputs, unmoved
 from iecl_jax.models import collectives
 
+TITLE = "Barlow Twins"
+
 
 class Settings(online.Settings):
     """The settings of Barlow Twins, besides those of its parts."""

@@ -12,6 +12,8 @@ from iecl_jax.losses.similarity import negative_cosine
 from iecl_jax.methods.parts import ema, online
 from iecl_jax.methods.parts.method import Loss, Method, Outputs
 
+TITLE = "BYOL"
+
 
 class Settings(online.Settings, online.PredictorSettings, ema.Settings):
     """The settings of BYOL, all of them those of its parts."""

@@ -20,6 +20,8 @@ from iecl_jax.config.section import key
 from iecl_jax.methods.parts import contrast, ema, online, queue
 from iecl_jax.methods.parts.method import Loss, Method, Outputs, Tree, Views
 
+TITLE = "MoCo-v2"
+
 
 class Settings(online.Settings, ema.Settings):
     """The settings of MoCo-v2, besides those of its parts. The defaults are those of IE-CL."""

@@ -14,6 +14,8 @@ from iecl_jax.config.section import key
 from iecl_jax.methods.parts import contrast, ema, online
 from iecl_jax.methods.parts.method import Loss, Method, Outputs
 
+TITLE = "MoCo-v3"
+
 
 class Settings(online.Settings, online.PredictorSettings, ema.Settings):
     """The settings of MoCo-v3, besides those of its parts."""

@@ -18,6 +18,8 @@ from iecl_jax.losses.product import product
 from iecl_jax.methods.parts import contrast, online, queue
 from iecl_jax.methods.parts.method import Loss, Method, Outputs, Tree, Views, unmoved
 
+TITLE = "NNCLR"
+
 
 class Settings(online.Settings, online.PredictorSettings):
     """The settings of NNCLR, besides those of its parts."""

@@ -14,6 +14,8 @@ from iecl_jax.methods.parts import online
 from iecl_jax.methods.parts.method import Loss, Method, Outputs, unmoved
 from iecl_jax.models import collectives
 
+TITLE = "SimCLR"
+
 
 class Settings(online.Settings):
     """The settings of SimCLR, besides those of its parts."""

@@ -13,6 +13,8 @@ from iecl_jax.losses.similarity import negative_cosine
 from iecl_jax.methods.parts import online
 from iecl_jax.methods.parts.method import Loss, Method, Outputs, unmoved
 
+TITLE = "SimSiam"
+
 
 class Settings(online.Settings, online.PredictorSettings):
     """The settings of SimSiam, all of them those of its parts."""

@@ -17,6 +17,7 @@ from iecl_jax.methods.parts import online
 from iecl_jax.methods.parts.method import Loss, Method, Outputs, unmoved
 from iecl_jax.models import collectives
 
+TITLE = "VICReg"
 TERMS = ("invariance", "variance", "covariance")
 
 

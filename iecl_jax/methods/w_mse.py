@@ -20,6 +20,8 @@ from iecl_jax.methods.parts import online
 from iecl_jax.methods.parts.method import Loss, Method, Outputs, unmoved
 from iecl_jax.models import collectives
 
+TITLE = "W-MSE"
+
 
 class Settings(online.Settings):
     """The settings of W-MSE, besides those of its parts."""

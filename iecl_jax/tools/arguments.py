@@ -1,14 +1,11 @@
 """The command lines of the tools: flags, overrides of configs, and a sentence for each mistake."""
 
 import argparse
-import contextlib
 import difflib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
-
-from absl import logging
 
 from iecl_jax import console
 from iecl_jax.config import files, own_files, paths
@@ -84,16 +81,3 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run the Python files that the config of a checkpoint names; they can do anything",
     )
-
-
-@contextlib.contextmanager
-def sentences() -> Iterator[None]:
-    """A context in which a mistake of the user ends the process with a sentence and exit code 1."""
-    try:
-        yield
-    except Exception as error:
-        sentence = own_files.sentence(error)
-        if sentence is None:
-            raise
-        logging.debug("traceback", exc_info=True)
-        sys.exit(f"error: {sentence}")

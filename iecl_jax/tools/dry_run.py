@@ -10,7 +10,6 @@ diagnostics and galleries are not included, neither in the memory nor in the tim
 import contextlib
 import datetime
 import math
-import os
 import shutil
 import statistics
 import time
@@ -23,6 +22,7 @@ import ml_collections
 import numpy as np
 
 from iecl_jax import console, data
+from iecl_jax.data import caching, memory
 from iecl_jax.run import markdown
 from iecl_jax.tools.benchmark import program, timing
 from iecl_jax.train import pretraining
@@ -84,7 +84,7 @@ def run(config: ml_collections.ConfigDict, run_dir: str) -> None:
         raise ValueError(
             f"--dry_run is for a training that starts: job={config.job!r} evaluates a checkpoint."
         )
-    available = host_memory()  # before the images are cached
+    available = memory.free_of_host()  # before the images are cached
     task = pretraining.prepare(config)
     state = jax.eval_shape(task.experiment.create_state)
     needs = [_disk(task, state, run_dir)]
@@ -112,31 +112,9 @@ def run(config: ml_collections.ConfigDict, run_dir: str) -> None:
         raise ValueError(" ".join(lacking))
 
 
-def host_memory() -> int | None:
-    """Returns the bytes of memory that this process may still take; None if nobody knows.
-
-    It is Linux's MemAvailable, or what the limit of the control group (a container's) leaves.
-    """
-    found = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
-    except OSError:
-        if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    try:
-        limit, used = (
-            Path("/sys/fs/cgroup", f"memory.{x}").read_text() for x in ("max", "current")
-        )
-        found += [int(limit) - int(used)] if limit.strip() != "max" else []
-    except OSError:
-        pass
-    return min(found, default=None)
-
-
 def device_memory() -> int | None:
     """Returns the bytes that JAX may take of each accelerator; None if the backend has no limit."""
-    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
+    limits = map(memory.of_device, jax.local_devices())
     return min((limit for limit in limits if limit), default=None)
 
 
@@ -176,7 +154,8 @@ def _memory(
     of_step = program.memory(lowered.compile())["memory_total_bytes"]
     local, cached = jax.local_device_count(), _cached_bytes(task)
     ahead = (config.data.prefetch + 1) * _bytes(batch) // jax.device_count()
-    on_device = of_step + ahead + (cached if config.data.cache == "device" else 0)
+    of_images = cached if caching.chosen(config.data.cache, task.split) == "device" else 0
+    on_device = of_step + ahead + of_images
     # A checkpoint is copied before it is written; decoded batches wait in the host's memory too.
     on_host = cached + _bytes(state) + ahead * local
     if _on_cpu():
@@ -200,9 +179,8 @@ def _host(needed: int, available: int | None) -> Need:
 
 def _cached_bytes(task: pretraining.Pretraining) -> int:
     """Returns the bytes of the decoded images that are kept; 0 without a cache."""
-    shape = task.split.image_shape
-    kept = task.config.data.cache != "none" and shape is not None
-    return len(task.split) * math.prod(shape) * 3 if kept and shape else 0
+    kept = caching.chosen(task.config.data.cache, task.split) != "none"
+    return caching.num_bytes(task.split) if kept else 0
 
 
 def _disk(task: pretraining.Pretraining, state: Any, run_dir: str) -> Need:

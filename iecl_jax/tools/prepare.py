@@ -8,7 +8,7 @@ ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into DIR/downloads/manual.
 
 import ml_collections
 
-from iecl_jax.config import kinds
+from iecl_jax.config import kinds, own_files
 from iecl_jax.tools import arguments
 
 
@@ -32,7 +32,7 @@ def main() -> None:
         "--dir", default="", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets"
     )
     args = parser.parse()
-    with arguments.sentences():
+    with own_files.sentences():
         prepare(args.name, args.dir)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from iecl_jax.config import files
+from iecl_jax.config import files, own_files
 from iecl_jax.run import markdown
 from iecl_jax.run.workdir import write_atomically
 from iecl_jax.tools import arguments
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--settings", default="", help="comma-separated; default: all")
     parser.add_argument("--processes", type=int, default=1, help="how many runs at the same time")
     args = parser.parse(argv)
-    with arguments.sentences():
+    with own_files.sentences():
         known = list(files.run(args.config).get("SETTINGS", {}))
     settings = args.settings.split(",") if args.settings else known
     for setting in settings:
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return Run(f"{args.config}:{setting}", folder, (f"--config.seed={seed}", *args.overrides))
 
     runs = {f"{name}, seed {seed}": run_of(name, seed) for seed in seeds for name in settings}
-    with arguments.sentences():
+    with own_files.sentences():
         refuse_seed(args.overrides)
         check(runs.values())
     with Runner(args.processes, args.workdir / "compiled") as runner:

@@ -1,6 +1,5 @@
 """The state that training carries from step to step, and its initial value."""
 
-import os
 from typing import Any
 
 import flax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax.training.dynamic_scale import DynamicScale
 
+from iecl_jax.data import memory
 from iecl_jax.methods import Method
 
 # {part of the state: the settings that decide its size}
@@ -105,8 +105,7 @@ def require_memory(state: Any) -> None:
         jax.tree_util.keystr(path, simple=True, separator="."): leaf.size * leaf.dtype.itemsize
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
-    stats = jax.local_devices()[0].memory_stats() or {}
-    room = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    room = memory.of_device(jax.local_devices()[0]) or memory.of_host()
     needed, largest = sum(sizes.values()), max(sizes, key=lambda name: sizes[name])
     if needed > room:
         settings = next((text for part, text in SIZES_OF.items() if part in largest), "its sizes")

@@ -91,9 +91,9 @@ def _read(path: str | os.PathLike, size: int, how: image_files.Reading) -> np.nd
     """Returns an image file as uint8 [size, size, 3], cut as for the evaluations."""
     source = Path(path).expanduser()
     try:
-        image = image_files.to_rgb(image_files.open_image(source, how), how)
-        if max(image.size) > MAX_NATIVE_SIZE:
+        if max(image_files.read_header(source, how).size) > MAX_NATIVE_SIZE:
             return image_files.center_crop(source, size, how)
+        image = image_files.to_rgb(image_files.open_image(source, how), how)
         return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
     except FileNotFoundError:
         raise

@@ -40,6 +40,7 @@ import ml_collections
 
 from iecl_jax import config as config_lib
 from iecl_jax import console, data
+from iecl_jax.config import own_files
 from iecl_jax.run import runtime
 from iecl_jax.tools import arguments
 from iecl_jax.tools.benchmark import images, parts, program, report, roofline, timing
@@ -133,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     runtime.configure()
     command = shlex.join(["python", "-m", "iecl_jax.tools.benchmark", *argv])
-    with arguments.sentences():
+    with own_files.sentences():
         configs = [config_lib.load(name, args.overrides) for name in args.config]
         if args.memory:
             with console.waiting("Compiling the training step, for its memory and FLOPs"):

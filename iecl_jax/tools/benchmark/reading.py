@@ -38,6 +38,7 @@ import PIL
 from PIL import Image
 
 from iecl_jax import config as config_lib
+from iecl_jax.config import own_files
 from iecl_jax.data import images, open_split
 from iecl_jax.data.listing import list_images
 from iecl_jax.data.split import Indices, Record, Split
@@ -237,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments.Parser(__doc__)
     add_flags(parser)
     args = parser.parse(argv)
-    with arguments.sentences(), open_cases(args) as cases:
+    with own_files.sentences(), open_cases(args) as cases:
         rates = {name: [measure(case) for _ in range(args.rounds)] for name, case in cases.items()}
     result = summarize(rates)
     if args.json:

@@ -143,7 +143,7 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parser.parse(words)
     path = pathlib.Path(args.out or args.workdir / "figures" / "augmentations.png")
     own_files.trust_checkpoints(args.trust_checkpoint_code)
-    with arguments.sentences():
+    with own_files.sentences():
         if path.suffix != ".png":
             raise ValueError(f"--out={path} must end in .png.")
         steps = _steps(args.steps, kept_steps(args.workdir), args.workdir)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from iecl_jax.config import own_files
 from iecl_jax.evals.pictures import style
 from iecl_jax.run import events
 from iecl_jax.tools import arguments
@@ -82,7 +83,7 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     args = parser.parse(words)
     path = pathlib.Path(args.out or args.workdir / "figures" / "entropy_gain.png")
-    with arguments.sentences():
+    with own_files.sentences():
         style.check_path(path)
         style.save(draw(events.read(args.workdir)), path)
     print(path)

@@ -50,7 +50,7 @@ def draw(
     if path.suffix not in suffixes:
         made.error(f"--out={path} must end in {' or '.join(suffixes)}")
     own_files.trust_checkpoints(args.trust_checkpoint_code)
-    with arguments.sentences():
+    with own_files.sentences():
         config = config_lib.new("knn")
         config.update({"checkpoint": str(args.workdir), "data": {"dir": args.data_dir}})
         write(jobs.load(config, str(args.workdir)), path, args)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from iecl_jax.config import paths
+from iecl_jax.config import own_files, paths
 from iecl_jax.evals.pictures import style
 from iecl_jax.run import events
 from iecl_jax.tools import arguments
@@ -78,7 +78,7 @@ def main(words: Sequence[str] | None = None) -> None:
         help="PNG, SVG or PDF; default: figures/loss_curves.png of the first",
     )
     args = parser.parse(words)
-    with arguments.sentences():
+    with own_files.sentences():
         workdirs = [paths.local("--runs", name) for name in args.runs.split(",") if name]
         labels = args.labels.split(",") if args.labels else default_labels(workdirs)
         if len(labels) != len(workdirs) or len(set(labels)) < len(labels):

@@ -315,7 +315,7 @@ def main(words: Sequence[str] | None = None) -> None:
     own_files.trust_checkpoints(args.trust_checkpoint_code)
     if not (args.workdir / "config.json").exists():
         parser.error(f"{args.workdir} is not the workdir of a run: it has no config.json.")
-    with arguments.sentences():
+    with own_files.sentences():
         print(write(args.workdir))
 
 

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from iecl_jax.config import own_files
 from iecl_jax.config.files import merged
 from iecl_jax.evals.pictures import style
 from iecl_jax.run.workdir import write_atomically
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures the table that the command line names; prints and writes it."""
     args, table = _parse(argv)
     folder = args.workdir / args.scale
-    with arguments.sentences():
+    with own_files.sentences():
         _check(args, table, folder)
     if args.print_commands:
         print("\n".join(commands(table, args.scale, args.seeds, folder, args.overrides)))

@@ -163,3 +163,13 @@ def test_the_end_says_how_many_failed():
     runner.leave([True, True])
     with pytest.raises(SystemExit, match="error: 2 runs failed; start again to resume them"):
         runner.leave([True, False, False])
+
+
+def test_the_progress_says_which_run_says_what(tmp_path):
+    runner = Runner(1, tmp_path)
+    for row in ("byol", "byol-saib"):
+        log = tmp_path / row / "seed-0" / "log.txt"
+        log.parent.mkdir(parents=True)
+        log.write_text(f"Making the network ...\nTraining {row}\n")
+        runner._logs.append(log)
+    assert runner._under_way() == "byol/seed-0: Training byol; byol-saib/seed-0: Training byol-saib"

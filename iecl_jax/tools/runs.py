@@ -124,7 +124,8 @@ class Runner:
 
     def _under_way(self) -> str:
         """Returns what the commands that run said last."""
-        return "; ".join(f"{log.parent.name}: {_last_line(log)}" for log in tuple(self._logs))
+        logs = tuple(self._logs)
+        return "; ".join(f"{'/'.join(log.parts[-3:-1])}: {_last_line(log)}" for log in logs)
 
     def call(self, arguments: Sequence[str], log: Path) -> int:
         """Runs `python ARGUMENTS`, appends its output to `log`, and returns its exit code."""
@@ -139,12 +140,12 @@ class Runner:
 
     def _call(self, arguments: Sequence[str], log: Path) -> int:
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as console:
+        with log.open("a") as output:
             # In its own session, the child does not get the terminal's Ctrl-C, only our SIGTERM.
             child = subprocess.Popen(
                 [sys.executable, *arguments],
                 stdin=subprocess.DEVNULL,
-                stdout=console,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
                 start_new_session=True,

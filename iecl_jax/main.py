@@ -155,18 +155,21 @@ def pretrain(
     """
     from iecl_jax.evals import scheduled
     from iecl_jax.evals.parts.diagnostics import Diagnostics
+    from iecl_jax.evals.parts.encoder import SplitEncoder
     from iecl_jax.evals.pictures.run_gallery import RunGallery
     from iecl_jax.train import pretraining
 
     task = pretraining.prepare(config)
     method, views = task.experiment.method, task.experiment.views
     evaluations = scheduled(config, method, task.split, run_dir)
+    encoder = SplitEncoder(config, method, pretrain=task.split)
     results = pretraining.pretrain(
         task,
         run_dir,
         evaluations=evaluations,
         diagnostics=Diagnostics(config, task.split) if config.diagnostics.every_steps else None,
         draw=RunGallery(config, method, task.split, views),
+        encode=encoder.features_of_pretrain,
         allow_config_change=allow_config_change,
     )
     write_report(run_dir)

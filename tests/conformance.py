@@ -126,6 +126,7 @@ def make_case(config: Any, *, steps: int = STEPS) -> Case:
     batch = {
         "image": rng.integers(0, 256, (2, BATCH // 2, SIDE, SIDE, 3), np.uint8),
         "label": rng.integers(0, 10, (2, BATCH // 2)).astype(np.int32),
+        "index": np.arange(BATCH, dtype=np.int32).reshape(2, -1),
     }
     initial = jax.device_get(built.create_state())
     case = Case(config, built, lambda state: pmapped(state, batch), traces, initial, [])
@@ -186,12 +187,15 @@ def test_no_gradient_reaches_the_momentum_network(case):
     drawn = np.random.default_rng(1).normal(size=(2, BATCH, SIDE, SIDE, 3))
     views = list(jnp.asarray(drawn, jnp.float32))
     method = methods.make(case.config, total_steps=10)
+    facts = {"index": jnp.arange(BATCH), "step": jnp.int32(0), "epoch": jnp.int32(0)}
+    facts |= {"keys": jax.random.split(jax.random.key(0), BATCH)}
+    facts = {name: facts[name] for name in method.reads}
 
     @jax.jit
     def gradient(params):
         def loss(params):
             changed = state.method_state | {"momentum": momentum | {"params": params}}
-            return method.loss(method.forward(state.params, changed, views)[0])[0]
+            return method.loss(method.forward(state.params, changed, views, **facts)[0])[0]
 
         return jax.grad(loss)(params)
 

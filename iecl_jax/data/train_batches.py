@@ -44,8 +44,8 @@ def host_batches(
     Returns:
       A data set of dicts. "image" is uint8 [b,H,W,3] if all images are small and of one size; the
       device crops them. Otherwise it is a list of the host's crops, uint8 [b,S_i,S_i,3] for each
-      view. "label" is int32 [b]. If they are cached on the devices, it is only
-      {"index": int32 [b]}.
+      view. "label" is int32 [b], and "index" int32 [b] are the places of the images in the split.
+      If they are cached on the devices, it is only {"index"}.
     """
     batch_size = config.train.batch_size
     places = process_slice(batch_size, process_index, process_count)
@@ -60,9 +60,9 @@ def host_batches(
         return {"index": batch[places].astype(np.int32)}
 
     def gathered(step: int, batch: np.ndarray) -> Batch:
-        del step
         pixels, labels = split.pixels
-        return {"image": pixels[batch[places]], "label": labels[batch[places]]}
+        image, label = pixels[batch[places]], labels[batch[places]]
+        return {"image": image, "label": label} | indices(step, batch)
 
     def decoded(step: int, batch: np.ndarray) -> Batch:
         def views(position: int, image: images.Source) -> list[np.ndarray]:
@@ -71,7 +71,7 @@ def host_batches(
             return random_views(image, step, places.start + position)
 
         pixels, labels = split.decode_in(pool, batch[places], shapes, views)
-        return {"image": pixels[0] if small else pixels, "label": labels}
+        return {"image": pixels[0] if small else pixels, "label": labels} | indices(step, batch)
 
     cache = chosen(config.data.cache, split)
     function = {"none": decoded, "host": gathered, "device": indices}[cache]
@@ -79,11 +79,11 @@ def host_batches(
 
 
 class TrainBatches(Iterator[Batch]):
-    """Yields {"image": uint8 [D,b,...], "label": int32 [D,b]}, one shard on each local device.
+    """Yields {"image": uint8 [D,b,...], "label": int32 [D,b], "index": int32 [D,b]}.
 
-    "image" is an array or a list of arrays, see `host_batches`; this process has D * b images.
-    Threads decode the next `data.prefetch` batches and put as many on the devices. If a decoder
-    fails, the `next` that would have returned the batch raises the error.
+    Each local device has a shard. "image" is an array or a list of arrays, see `host_batches`; this
+    process has D * b images. Threads decode the next `data.prefetch` batches and put as many on the
+    devices. If a decoder fails, the `next` that would have returned the batch raises the error.
 
     Attributes:
       steps_per_epoch: number of batches in an epoch.
@@ -206,7 +206,7 @@ def _device_gather(split: Split, mesh: Mesh):
         out_specs=PartitionSpec("device"),
     )
     def gather(pixels, labels, index):
-        return {"image": pixels[index], "label": labels[index]}
+        return {"image": pixels[index], "label": labels[index], "index": index}
 
     over_devices = NamedSharding(mesh, PartitionSpec("device"))
     return lambda batch: gather(pixels, labels, _put(batch, over_devices)["index"])

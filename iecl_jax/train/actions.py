@@ -137,6 +137,7 @@ class Diagnose:
         diagnostics: Diagnostics,
         settings: ml_collections.ConfigDict,
         milestone: Every,
+        of_method: Callable[[Mapping[str, float]], list[str]] = lambda metrics: [],
     ):
         """Makes the action.
 
@@ -145,8 +146,10 @@ class Diagnose:
           diagnostics: makes the measurement.
           settings: `config.diagnostics`.
           milestone: when the values of every layer and the pictures are also written.
+          of_method: the alarms of the method, from the newest logged metrics.
         """
         self._run, self._diagnostics, self._milestone = run, diagnostics, milestone
+        self._of_method = of_method
         self._every, self._stop_on_collapse = Every(settings.every_steps), settings.stop_on_collapse
 
     def due(self, now: Now) -> bool:
@@ -163,6 +166,7 @@ class Diagnose:
         with _only_measures("diagnostics", now):
             self._measure(now)
         alarms = self._diagnostics.alarms(now.diagnosis) if now.diagnosis else []
+        alarms += self._of_method(self._run.log.last)
         for alarm in alarms:
             logging.warning("step %d: %s", now.step, alarm)
         # Processes measure separately; rounding must not make only some of them stop.

@@ -37,6 +37,7 @@ class Experiment:
       schedules: functions of the step, by name; their values are logged.
       make_views: (keys [b], images) -> list of views, see `data.augment`.
       num_classes: number of classes of the online probe; 0 = no probe.
+      steps_per_epoch: the length of an epoch.
     """
 
     config: ml_collections.ConfigDict
@@ -46,6 +47,7 @@ class Experiment:
     schedules: Mapping[str, Callable[[jax.Array], jax.Array]]
     make_views: Callable[[jax.Array, Any], list[jax.Array]]
     num_classes: int
+    steps_per_epoch: int
 
     def pure_step(
         self, state: TrainState, batch: Batch, seed: jax.Array
@@ -67,6 +69,7 @@ class Experiment:
             image_keys=functools.partial(augment.image_keys, augment.run_key(seed)),
             tx=self.tx,
             schedules=self.schedules,
+            steps_per_epoch=self.steps_per_epoch,
         )
 
     def pure_steps(
@@ -131,6 +134,33 @@ class Experiment:
         return self._on_all_devices(state, padded, count, seed)
 
     @functools.cached_property
+    def _new_epoch(self) -> Any:
+        assert self.method.new_epoch is not None
+        return jax.jit(self.method.new_epoch.function, out_shardings=_everywhere())
+
+    def begin_epoch(
+        self, state: TrainState, epoch: int, encode: Callable[[Any, Any], np.ndarray] | None = None
+    ) -> TrainState:
+        """Returns the state with which an epoch begins, see `Method.new_epoch`.
+
+        Args:
+          state: the state after the epoch before, on all devices.
+          epoch: the number of the epoch, from 0.
+          encode: (params, method_state) -> features float32 [N, F] of the training images.
+        """
+        new_epoch = self.method.new_epoch
+        if new_epoch is None:
+            return state
+        features = None
+        if new_epoch.encodes:
+            assert encode is not None, "this method needs the features of all images"
+            features = jax.device_put(encode(state.params, state.method_state), _everywhere())
+        # The seed's two keys initialise the parameters and make the views.
+        key = jax.random.fold_in(jax.random.key(self.config.seed), epoch)
+        params, method_state = self._new_epoch(state.params, state.method_state, key, features)
+        return dataclasses.replace(state, params=params, method_state=method_state)
+
+    @functools.cached_property
     def _views(self) -> Callable[..., list[jax.Array]]:
         def views(seed, step, batch):
             keys = augment.image_keys(augment.run_key(seed), step, jnp.arange(len(batch["label"])))
@@ -155,12 +185,21 @@ class Experiment:
             dynamic_scale=config.train.precision == "float16",
         )
         # Placed like the states that the step returns: another placement would be compiled again.
-        mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
-        return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+        return jax.device_put(state, _everywhere())
+
+
+def _everywhere() -> NamedSharding:
+    """Returns the placement of an array that is whole on each device of this process."""
+    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec())
 
 
 def build(
-    config: ml_collections.ConfigDict, *, total_steps: int, steps_per_epoch: int, num_classes: int
+    config: ml_collections.ConfigDict,
+    *,
+    total_steps: int,
+    steps_per_epoch: int,
+    num_classes: int,
+    num_images: int | None = None,
 ) -> Experiment:
     """Returns the experiment of a config.
 
@@ -169,17 +208,25 @@ def build(
       total_steps: length of the training; the schedules end there.
       steps_per_epoch: converts `schedule.warmup_epochs` to steps.
       num_classes: number of classes of the online probe; 0 = no probe.
+      num_images: number of training images; None = those of one batch.
     """
-    method = methods.make(config, total_steps=total_steps, axis_name=AXIS)
+    method = methods.make(
+        config,
+        total_steps=total_steps,
+        axis_name=AXIS,
+        steps_per_epoch=steps_per_epoch,
+        num_images=config.train.batch_size if num_images is None else num_images,
+    )
     rate = optim.learning_rate(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     return Experiment(
         config=config,
         method=method,
         objective=objective.make(config, method.loss, axis_name=AXIS),
-        tx=optim.make(config, rate),
+        tx=optim.make(config, rate, method.optimizers),
         schedules={"learning_rate": rate, **method.schedules},
         make_views=augment.make_augment(
             config.augment, config.data.image_size, *data.statistics(config.data)
         ),
         num_classes=num_classes,
+        steps_per_epoch=steps_per_epoch,
     )

@@ -85,6 +85,7 @@ class Run:
       group: first part of the metrics' names, see `MetricLog`.
       terms: what the checkpoint must have in common with this start.
       title: what the run does, for the console.
+      begin_epoch: (state, epoch) -> the state with which an epoch begins; None = as it is.
       step: number of steps taken.
       earlier: the checkpoint from which it continues.
       begun: time.monotonic() of its start.
@@ -106,6 +107,7 @@ class Run:
     group: str = "train"
     terms: Terms = dataclasses.field(default_factory=Terms)
     title: str = "Training"
+    begin_epoch: Callable[[Any, int], Any] | None = None
     step: int = 0
     earlier: Restored | None = None
     begun: float = dataclasses.field(default_factory=time.monotonic)
@@ -176,7 +178,7 @@ class Run:
 
         def due(step: int) -> bool:
             now = Now(step, last=step == self.total)
-            return any(action.due(now) for action in actions)
+            return self._ends_epoch(step) or any(action.due(now) for action in actions)
 
         left = calls(self.step, self.total, most=most, due=due)
         return itertools.chain([range(0)], left) if self._undone else left
@@ -184,12 +186,20 @@ class Run:
     def take(self, steps: range) -> None:
         """Takes the given next steps in one call to the devices; an empty range does nothing."""
         if steps:
+            # A checkpoint between two epochs is from before this, and every start of it does it.
+            if self.begin_epoch is not None and self._ends_epoch(self.step):
+                self.log.write()
+                with self.log.clock_stopped():
+                    self.state = self.begin_epoch(self.state, self.step // self.steps_per_epoch)
             compiles = not self.log.compiled
             with console.waiting(_COMPILING) if compiles else contextlib.nullcontext():
                 self.state, metrics = self.steps(self.state, [next(self._batches) for _ in steps])
                 self.log.add(steps, metrics)
             self.step = steps[-1]
             self.shown.update(self.step)
+
+    def _ends_epoch(self, step: int) -> bool:
+        return self.begin_epoch is not None and step % self.steps_per_epoch == 0
 
     def save(self, *, metrics: dict[str, float], stopped: bool) -> None:
         """Saves the state in the background, see `Checkpointer.save`."""

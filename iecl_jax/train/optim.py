@@ -2,13 +2,15 @@
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+
+from iecl_jax.methods.parts.method import Part
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
 PREDICTOR_SCHEDULES = ("cosine", "constant")
@@ -145,8 +147,51 @@ def _network_optimizer(
     )
 
 
+def frozen(tx: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+    """Returns `tx`, but for the first `steps` updates nothing moves: no parameter, no momentum.
+
+    Counters go on, so that schedules are those of the run.
+    """
+
+    def init(params):
+        return jnp.zeros((), jnp.int32), tx.init(params)
+
+    def update(gradients, state, params):
+        count, inner = state
+        updates, new = tx.update(gradients, inner, params)
+        moves = count >= steps
+
+        def kept(old, new):
+            return jnp.where(moves, new, old) if jnp.issubdtype(new.dtype, jnp.inexact) else new
+
+        updates = jax.tree.map(lambda leaf: jnp.where(moves, leaf, 0), updates)
+        return updates, (optax.safe_increment(count), jax.tree.map(kept, inner, new))
+
+    return optax.GradientTransformation(init, update)
+
+
+def _part_optimizer(
+    config: ml_collections.ConfigDict, part: Part, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """Returns the optimizer of a `Part`: the network's, except for what the part says."""
+    settings = config.optimizer.copy_and_resolve_references()
+    for name in ("learning_rate", "momentum", "weight_decay"):
+        if (value := getattr(part, name)) is not None:
+            settings[name] = value
+    ratio = settings.learning_rate / config.optimizer.learning_rate
+    peak = ratio * peak_learning_rate(config)
+
+    def rate(step):
+        return peak if part.schedule == "constant" else ratio * schedule(step)
+
+    tx = _network_optimizer(settings, rate)
+    return frozen(tx, part.frozen_steps) if part.frozen_steps else tx
+
+
 def make(
-    config: ml_collections.ConfigDict, schedule: optax.Schedule
+    config: ml_collections.ConfigDict,
+    schedule: optax.Schedule,
+    parts: Mapping[str, Part] | None = None,
 ) -> optax.GradientTransformation:
     """Returns the optimizer of `config.optimizer`.
 
@@ -160,21 +205,23 @@ def make(
     The online probe has its own SGD with momentum and a constant rate. If
     `optimizer.predictor_schedule` is "constant", the parameters under online.predictor learn at the
     peak rate at every step (SimSiam, Chen & He 2021) instead of by `schedule`.
+    `parts` has the subtrees of the online network with rules of their own (`Method.optimizers`).
     """
     settings = config.optimizer
+    parts = dict(parts or {})
+    if settings.predictor_schedule == "constant":
+        parts["predictor"] = Part(schedule="constant")
     transforms = {
         "main": _network_optimizer(settings, schedule),
         "probe": optax.sgd(settings.probe_learning_rate, settings.momentum),
+        **{name: _part_optimizer(config, part, schedule) for name, part in parts.items()},
     }
-    if settings.predictor_schedule == "constant":
-        peak = peak_learning_rate(config)
-        transforms["predictor"] = _network_optimizer(settings, lambda step: peak)
 
     def labels(params):
         found = {name: "probe" if name == "online_probe" else "main" for name in params}
-        if "predictor" not in transforms:
+        if not parts:
             return found
-        online = {name: "predictor" if name == "predictor" else "main" for name in params["online"]}
+        online = {name: name if name in parts else "main" for name in params["online"]}
         return found | {"online": online}
 
     return optax.partition(transforms, labels)

@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from iecl_jax import config as config_lib
-from iecl_jax import console, data
+from iecl_jax import console, data, methods
 from iecl_jax.run import command_line, distributed, workdir
 from iecl_jax.run.checkpoint import Checkpointer, Restored
 from iecl_jax.run.continuity import Terms
@@ -66,7 +66,7 @@ def prepare(config: ml_collections.ConfigDict) -> Pretraining:
     lengths = _lengths(config, len(split))
     data.check_batches(config, split)
     config_lib.check_length(config, num_images=len(split), **lengths)
-    experiment = build(config, num_classes=split.num_classes, **lengths)
+    experiment = build(config, num_classes=split.num_classes, num_images=len(split), **lengths)
     return Pretraining(config, split, experiment, **lengths, begun=begun)
 
 
@@ -77,8 +77,16 @@ def _lengths(config: ml_collections.ConfigDict, num_images: int) -> dict[str, in
     return {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
 
 
-def start(task: Pretraining, run_dir: str, *, allow_config_change: bool = False) -> Run:
+def start(
+    task: Pretraining,
+    run_dir: str,
+    *,
+    encode: Callable[[Any, Any], np.ndarray] | None = None,
+    allow_config_change: bool = False,
+) -> Run:
     """Returns the run in `run_dir`: a new one, or one restored from its newest checkpoint.
+
+    `encode` is that of `pretrain`.
 
     Raises:
       ValueError: `run_dir` belongs to another config, or none of its checkpoints is whole.
@@ -108,6 +116,7 @@ def start(task: Pretraining, run_dir: str, *, allow_config_change: bool = False)
         total=task.total_steps,
         steps_per_epoch=task.steps_per_epoch,
         batch_size=config.train.batch_size,
+        begin_epoch=_begin_epoch(task, encode),
         terms=terms,
         begun=task.begun,
     )
@@ -117,6 +126,21 @@ def start(task: Pretraining, run_dir: str, *, allow_config_change: bool = False)
     if run.earlier is not None:
         _tell_jumps(task, run.earlier)
     return run
+
+
+def _begin_epoch(
+    task: Pretraining, encode: Callable[[Any, Any], np.ndarray] | None
+) -> Callable[[Any, int], Any] | None:
+    """Returns what the run does before each epoch, if the method does anything."""
+    new_epoch = task.experiment.method.new_epoch
+    if new_epoch is None:
+        return None
+
+    def begin(state: Any, epoch: int) -> Any:
+        with console.waiting(f"{new_epoch.title}, before epoch {epoch + 1}"):
+            return jax.block_until_ready(task.experiment.begin_epoch(state, epoch, encode))
+
+    return begin
 
 
 def _tell_jumps(task: Pretraining, earlier: Restored) -> None:
@@ -142,6 +166,7 @@ def pretrain(
     evaluations: Sequence[Evaluation] = (),
     diagnostics: Diagnostics | None = None,
     draw: Callable[[int, Any], Mapping[str, np.ndarray]] | None = None,
+    encode: Callable[[Any, Any], np.ndarray] | None = None,
     allow_config_change: bool = False,
 ) -> dict[str, Any]:
     """Trains to the end, starting from the newest checkpoint in `run_dir` if there is one.
@@ -154,6 +179,8 @@ def pretrain(
       evaluations: evaluations during and after the training, see `train.actions.Evaluate`.
       diagnostics: measures the state during the training, see `train.actions.Diagnose`.
       draw: draws pictures of the state, see `train.actions.Draw`.
+      encode: (params, method_state) -> features float32 [N, F] of the N training images, for a
+        method that needs them before each epoch (`Method.new_epoch`).
       allow_config_change: if True, `run_dir` may have been started with another config.
 
     Returns:
@@ -165,7 +192,7 @@ def pretrain(
     """
     config = task.config
     with console.waiting("Making the network"):
-        run = start(task, run_dir, allow_config_change=allow_config_change)
+        run = start(task, run_dir, encode=encode, allow_config_change=allow_config_change)
     finished = workdir.read_results(run_dir)
     # The results of a run that is started with other settings are measured again.
     same = run.earlier is not None and workdir.same_run(run.earlier.config, config)
@@ -179,7 +206,8 @@ def pretrain(
     log = Log(run, config.train.log_every_steps)
     measuring: list[Action] = []
     if diagnostics is not None:
-        measuring.append(Diagnose(run, diagnostics, config.diagnostics, milestone))
+        alarms = functools.partial(methods.alarms, config)
+        measuring.append(Diagnose(run, diagnostics, config.diagnostics, milestone, alarms))
     measuring += [Evaluate(run, evaluation) for evaluation in evaluations]
     if draw is not None:
         measuring.append(Draw(run, draw, milestone))

@@ -28,6 +28,7 @@ def train_step(
     image_keys: Callable[[jax.Array, jax.Array], jax.Array],
     tx: optax.GradientTransformation,
     schedules: Mapping[str, Callable[[jax.Array], jax.Array]],
+    steps_per_epoch: int = 1,
     axis_name: str | None = AXIS,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Trains on one batch. A pure function for `jax.pmap` (see `train.experiment.Experiment`).
@@ -35,7 +36,8 @@ def train_step(
     Args:
       state: the state, equal on all devices.
       batch: the images of this device: "image" is uint8 [b, H, W, 3], or a list of crops for the
-        views, each uint8 [b, S_i, S_i, 3]; "label" is int32 [b], -1 where unknown.
+        views, each uint8 [b, S_i, S_i, 3]; "label" is int32 [b], -1 where unknown; "index" is
+        int32 [b], the number of each image in the split, if the method reads it.
       method: the method to train, see `methods.Method`.
       objective: (outputs, params) -> (loss, terms), see `methods.parts.objective`.
       augment: (keys [b], "image") -> list of normalised views float32 [b, S_i, S_i, 3].
@@ -43,6 +45,7 @@ def train_step(
         global batch, so the keys do not depend on the number of devices.
       tx: the optimizer.
       schedules: functions of the step, by name; their values are logged.
+      steps_per_epoch: the length of an epoch.
       axis_name: the axis of `jax.pmap`; None on a single device without pmap.
 
     Returns:
@@ -50,10 +53,19 @@ def train_step(
       objective are unweighted.
     """
     places = collectives.places(len(batch["label"]), axis_name)
-    views = augment(image_keys(state.step, places), batch["image"])
+    keys = image_keys(state.step, places)
+    views = augment(keys, batch["image"])
+    readings = {
+        "index": lambda: batch["index"],
+        "step": lambda: state.step,
+        "epoch": lambda: state.step // steps_per_epoch,
+        # Each view of the augmentation has a key of its own; the last of all numbers is free.
+        "keys": lambda: jax.vmap(jax.random.fold_in, (0, None))(keys, 2**31 - 1),
+    }
+    facts = {name: readings[name]() for name in method.reads}
 
     def loss_fn(params):
-        outputs, method_state = method.forward(params, state.method_state, views)
+        outputs, method_state = method.forward(params, state.method_state, views, **facts)
         loss, terms = objective(outputs, params)
         metrics = {"loss": loss, **terms}
         if "online_probe" in params:  # Its gradient must not reach the encoder.
@@ -76,7 +88,7 @@ def train_step(
         metrics = collectives.mean(metrics, axis_name)
 
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params = method.constrain(optax.apply_updates(state.params, updates))
     method_state = method.post_update(params, method_state, state.step)
     metrics |= {f"grad_norm_{name}": optax.tree.norm(tree) for name, tree in grads.items()}
     metrics |= {name: fn(state.step) for name, fn in schedules.items()}

@@ -98,6 +98,10 @@ class SplitEncoder:
         encoded = self._encode(params, method_state, parts)
         return encoded.reshape(len(images), -1)
 
+    def features_of_pretrain(self, params: Any, method_state: Any) -> np.ndarray:
+        """Returns the features float32 [N, F] of the training images, in their order."""
+        return self.extract(self.bind(params, method_state), self.split("pretrain"))[0]
+
     def extract(
         self, encode: Encode, split: data.Split, indices: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Float32, Int, Key
 Tree = Any
 Images: TypeAlias = Float32[Array, "B S S 3"]
 Views: TypeAlias = Sequence[Float32[Array, "b _ _ 3"]]
-Outputs: TypeAlias = dict[str, Float32[Array, "_ _"]]
+Outputs: TypeAlias = dict[str, Array]
 Step: TypeAlias = Int[Array, ""]
 Scalar: TypeAlias = Float32[Array, ""]
 Loss: TypeAlias = tuple[Scalar, dict[str, Scalar]]
@@ -16,6 +16,45 @@ Loss: TypeAlias = tuple[Scalar, dict[str, Scalar]]
 
 def _unchanged(params: Tree, method_state: Tree, images: Images, *, train: bool = False) -> Images:
     return images
+
+
+def _free(params: Tree) -> Tree:
+    return params
+
+
+class Part(NamedTuple):
+    """How the optimizer treats a subtree of params["online"] that has rules of its own.
+
+    Attributes:
+      learning_rate: peak rate at batch size 256, scaled by the batch as the network's; None = that
+        of the network.
+      schedule: "cosine" is the network's schedule, "constant" the peak at every step.
+      momentum, weight_decay: None = those of the network.
+      frozen_steps: for so many steps, neither gradient, weight decay nor momentum act.
+    """
+
+    learning_rate: float | None = None
+    schedule: str = "cosine"
+    momentum: float | None = None
+    weight_decay: float | None = None
+    frozen_steps: int = 0
+
+
+class NewEpoch(NamedTuple):
+    """What a method does before each epoch, the first one included (clustering).
+
+    Attributes:
+      function: (params, method_state, key, features) -> (params, method_state). `features` is
+        float32 [N, F], the pooled features of the N training images in their order, in evaluation
+        mode and without augmentation, or None. It runs outside the pmapped step, as a whole on each
+        device, so that its result does not depend on their number.
+      encodes: whether `function` needs the features, which takes a pass over all images.
+      title: what it does, for the console.
+    """
+
+    function: Callable[..., tuple[Tree, Tree]]
+    encodes: bool
+    title: str
 
 
 class Method(NamedTuple):
@@ -33,8 +72,9 @@ class Method(NamedTuple):
 
     Attributes:
       init: (key, views) -> (params, method_state). It runs outside the pmapped step.
-      forward: (params, method_state, views) -> (outputs, method_state), in training mode. The
-        objective and the online linear probe read these outputs:
+      forward: (params, method_state, views) -> (outputs, method_state), in training mode. It also
+        gets what `reads` names, by keyword. The objective and the online linear probe read these
+        outputs:
           features [b, F]: the encoder's features of a view without SAIB, for the probe;
           anchor_projection [b, d]: the online network's projection of the anchor;
           query_projection [b, d]: its projection of the query; may be missing if the weights of KL
@@ -57,6 +97,12 @@ class Method(NamedTuple):
       transform: (params, method_state, images, train=False) -> images after SAIB, for pictures and
         measurements. SAIB uses its running BN statistics or, if `train` is True, those of the
         images. Without SAIB it returns the images as they are.
+      reads: what `forward` gets by keyword: "index" (int32 [b], the number of each image in the
+        training split), "step" (int32 [], 0-based), "epoch" (int32 [], 0-based), "keys" (typed
+        PRNG keys [b], one per image, for dropout).
+      constrain: params -> params. It runs after the optimizer's update, before `post_update`.
+      optimizers: {name of a subtree of params["online"]: Part}.
+      new_epoch: what happens before each epoch; None = nothing.
     """
 
     init: Callable[[Key[Array, ""], Views], tuple[Tree, Tree]]
@@ -67,6 +113,10 @@ class Method(NamedTuple):
     embed: Callable[[Tree, Tree, Views], Mapping[str, Float32[Array, "V b _"]]]
     schedules: Mapping[str, Callable[[Step], Scalar]]
     transform: Callable[..., Images] = _unchanged
+    reads: tuple[str, ...] = ()
+    constrain: Callable[[Tree], Tree] = _free
+    optimizers: Mapping[str, Part] = {}
+    new_epoch: NewEpoch | None = None
 
 
 def unmoved(params: Tree, method_state: Tree, step: Step) -> Tree:

@@ -1,5 +1,7 @@
 """Puts SAIB in front of a method, so that it transforms a view before the method sees it."""
 
+from typing import Any
+
 import jax
 import ml_collections
 from jaxtyping import Array, Key
@@ -42,11 +44,11 @@ def attach(
         stats = variables.get("batch_stats", {})
         return params | {"saib": variables["params"]}, state | {"saib": stats}
 
-    def forward(params: Tree, state: Tree, views: Views) -> tuple[Outputs, Tree]:
+    def forward(params: Tree, state: Tree, views: Views, **facts: Any) -> tuple[Outputs, Tree]:
         views = list(views)
         for side in sides:
             views[side], state = apply(params, state, views[side], train=True)
-        return method.forward(params, state, views)
+        return method.forward(params, state, views, **facts)
 
     def transform(params: Tree, state: Tree, images: Images, *, train: bool = False) -> Images:
         return apply(params, state, images, train=train)[0]

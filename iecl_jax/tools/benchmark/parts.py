@@ -31,6 +31,7 @@ def random_batch(config: ml_collections.ConfigDict) -> dict[str, Any]:
     batch = {
         "image": jax.tree.map(lambda x: rng.integers(0, 256, x.shape, np.uint8), shapes["image"]),
         "label": rng.integers(0, program.NUM_CLASSES, shapes["label"].shape, np.int32),
+        "index": rng.integers(0, program.NUM_IMAGES, shapes["index"].shape, np.int32),
     }
     mesh = Mesh(np.array(jax.devices()), ("device",))
     return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("device")))

@@ -16,6 +16,7 @@ from iecl_jax.tools.benchmark.flops import product_flops
 from iecl_jax.train.experiment import Experiment, build
 
 NUM_CLASSES = 10  # classes of the online probe if no data set is opened
+NUM_IMAGES = 50_000  # of methods that remember each image
 
 
 class Prepared(NamedTuple):
@@ -43,7 +44,13 @@ def prepare(
     config = config.copy_and_resolve_references()
     config.schedule.warmup_epochs = 0.0
     config_lib.check(config, num_devices)
-    experiment = build(config, total_steps=10**6, steps_per_epoch=10**5, num_classes=num_classes)
+    experiment = build(
+        config,
+        total_steps=10**6,
+        steps_per_epoch=10**5,
+        num_classes=num_classes,
+        num_images=NUM_IMAGES,
+    )
     return Prepared(config, experiment)
 
 
@@ -52,7 +59,7 @@ def batch_shapes(config: ml_collections.ConfigDict, num_devices: int) -> dict[st
 
     Returns:
       {"image": uint8 [D, b, S, S, 3] for a data set of small images, or a list of uint8
-      [D, b, S_i, S_i, 3] for crops made on the host; "label": int32 [D, b]}.
+      [D, b, S_i, S_i, 3] for crops made on the host; "label" and "index": int32 [D, b]}.
     """
     per_device = (num_devices, config.train.batch_size // num_devices)
 
@@ -64,6 +71,7 @@ def batch_shapes(config: ml_collections.ConfigDict, num_devices: int) -> dict[st
     return {
         "image": crops if data.cropped_on_host(config.data) else images(size),
         "label": jax.ShapeDtypeStruct(per_device, np.int32),
+        "index": jax.ShapeDtypeStruct(per_device, np.int32),
     }
 
 

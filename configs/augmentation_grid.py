@@ -35,7 +35,7 @@ def get_config(arg: str = "crop,crop") -> ml_collections.ConfigDict:
     words = words or ["crop", "crop"]
     if len(words) != 2 or not set(words) <= set(OPERATORS):
         wanted = f"QUERY,ANCHOR with two of {', '.join(OPERATORS)}"
-        raise common.unknown_variant(arg, wanted, common.SCALES)
+        raise common.unknown_variant(arg, wanted, common.SCALES, tuple(OPERATORS))
     query, anchor = words
     config = resnet18.get_config("imagenet")
     config.data.name = "imagenet100"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from iecl_jax.config import section
+from iecl_jax.config import rules, section
 from iecl_jax.config.pretrain import Augment, View
 
 SCALES = ("smoke", "small")
@@ -28,15 +28,29 @@ def parse_arg(
     words, scale = split_scale(arg, scales)
     words = words or [default]
     if len(words) > 1 or words[0] not in choices:
-        raise unknown_variant(arg, f"one of {', '.join(choices)}", scales)
+        raise unknown_variant(arg, f"one of {', '.join(choices)}", scales, choices)
     return words[0], scale
 
 
-def unknown_variant(arg: str, wanted: str, scales: Sequence[str]) -> ValueError:
-    """Returns the error for an unknown variant; `wanted` describes the known ones."""
+def unknown_variant(
+    arg: str, wanted: str, scales: Sequence[str], words: Sequence[str]
+) -> ValueError:
+    """Returns the error for an unknown variant.
+
+    Args:
+      arg: the variant.
+      wanted: describes the known variants.
+      scales: the scales, in which a variant may end.
+      words: what variants are made of, to suggest the one that a misspelt word is most like.
+    """
+    known = {*words, *scales}
+    misspelt = [word for word in arg.split(",") if word not in known]
+    parts = [part for word in misspelt for part in word.split("+") if part not in known]
+    hints = (rules.near(word, sorted(known)) for word in [*parts, *misspelt])
+    hint = next(filter(None, hints), "")
     endings = " or ".join(f"',{scale}'" for scale in scales)
     return ValueError(
-        f"config variant {arg!r} is unknown: use {wanted}, with or without {endings}."
+        f"config variant {arg!r} is unknown: {hint}use {wanted}, with or without {endings}."
     )
 
 

@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     known = kinds.names("evaluation")
     if others or not (name in known or name.endswith(".py")):
         wanted = f"one of {', '.join(known)} or the path of a .py file like them"
-        raise common.unknown_variant(arg, wanted, SCALES)
+        raise common.unknown_variant(arg, wanted, SCALES, known)
     return evaluation_config(name, scale)
 
 

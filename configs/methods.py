@@ -119,6 +119,7 @@ ON_IMAGENET: dict[str, dict[str, dict[str, Any]]] = {
 # A method without a recipe has its file's defaults, and the heads, optimizer and views of IE-CL.
 METHODS = (*RECIPES, *(name for name in kinds.names("method") if name not in RECIPES))
 NAMES = ("ie_cl", *METHODS)
+WORDS = (*NAMES, "saib", "terms", "sn")
 WANTED = f"ie_cl or METHOD[+saib|+terms][+sn] with METHOD one of {', '.join(METHODS)}"
 
 

@@ -21,7 +21,7 @@ def get_config(arg: str = "moco_v2") -> ml_collections.ConfigDict:
     words, scale = common.split_scale(arg, SCALES)
     words = words or ["moco_v2"]
     if len(words) > 1 or methods.parse(words[0]) is None:
-        raise common.unknown_variant(arg, methods.WANTED, SCALES)
+        raise common.unknown_variant(arg, methods.WANTED, SCALES, methods.WORDS)
     config = resnet18.get_config("imagenet")
     config.data.name = "imagenet100"
     config.train.num_epochs = 200

@@ -25,7 +25,7 @@ def get_config(arg: str = "cifar10") -> ml_collections.ConfigDict:
         wanted = (
             f"DATASET or DATASET,METHOD with one of {', '.join(DATA_SETS)} and {methods.WANTED}"
         )
-        raise common.unknown_variant(arg, wanted, common.SCALES)
+        raise common.unknown_variant(arg, wanted, common.SCALES, (*DATA_SETS, *methods.WORDS))
     config = imagenet_r50.get_config()
     config.encoder.name = "resnet18"
     if name == "imagenet":

@@ -20,8 +20,6 @@ from iecl_jax import console
 from iecl_jax.config import files, own_files, paths
 from iecl_jax.run import distributed, flag_parsing, lock, names, preemption, runtime, workdir
 
-# TensorFlow, which clu uses to write event files, otherwise logs a page about oneDNN when imported.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 # This command logs at INFO, where JAX would report, for example, every backend it did not find.
 std_logging.getLogger("jax").setLevel(std_logging.WARNING)
 
@@ -93,7 +91,7 @@ def workdir_of(command: Command) -> str:
     """Returns --workdir, or the folder that a command without it has.
 
     Raises:
-      ValueError: it is no folder, or a changed run is to go on and the command does not say which.
+      ValueError: it is no path, or a changed run is to go on and the command does not say which.
     """
     if _WORKDIR.value:
         folder = paths.local("--workdir", _WORKDIR.value)
@@ -103,8 +101,6 @@ def workdir_of(command: Command) -> str:
         from iecl_jax.run.default_folder import default_folder  # takes seconds to import
 
         folder = default_folder(*command)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--workdir={folder} is a file: name a folder.")
     return str(folder)
 
 
@@ -126,6 +122,9 @@ def main(command: Command) -> None:
     flags_given = {"--workdir": os.path.abspath(run_dir), "--allow_config_change": allow_change}
     distributed.check_same("settings", config_lib.leaves(command.config) | flags_given)
     distributed.check_same("versions", workdir.software())
+    with distributed.together():
+        if jax.process_index() == 0:
+            paths.refuse_unmakeable("--workdir", Path(run_dir))
     if _DRY_RUN.value:
         from iecl_jax.tools import dry_run
 
@@ -219,7 +218,7 @@ def parse(argv: list[str]) -> Command:
     try:
         flag, arguments = flag_parsing.take("config", argv[1:])
         if flag is None:
-            raise ValueError("name a config, for example --config=configs/quickstart.py.")
+            raise flag_parsing.without_config(arguments)
         files.refuse_contradictions(arguments)
         loaded = config_lib.parse(flag, arguments)
         flag_parsing.parse_flags(loaded.rest, config_lib.leaves(loaded.config))
@@ -232,7 +231,7 @@ def parse(argv: list[str]) -> Command:
 def run(command: Command) -> None:
     """Calls `main`; a mistake of the user ends the process with one sentence and exit code 1."""
     console.start()
-    with preemption.ending_with_its_code(), distributed.ending_the_others():
+    with distributed.ending_the_others():
         try:
             with own_files.sentences():
                 if _PRINT_CONFIG.value:
@@ -247,5 +246,5 @@ def run(command: Command) -> None:
 
 
 if __name__ == "__main__":
-    with preemption.without_cleanup():
+    with preemption.ending_with_its_code():
         app.run(run, flags_parser=parse)

@@ -231,7 +231,10 @@ def test_configs_that_cannot_train_are_refused_before_anything_compiles(override
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["--only=step,steps"], "--only=steps is unknown: use some of step, augment, input"),
+        (
+            ["--only=step,steps"],
+            "--only='steps' is unknown: did you mean 'step'? use one of step, augment, input",
+        ),
         (["--only=input", "--trace=there"], "--trace is of the step: add it to --only."),
         (["--steps=0"], "--rounds=5 and --steps=0 must be at least 1."),
     ],

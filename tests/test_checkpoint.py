@@ -427,8 +427,12 @@ def test_load_for_evaluation_names_what_is_missing_or_damaged(tmp_path):
         checkpoint.load_for_evaluation(tmp_path / "checkpoints/8")
     record = tmp_path / "checkpoints/2/data/metadata"
     record.write_text(json.dumps({"step": 2, "position": 21}))
-    with pytest.raises(ValueError, match="2: its JSON records do not match their SHA-256"):
+    with pytest.raises(
+        ValueError,
+        match=r"2: its JSON records do not match their SHA-256\): repair them, or name another run",
+    ) as caught:
         checkpoint.load_for_evaluation(tmp_path, 2)
+    assert "--workdir" not in str(caught.value)  # That of an evaluation is another folder.
 
 
 def test_the_log_has_no_progress_lines_of_orbax(tmp_path, caplog):

@@ -104,13 +104,34 @@ def test_an_empty_or_bare_smoke_argument_is_the_first_variant(name):
 @pytest.mark.parametrize("arg", ["nothing", "nothing,smoke", "smoke,100,200"])
 def test_unknown_variants_name_the_choices(name, arg):
     with pytest.raises(
-        ValueError, match=rf"^config variant '{arg}' is unknown: use .+\.$"
+        ValueError, match=rf"^config variant '{arg}' is unknown: .*use .+\.$"
     ) as caught:
         load(name, arg)
     words = {word for variant in VARIANTS[name] for word in re.split(r"[,+]", variant)}
     if name == "ablation":
         words = set(VARIANTS[name])
     assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    "name, arg, meant",
+    [
+        ("resnet18", "cifar10,byoll", "'byol'"),
+        ("resnet18", "cifar10,byol+siab", "'saib'"),
+        ("resnet18", "cifr10,byol", "'cifar10' or 'cifar100'"),
+        ("resnet18", "cifar10,smok", "'smoke'"),
+        ("plug_and_play", "simclear+saib,small", "'simclr'"),
+        ("augmentation_grid", "saib,colour", "'color'"),
+        ("ablation", "saib+kll", "'saib+kl'"),
+        ("evaluate", "linear-probe", "'linear_probe'"),
+        ("study", "row7-ancor", "'row7-anchor'"),
+        ("imagenet_r50", "100,smal", "'small'"),
+    ],
+)
+def test_a_misspelt_word_of_a_variant_gets_the_one_that_is_meant(name, arg, meant):
+    with pytest.raises(ValueError, match="is unknown") as caught:
+        load(name, arg)
+    assert f"did you mean {meant}" in str(caught.value)
 
 
 def words_that_are_read() -> set[str]:

@@ -37,18 +37,35 @@ def test_a_second_signal_ends_the_process_at_once(number):
         assert process.wait(timeout=60) == 128 + number
 
 
-def test_a_signal_outside_of_the_loop_ends_with_the_code_and_closes_what_is_open():
-    before, closed = signal.getsignal(signal.SIGTERM), []
+WHOLE = """
+import sys, time
+from iecl_jax.run import preemption
+with preemption.ending_with_its_code():
+    try:
+        print("inside", flush=True)
+        time.sleep(float(sys.argv[1]))
+    finally:
+        print("closed", flush=True)
+print("behind", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
 
-    @preemption.ending_with_its_code()
-    def run():
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(60)
-        finally:
-            closed.append(True)
 
-    with pytest.raises(SystemExit) as left:
-        run()
-    assert (left.value.code, closed) == (preemption.EXIT_CODE, [True])
-    assert signal.getsignal(signal.SIGTERM) is before
+@pytest.mark.parametrize(
+    "inside, behind, at, code, printed",
+    [
+        (60, 0, "inside", preemption.EXIT_CODE, "closed"),
+        (0, 2, "behind", 0, ""),
+    ],
+)
+def test_a_signal_outside_of_the_loop_has_its_code_and_none_changes_that_of_a_finished_program(
+    inside, behind, at, code, printed
+):
+    command = [sys.executable, "-c", WHOLE, str(inside), str(behind)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        while process.stdout.readline().strip() != at:
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == code
+        assert process.stdout.read().strip() == printed

@@ -80,7 +80,10 @@ def test_a_finished_run_is_not_started_again(files, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "flag, words",
     [
-        ("--settings=plane", "setting 'plane' is unknown: use some of plain, other"),
+        (
+            "--settings=plane",
+            "--settings='plane' is unknown: did you mean 'plain'? use one of plain, other",
+        ),
         ("--seeds=1,x", "--seeds=1,x must be integers"),
         ("--config=nowhere.py", "there is no config file 'nowhere.py'"),
     ],

@@ -295,8 +295,8 @@ def test_commands_are_printed_and_nothing_runs(here, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--table=6"], "--table=6 is unknown: use one of 5, f, w, fig3, fig7, fig8."),
-        (["--scale=big"], "--scale=big is unknown: use one of smoke, small, paper."),
+        (["--table=6"], "--table='6' is unknown: use one of 5, f, w, fig3, fig7, fig8."),
+        (["--scale=big"], "--scale='big' is unknown: use one of smoke, small, paper."),
         (["--seeds=0"], "--seeds=0 must be at least 1."),
         (["--processes=0"], "--processes=0 must be at least 1."),
         (["--config=nowhere.py"], "there is no config file 'nowhere.py': name one"),

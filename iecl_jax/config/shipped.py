@@ -1,8 +1,7 @@
 """Finds a config file on disk, or else among those that come with the package."""
 
+import difflib
 from pathlib import Path
-
-from iecl_jax.config import rules
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -20,8 +19,20 @@ def find(path: str | Path) -> Path:
         return own
     if Path(path).parts[:1] == ("configs",) and shipped.is_file():
         return shipped
-    names = [f"configs/{each.name}" for each in sorted(_PACKAGE.glob("configs/[a-z]*.py"))]
-    hint = rules.near(str(path), names)
-    raise ValueError(
-        f"there is no config file {str(path)!r}: {hint}name one such as configs/quickstart.py."
+    meant = alike(str(path))
+    hint = (
+        f"did you mean {' or '.join(map(repr, meant))}?"
+        if meant
+        else "name one such as configs/quickstart.py."
     )
+    raise ValueError(f"there is no config file {str(path)!r}: {hint}")
+
+
+def alike(text: str) -> list[str]:
+    """Returns the configs that a text may mean, such as "quickstart" or "resnet18:cifar10"."""
+    name, colon, variant = text.partition(":")
+    if Path(name).is_file():
+        return [text]
+    stems = [each.stem for each in sorted(_PACKAGE.glob("configs/[a-z]*.py"))]
+    near = difflib.get_close_matches(Path(name).stem, stems)
+    return [f"configs/{stem}.py{colon}{variant}" for stem in near]

@@ -233,7 +233,7 @@ class Checkpointer:
                 return Restored(step, state, position, stopped, facts, config)
             refused[path] = reason or "another process cannot read it"
         if refused:
-            raise ValueError(stored.none_whole(self._directory, refused))
+            raise ValueError(stored.none_whole(self._directory, refused, "use another --workdir"))
         return None
 
     def earlier(self) -> tuple[int, ml_collections.ConfigDict, dict[str, Any]] | None:
@@ -326,8 +326,7 @@ def load_for_evaluation(
     if path.name.isdigit() and path.parent.name == "checkpoints":
         if best:
             raise ValueError(
-                f"config.best=True chooses a checkpoint of a run, and {path} is one already: take "
-                "it out."
+                f"best=True chooses a checkpoint of a run, and {path} is one already: take it out."
             )
         directory, found = path.parent, [path] if path.is_dir() else []
     else:
@@ -351,7 +350,7 @@ def load_for_evaluation(
         config = config_lib.from_json(json.dumps(records["config"]))
         return config, {"params": {}, "method_state": {}} | nested
     if refused:
-        raise ValueError(stored.none_whole(directory, refused))
+        raise ValueError(stored.none_whole(directory, refused, "name another run or checkpoint"))
     scored = f" with a {stored.BEST_METRIC}" if best else ""
     wanted = scored if step is None else f" of step {step}"
     raise ValueError(

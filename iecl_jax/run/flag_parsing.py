@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from absl import flags
 
+from iecl_jax.config import shipped
+
 WANTED = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
 
@@ -36,6 +38,17 @@ def take(name: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     return (values[0] if values else None), others
 
 
+def without_config(arguments: Sequence[str]) -> ValueError:
+    """Returns the error for a command that names no config, or names one without the flag."""
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        is_value = before.startswith("-") and "=" not in before
+        meant = [] if word.startswith("-") or is_value else shipped.alike(word)
+        if meant:
+            hint = " or ".join(f"--config={each}" for each in meant)
+            return ValueError(f"{word} is no flag: did you mean {hint}?")
+    return ValueError("name a config, for example --config=configs/quickstart.py.")
+
+
 def parse_flags(arguments: Sequence[str], keys: Iterable[str]) -> None:
     """Parses the arguments into `absl.flags.FLAGS`.
 
@@ -57,6 +70,9 @@ def parse_flags(arguments: Sequence[str], keys: Iterable[str]) -> None:
     except flags.Error as error:
         raise ValueError(_misfit(str(error))) from error
     if rest:
+        name, equals, _ = rest[0].partition("=")
+        if equals:
+            raise ValueError(_unknown(name.removeprefix("config."), rest, list(keys)))
         raise ValueError(f"argument {rest[0]!r} is not a flag: flags look like --config=FILE.")
 
 
@@ -71,7 +87,7 @@ def help_text(text: str, module: str) -> str:
 
 
 def _unknown(name: str, arguments: Sequence[str], keys: list[str]) -> str:
-    given = next((each for each in arguments if each.lstrip("-").startswith(name)), f"--{name}")
+    given = next((each for each in arguments if name in each.partition("=")[0]), f"--{name}")
     value = given.partition("=")[2]
     last = [key for key in keys if key == name or key.endswith(f".{name}")]
     if last:

@@ -22,28 +22,20 @@ _QUESTIONS = itertools.count(1)  # Numbers the calls of `due`; equal on all proc
 
 @contextlib.contextmanager
 def ending_with_its_code() -> Iterator[None]:
-    """Lets SIGTERM end the block with EXIT_CODE, for all that comes before and after the loop.
+    """Lets SIGTERM end a whole program with EXIT_CODE, also before and after the loop.
 
-    What is open is closed on the way, so that a start that had not begun leaves nothing.
+    What is open is closed on the way, so that a start that had not begun leaves nothing. With
+    EXIT_CODE the process then ends at once: in Python's own clean-up, threads of XLA or TensorFlow
+    that are still at work can crash, and the exit code would be that of the crash. Several
+    processes need the clean-up: it disconnects them.
+
+    Behind the block all is written and the exit code is decided, so SIGTERM is ignored.
     """
 
     def leave(*_: Any) -> None:
         raise SystemExit(EXIT_CODE)
 
-    previous = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-@contextlib.contextmanager
-def without_cleanup() -> Iterator[None]:
-    """Lets EXIT_CODE end the process right behind the block, where all that it saves is saved.
-
-    In Python's own clean-up, threads of XLA or TensorFlow that are still at work can crash, and the
-    exit code would be that of the crash. Several processes need the clean-up: it disconnects them.
-    """
+    signal.signal(signal.SIGTERM, leave)
     try:
         yield
     except SystemExit as stop:
@@ -53,6 +45,8 @@ def without_cleanup() -> Iterator[None]:
             sys.stderr.flush()
             os._exit(EXIT_CODE)
         raise
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class Preemption:

@@ -103,13 +103,13 @@ def scores(path: pathlib.Path) -> dict[str, float] | None:
         return None
 
 
-def none_whole(directory: pathlib.Path, refused: Mapping[pathlib.Path, str]) -> str:
-    """Returns the error message for a folder in which every checkpoint is refused."""
+def none_whole(directory: pathlib.Path, refused: Mapping[pathlib.Path, str], other: str) -> str:
+    """Returns the error message for a folder in which every checkpoint is refused.
+
+    `other` is what else the command can name, such as "use another --workdir".
+    """
     reasons = "; ".join(f"{path.name}: {reason}" for path, reason in refused.items())
-    return (
-        f"no checkpoint in {directory} can be used ({reasons}): "
-        "repair them, or use another --workdir."
-    )
+    return f"no checkpoint in {directory} can be used ({reasons}): repair them, or {other}."
 
 
 def one_line(error: Exception) -> str:

@@ -74,6 +74,21 @@ def folder(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def new_folder(text: str) -> Path:
+    """Does what `folder` does, and refuses one that is not there and cannot be made."""
+    found = folder(text)
+    try:
+        paths.refuse_unmakeable("this", found)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return found
+
+
+def new_file(text: str) -> Path:
+    """Returns the path of a file to write, and refuses one whose folder cannot be made."""
+    return new_folder(str(folder(text).parent)) / folder(text).name
+
+
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Adds the flag without which no code that a checkpoint names is run."""
     parser.add_argument(

@@ -29,11 +29,11 @@ def main() -> None:
     parser = arguments.Parser(__doc__, overrides=False)
     parser.add_argument("--name", required=True)
     parser.add_argument(
-        "--dir", default="", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets"
+        "--dir", type=arguments.new_folder, help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets"
     )
     args = parser.parse()
     with own_files.sentences():
-        prepare(args.name, args.dir)
+        prepare(args.name, str(args.dir or ""))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from iecl_jax.config import files, own_files
+from iecl_jax.config import files, own_files, rules
 from iecl_jax.run import markdown
 from iecl_jax.run.workdir import write_atomically
 from iecl_jax.tools import arguments
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the study that the command line names; prints and writes its table."""
     parser = arguments.Parser(__doc__)
     parser.add_argument("--config", default="configs/study.py", help="a file with SETTINGS")
-    parser.add_argument("--workdir", type=arguments.folder, default=Path("runs/study"))
+    parser.add_argument("--workdir", type=arguments.new_folder, default=Path("runs/study"))
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
     parser.add_argument("--settings", default="", help="comma-separated; default: all")
     parser.add_argument("--processes", type=int, default=1, help="how many runs at the same time")
@@ -81,8 +81,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         known = list(files.run(args.config).get("SETTINGS", {}))
     settings = args.settings.split(",") if args.settings else known
     for setting in settings:
-        if setting not in known:
-            parser.error(f"setting {setting!r} is unknown: use some of {', '.join(known)}.")
+        try:
+            rules.one_of("--settings", setting, known)
+        except ValueError as error:
+            parser.error(str(error))
     try:
         seeds = [int(seed) for seed in args.seeds.split(",")]
     except ValueError:

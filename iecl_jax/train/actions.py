@@ -107,7 +107,8 @@ class Log:
             seconds = self._seconds(left, now.step)
             speed = log.images_per_second
             told.append(f"{speed:,.0f} images/s" if speed >= 10 else f"{speed:.2g} images/s")
-            told.append(f"{console.duration(seconds)} to go")
+            if left:
+                told.append(f"{console.duration(seconds)} to go")
             if self._first is None:
                 self._first = now.step, time.monotonic()
                 end = datetime.datetime.now() + datetime.timedelta(seconds=seconds)

@@ -40,7 +40,7 @@ import ml_collections
 
 from iecl_jax import config as config_lib
 from iecl_jax import console, data
-from iecl_jax.config import own_files
+from iecl_jax.config import own_files, rules
 from iecl_jax.run import runtime
 from iecl_jax.tools import arguments
 from iecl_jax.tools.benchmark import images, parts, program, report, roofline, timing
@@ -56,16 +56,20 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--config", action="append", required=True, help="FILE[:VARIANT]")
     timing.add_flags(parser, rounds=5, steps=10)
     parser.add_argument("--only", default=",".join(CHOICES), help="comma-separated, default all")
-    parser.add_argument("--json", type=arguments.folder, help="also write the results to this file")
-    parser.add_argument("--trace", type=arguments.folder, help="write a profile to this folder")
+    parser.add_argument(
+        "--json", type=arguments.new_file, help="also write the results to this file"
+    )
+    parser.add_argument("--trace", type=arguments.new_folder, help="write a profile to this folder")
     parser.add_argument("--memory", action="store_true", help="compile and run nothing")
     args = parser.parse(argv)
     if args.rounds < 1 or args.steps < 1:
         parser.error(f"--rounds={args.rounds} and --steps={args.steps} must be at least 1.")
     args.only = tuple(args.only.split(","))
-    unknown = sorted(set(args.only) - set(CHOICES))
-    if unknown:
-        parser.error(f"--only={unknown[0]} is unknown: use some of {', '.join(CHOICES)}.")
+    for name in args.only:
+        try:
+            rules.one_of("--only", name, CHOICES)
+        except ValueError as error:
+            parser.error(str(error))
     if args.trace and "step" not in args.only:
         parser.error("--trace is of the step: add it to --only.")
     return args

@@ -75,7 +75,7 @@ def row(part: str, times: list[list[float]]) -> list[str]:
 def main() -> None:
     """Prints the table and the commands."""
     parser = peer.parser(__doc__, rounds=5, steps=3)
-    parser.add_argument("--json", type=arguments.folder, help="also write the times to this file")
+    parser.add_argument("--json", type=arguments.new_file, help="also write the times to this file")
     args = parser.parse()
     runtime.configure()
     overrides = [f"--config.train.batch_size={args.batch}", *args.overrides]

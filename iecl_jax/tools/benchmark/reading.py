@@ -181,7 +181,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jpeg_batch", type=int, default=64, help="batch size of `jpeg`")
     parser.add_argument("--jpeg_batches", type=int, default=16, help="batches per round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=arguments.folder, help="also write the results to this file")
+    parser.add_argument(
+        "--json", type=arguments.new_file, help="also write the results to this file"
+    )
 
 
 @contextlib.contextmanager

@@ -136,7 +136,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--workdir", required=True, type=arguments.folder)
     parser.add_argument("--steps", default="", help="comma-separated; default: all that are kept")
     parser.add_argument(
-        "--out", type=arguments.folder, help="default: WORKDIR/figures/augmentations.png"
+        "--out", type=arguments.new_file, help="default: WORKDIR/figures/augmentations.png"
     )
     parser.add_argument("--data_dir", default="", help="default: data.dir of the run's config")
     arguments.add_trust(parser)

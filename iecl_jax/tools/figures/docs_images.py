@@ -122,8 +122,8 @@ def main(words: Sequence[str] | None = None) -> None:
     """Draws the pictures that the command line names, and prints what became of each."""
     parser = arguments.Parser(__doc__)
     parser.add_argument("--only", default="", help="comma-separated runs; default: all")
-    parser.add_argument("--runs", type=arguments.folder, default=Path("runs/docs"))
-    parser.add_argument("--out", type=arguments.folder, default=Path("docs/images"))
+    parser.add_argument("--runs", type=arguments.new_folder, default=Path("runs/docs"))
+    parser.add_argument("--out", type=arguments.new_folder, default=Path("docs/images"))
     args = parser.parse(words)
     wanted = args.only.split(",") if args.only else list(RUNS)
     for name in wanted:

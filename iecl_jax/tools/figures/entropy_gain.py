@@ -78,7 +78,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--workdir", required=True, type=arguments.folder)
     parser.add_argument(
         "--out",
-        type=arguments.folder,
+        type=arguments.new_file,
         help="PNG, SVG or PDF; default: WORKDIR/figures/entropy_gain.png",
     )
     args = parser.parse(words)

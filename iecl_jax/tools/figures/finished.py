@@ -22,7 +22,7 @@ def parser(text: str | None, out: str) -> arguments.Parser:
         default=10 * overview.MOST_ENCODED,
         help="how many test and training images are encoded at most",
     )
-    made.add_argument("--out", type=arguments.folder, help=f"default: WORKDIR/{out}")
+    made.add_argument("--out", type=arguments.new_file, help=f"default: WORKDIR/{out}")
     made.set_defaults(default_out=out)
     arguments.add_trust(made)
     return made

@@ -74,7 +74,7 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--out",
-        type=arguments.folder,
+        type=arguments.new_file,
         help="PNG, SVG or PDF; default: figures/loss_curves.png of the first",
     )
     args = parser.parse(words)

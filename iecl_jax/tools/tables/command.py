@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iecl_jax.config import own_files
+from iecl_jax.config import own_files, paths, rules
 from iecl_jax.config.files import merged
 from iecl_jax.evals.pictures import style
 from iecl_jax.run.workdir import write_atomically
@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.print_commands:
         print("\n".join(commands(table, args.scale, args.seeds, folder, args.overrides)))
         return
+    with own_files.sentences():
+        paths.refuse_unmakeable("--workdir", args.workdir)
     with Runner(args.processes, args.workdir / "compiled") as runner:
         measure = _measure_times if table.kind == "time" else _measure_accuracies
         rows, succeeded = measure(runner, table, args.scale, args.seeds, folder, args.overrides)
@@ -78,12 +80,10 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Table]:
     args = parser.parse(argv)
     try:
         tables = read_tables(args.config)
+        rules.one_of("--table", args.table, tables)
+        rules.one_of("--scale", args.scale, SCALES)
     except ValueError as error:
         parser.error(str(error))
-    if args.table not in tables:
-        parser.error(f"--table={args.table} is unknown: use one of {', '.join(tables)}.")
-    if args.scale not in SCALES:
-        parser.error(f"--scale={args.scale} is unknown: use one of {', '.join(SCALES)}.")
     for name in ("seeds", "processes"):
         if getattr(args, name) < 1:
             parser.error(f"--{name}={getattr(args, name)} must be at least 1.")

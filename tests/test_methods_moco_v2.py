@@ -238,6 +238,20 @@ def test_queue_and_two_devices():
         _assert_close(two[3], one[3])
 
 
+def test_both_keys_enter_the_queue_the_anchors_first():
+    settings = {"method__queue_size": 2 * QUEUE, "method__enqueue": "both", **_underscored(PLAIN)}
+    views, params, state = _inputs(**settings)
+    outputs, new = _forward(**settings)(params, state, views)
+    expected = state["queue"]["keys"].copy()
+    for i, name in enumerate(("anchor_key", "query_key")):
+        keys = np.float64(outputs[name])
+        keys /= np.linalg.norm(keys, axis=1, keepdims=True)
+        expected[i * len(keys) : (i + 1) * len(keys)] = keys
+    np.testing.assert_allclose(new["queue"]["keys"], expected, rtol=1e-4, atol=1e-6)
+    assert new["queue"]["next"] == 2 * len(views[0])
+    assert "query_projection" not in outputs
+
+
 # ---------------------------------------------------------------- init, momentum, encode
 
 

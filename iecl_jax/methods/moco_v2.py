@@ -15,6 +15,7 @@ of InfoNCE: if `smooth.mass` is above 0, the target has that mass at the nearest
 """
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 from jaxtyping import Array, Key
 
@@ -22,7 +23,7 @@ from iecl_jax.config.rules import COUNT, COUNT_OR_NONE, POSITIVE, SHARE
 from iecl_jax.config.section import Section, key
 from iecl_jax.losses import soft_contrastive
 from iecl_jax.methods.parts import contrast, ema, online, queue
-from iecl_jax.methods.parts.method import Loss, Method, Outputs, Tree, Views
+from iecl_jax.methods.parts.method import Loss, Method, Outputs, Scalar, Step, Tree, Views
 
 TITLE = "MoCo-v2"
 
@@ -49,6 +50,11 @@ class Settings(online.Settings, ema.Settings):
             soft_contrastive.STRATEGIES,
             "how they share it, see losses/soft_contrastive.py",
         )
+        schedule = key(
+            "constant",
+            ("constant", "after_warmup", "cosine"),
+            "mass over the run: the same; 0 in the warm-up of the rate; from 0 up by a cosine",
+        )
 
 
 def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
@@ -72,7 +78,11 @@ def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
 
 
 def make(
-    config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
+    config: ml_collections.ConfigDict,
+    *,
+    total_steps: int,
+    axis_name: str | None = None,
+    steps_per_epoch: int = 1,
 ) -> Method:
     """Returns MoCo-v2 or IE-CL as a `Method`."""
     q = online.make(config, axis_name)
@@ -81,6 +91,8 @@ def make(
     both_enter = queue_size > 0 and config.method.enqueue == "both"
     smooth = config.method.smooth
     shares = soft_contrastive.shares(smooth.strategy, smooth.k) if smooth.mass else []
+    moving = smooth.mass > 0 and smooth.schedule != "constant"
+    warmup = round(config.schedule.warmup_epochs * steps_per_epoch)
     objective = config.objective
     encode_query = symmetric or objective.kl.weight > 0 or objective.entropy.weight > 0
 
@@ -92,7 +104,14 @@ def make(
             state["queue"] = queue.init(keys[1], queue_size, config.projector.output_dim)
         return params, state
 
-    def forward(params: Tree, state: Tree, views: Views) -> tuple[Outputs, Tree]:
+    def mass(step: Step) -> Scalar:
+        if smooth.schedule == "cosine":
+            progress = step.astype(jnp.float32) / total_steps
+            return smooth.mass * (1 - jnp.cos(jnp.pi * progress)) / 2
+        begins = warmup if smooth.schedule == "after_warmup" else 0
+        return jnp.where(step < begins, 0.0, jnp.float32(smooth.mass))
+
+    def forward(params: Tree, state: Tree, views: Views, **facts: Step) -> tuple[Outputs, Tree]:
         anchor, query = views[:2]
         outputs, state = q.forward(params, state, [anchor, query] if encode_query else [anchor])
         two_keys = symmetric or both_enter
@@ -103,24 +122,36 @@ def make(
             outputs["negatives"] = state["queue"]["keys"]
             for entering in reversed(keys) if both_enter else keys[:1]:
                 state = state | {"queue": queue.enqueue(state["queue"], entering, axis_name)}
+        if moving:
+            outputs["smooth_mass"] = mass(facts["step"])
         return outputs, state
 
-    def direction(anchors, keys, negatives) -> Loss:
+    def direction(outputs, anchors, keys) -> Loss:
+        anchors, keys, negatives = outputs[anchors], outputs[keys], outputs.get("negatives")
         common = {"temperature": config.method.temperature, "axis_name": axis_name}
         if not smooth.mass:
             info, top1 = contrast.info_nce(anchors, keys, negatives=negatives, **common)
             return info, {"info_nce_top1": top1}
+        share = outputs.get("smooth_mass", smooth.mass)
         info, top1, positive_share = contrast.soft_nce(
-            anchors, keys, mass=smooth.mass, shares=shares, negatives=negatives, **common
+            anchors, keys, mass=share, shares=shares, negatives=negatives, **common
         )
         return info, {"info_nce_top1": top1, "positive_share": positive_share}
 
     def loss(outputs: Outputs) -> Loss:
-        negatives = outputs.get("negatives")
-        info, terms = direction(outputs["anchor_projection"], outputs["query_key"], negatives)
+        info, terms = direction(outputs, "anchor_projection", "query_key")
         if symmetric:
-            other, _ = direction(outputs["query_projection"], outputs["anchor_key"], negatives)
-            info = info + other
+            info = info + direction(outputs, "query_projection", "anchor_key")[0]
         return info, {"info_nce": info} | terms
 
-    return Method(init, forward, loss, k.post_update, q.encode, q.embed, {"ema": k.schedule})
+    schedules = {"ema": k.schedule} | ({"smooth_mass": mass} if smooth.mass else {})
+    return Method(
+        init,
+        forward,
+        loss,
+        k.post_update,
+        q.encode,
+        q.embed,
+        schedules,
+        reads=("step",) if moving else (),
+    )

@@ -47,13 +47,41 @@ def info_nce(anchors, keys, temperature, negatives=None):
     return tuple(mean(column) for column in zip(*found))
 
 
+def soft_nce(anchors, keys, temperature, negatives, smooth):
+    """Light-MoCo's code: (mean loss, share of hits, mean probability of the positive).
+
+    The k nearest negatives get mass / k each. With the strategy "thirds", a third of the mass is
+    for the ranks 1, 2 to 3, and 4 to 5 each, where k is 5.
+    """
+    found = []
+    anchors, keys, negatives = ([unit(row) for row in rows] for rows in (anchors, keys, negatives))
+    for anchor, own in zip(anchors, keys, strict=True):
+        others = sorted((product(anchor, row) for row in negatives), reverse=True)
+        cosines = [product(anchor, own), *others]
+        total = sum(math.exp(cosine / temperature) for cosine in cosines)
+        log_probs = [cosine / temperature - math.log(total) for cosine in cosines]
+        shares = [1 / smooth.k] * smooth.k
+        if smooth.strategy == "thirds":
+            shares = [1 / 3, 1 / 6, 1 / 6, 1 / 6, 1 / 6]
+        target = [1 - smooth.mass, *(smooth.mass * share for share in shares)]
+        loss = -sum(t * p for t, p in zip(target, log_probs, strict=False))
+        found.append((loss, cosines[0] > others[0], math.exp(log_probs[0])))
+    return tuple(mean(column) for column in zip(*found))
+
+
 def _moco_v2(settings, z):
     """He et al. 2020, Eq. 1; in the symmetric form both directions are added up."""
+    names = [("anchor_projection", "query_key"), ("query_projection", "anchor_key")]
+    directions = [(z[q], z[k]) for q, k in names[: 2 if settings.symmetric else 1]]
     args = settings.temperature, z.get("negatives")
-    loss, top1 = info_nce(z["anchor_projection"], z["query_key"], *args)
-    if settings.symmetric:
-        loss += info_nce(z["query_projection"], z["anchor_key"], *args)[0]
-    return loss, {"info_nce": loss, "info_nce_top1": top1}
+    measures = ["info_nce_top1"]
+    if settings.smooth.mass:
+        found = [soft_nce(q, k, *args, settings.smooth) for q, k in directions]
+        measures.append("positive_share")
+    else:
+        found = [info_nce(q, k, *args) for q, k in directions]
+    loss = sum(values[0] for values in found)
+    return loss, {"info_nce": loss} | dict(zip(measures, found[0][1:], strict=True))
 
 
 def _moco_v3(settings, z):
@@ -194,6 +222,14 @@ CASES = {
     "moco_v2 symmetric": _moco(symmetric=True, queue_size=0, temperature=0.4),
     "moco_v2 queue": _moco(symmetric=False, queue_size=QUEUE, temperature=0.4),
     "moco_v2 symmetric, queue": _moco(symmetric=True, queue_size=QUEUE),
+    "moco_v2 smooth": _moco(
+        symmetric=True, queue_size=QUEUE, temperature=0.15, smooth={"mass": 0.2, "k": 2}
+    ),
+    "moco_v2 smooth in thirds": _moco(
+        symmetric=False,
+        queue_size=QUEUE,
+        smooth={"mass": 0.5, "k": 5, "strategy": "thirds"},
+    ),
     "moco_v3": Case("moco_v3", _moco_v3, PREDICTED + KEYS),
     "moco_v3 warm": Case("moco_v3", _moco_v3, PREDICTED + KEYS, {"temperature": 0.4}),
     "nnclr": Case("nnclr", _nnclr, PREDICTED + NEIGHBORS),

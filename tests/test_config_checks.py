@@ -64,6 +64,18 @@ IMPOSSIBLE: list[tuple[tuple[str, str], int, dict[str, Any], list[str]]] = [
         {"method.queue_size": 40},
         ["method.queue_size=40", "multiple of the 16 images of a step", "32 or 48 would be"],
     ),
+    (
+        TINY,
+        1,
+        {"method.smooth.mass": 0.2, "method.smooth.k": 16},
+        ["method.smooth.k=16 must be at most 15, the number of negatives"],
+    ),
+    (
+        TINY,
+        1,
+        {"method.smooth.mass": 0.2, "method.smooth.k": 7, "method.smooth.strategy": "halves"},
+        ["method.smooth.k=7 must be one of 5, 10, 20, 30", "method.smooth.strategy=halves"],
+    ),
     (TINY, 1, {"method.name": "moco_v2x"}, ["did you mean 'moco_v2'"]),
     (TINY, 1, {"method.name": "ema"}, ["method.name='ema'", "use one of ", "moco_v2"]),
     (TINY, 1, {"method.running_stats": "query"}, ["method.running_stats='query'", "anchor, both"]),

@@ -238,6 +238,49 @@ def test_queue_and_two_devices():
         _assert_close(two[3], one[3])
 
 
+def test_both_keys_enter_the_queue_the_anchors_first():
+    settings = {"method__queue_size": 2 * QUEUE, "method__enqueue": "both", **_underscored(PLAIN)}
+    views, params, state = _inputs(**settings)
+    outputs, new = _forward(**settings)(params, state, views)
+    expected = state["queue"]["keys"].copy()
+    for i, name in enumerate(("anchor_key", "query_key")):
+        keys = np.float64(outputs[name])
+        keys /= np.linalg.norm(keys, axis=1, keepdims=True)
+        expected[i * len(keys) : (i + 1) * len(keys)] = keys
+    np.testing.assert_allclose(new["queue"]["keys"], expected, rtol=1e-4, atol=1e-6)
+    assert new["queue"]["next"] == 2 * len(views[0])
+    assert "query_projection" not in outputs
+
+
+SCHEDULES = {  # of a run of 10 steps, of 2 epochs, the first of which is the warm-up
+    "constant": [0.3] * 4,
+    "after_warmup": [0, 0, 0.3, 0.3],
+    "cosine": [0, 0.15 * (1 - math.cos(0.4 * math.pi)), 0.15, 0.3],
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_smoothed_mass_follows_its_schedule(schedule):
+    config = _config(**PLAIN, **{"method.smooth.k": 2, "method.smooth.schedule": schedule})
+    config.method.smooth.mass, config.schedule.warmup_epochs = 0.3, 1.0
+    method = methods.make(config, total_steps=10, steps_per_epoch=5)
+    for step, expected in zip((0, 4, 5, 10), SCHEDULES[schedule], strict=True):
+        value = method.schedules["smooth_mass"](jnp.int32(step))
+        assert float(value) == pytest.approx(expected, abs=1e-6)
+        assert value.dtype == jnp.float32
+    rng = np.random.default_rng(0)
+    outputs = dict(zip(("anchor_projection", "query_key"), rng.normal(size=(2, 8, 4)), strict=True))
+    outputs = jax.tree.map(jnp.float32, outputs)
+    if schedule == "constant":
+        assert not method.reads
+    else:
+        assert method.reads == ("step",)
+        outputs["smooth_mass"] = jnp.float32(0.3)
+    constant = _config(**PLAIN, **{"method.smooth.k": 2, "method.smooth.mass": 0.3})
+    expected = methods.make(constant, total_steps=10).loss(outputs)[0]
+    np.testing.assert_allclose(method.loss(outputs)[0], expected, rtol=1e-6)
+
+
 # ---------------------------------------------------------------- init, momentum, encode
 
 

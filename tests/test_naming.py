@@ -28,6 +28,7 @@ pytestmark = pytest.mark.quick
         ("configs/plug_and_play.py:byol+saib", "BYOL + SAIB + KL + entropy"),
         ("configs/plug_and_play.py:simclr+terms", "SimCLR + KL + entropy"),
         ("configs/plug_and_play.py:vicreg+saib+sn", "VICReg + SAIB + KL + entropy + spectral norm"),
+        ("configs/resnet18.py:cifar10,light_moco+saib", "Light-MoCo + SAIB + KL + entropy"),
         ("configs/knn.py", ""),
     ],
 )

@@ -18,7 +18,8 @@ def trained(config: Any) -> str:
     """Returns the name of what a pretraining config trains; "" if it names no method.
 
     IE-CL is `moco_v2` without a queue, with SAIB, the KL and entropy terms and spectral
-    normalisation. Any other config has the name of its method and of those parts that it has.
+    normalisation, and Light-MoCo is `moco_v2` with a smoothed loss. Any other config has the name
+    of its method and of those parts that it has.
 
     Args:
       config: a ConfigDict or nested mappings, complete or not.
@@ -31,7 +32,8 @@ def trained(config: Any) -> str:
     if ours and len(has) == len(_PARTS):
         name = "IE-CL"
     else:
-        title = _title(method)
+        smooth = method == "moco_v2" and _is_on(at(config, "method.smooth.mass"))
+        title = "Light-MoCo" if smooth else _title(method)
         name = " + ".join([f"{title} without a queue" if ours else title, *has])
     return name + _variant(config) if "SAIB" in has else name
 

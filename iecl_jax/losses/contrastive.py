@@ -17,6 +17,24 @@ def l2_normalize(x: Float[Array, "*rows d"], epsilon: float = 1e-12) -> Float32[
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), epsilon**2))
 
 
+def similarities(
+    anchors: Float[Array, "b d"],
+    keys: Float[Array, "B d"],
+    positives: Int[Array, "b"],
+    negatives: Float[Array, "K d"] | None,
+) -> tuple[Float32[Array, "b _"], Int[Array, "b"]]:
+    """Returns the cosine of each anchor to its candidates, and the column of its positive.
+
+    The candidates are all keys, or its own key and then the negatives; see `info_nce`.
+    """
+    anchors, keys = l2_normalize(anchors), l2_normalize(keys)
+    if negatives is None:
+        return product(anchors, keys.T), positives
+    own = (anchors * keys[positives]).sum(-1, keepdims=True)
+    found = jnp.concatenate([own, product(anchors, l2_normalize(negatives).T)], axis=1)
+    return found, jnp.zeros_like(positives)
+
+
 def info_nce(
     anchors: Float[Array, "b d"],
     keys: Float[Array, "B d"],
@@ -41,13 +59,7 @@ def info_nce(
 
     Reference: van den Oord et al. 2018; He et al. 2020 for the queue.
     """
-    anchors, keys = l2_normalize(anchors), l2_normalize(keys)
-    if negatives is None:
-        logits, targets = product(anchors, keys.T), positives
-    else:
-        positive = (anchors * keys[positives]).sum(-1, keepdims=True)
-        logits = jnp.concatenate([positive, product(anchors, l2_normalize(negatives).T)], axis=1)
-        targets = jnp.zeros_like(positives)
+    logits, targets = similarities(anchors, keys, positives, negatives)
     log_probs = jax.nn.log_softmax(logits / temperature)
     loss = -jnp.take_along_axis(log_probs, targets[:, None], axis=1).mean()
     return loss, (logits.argmax(1) == targets).astype(jnp.float32).mean()

@@ -7,6 +7,7 @@ configs/imagenet_r50.py: moco_v2 without a queue, with SAIB, its terms and spect
 """
 
 import copy
+import itertools
 from typing import Any
 
 import ml_collections
@@ -143,48 +144,59 @@ ON_IMAGENET: dict[str, dict[str, dict[str, Any]]] = {
 # A method without a recipe has its file's defaults, and the heads, optimizer and views of IE-CL.
 METHODS = (*RECIPES, *(name for name in kinds.names("method") if name not in RECIPES))
 NAMES = ("ie_cl", *METHODS)
-WORDS = (*NAMES, "saib", "terms", "sn")
-WANTED = f"ie_cl or METHOD[+saib|+terms][+sn] with METHOD one of {', '.join(METHODS)}"
+WORDS = (*NAMES, "saib", "terms", "sn", "blur")
+WANTED = f"ie_cl or METHOD[+saib|+terms][+sn][+blur] with METHOD one of {', '.join(METHODS)}"
 
 
 def parse(word: str) -> tuple[str, list[str]] | None:
-    """Splits `METHOD[+saib|+terms][+sn]` into (method, additions); returns None if invalid."""
+    """Splits `METHOD[+saib|+terms][+sn][+blur]` into (method, additions); None if invalid."""
     name, *additions = word.split("+")
-    ends: list[list[str]] = [[], ["saib"], ["terms"], ["sn"], ["saib", "sn"], ["terms", "sn"]]
+    choices = ("", "saib", "terms"), ("", "sn"), ("", "blur")
+    ends = [[part for part in parts if part] for parts in itertools.product(*choices)]
     known = additions in (ends if name in METHODS else ends[:1])
     return (name, additions) if name in NAMES and known else None
 
 
-def use(config: ml_collections.ConfigDict, word: str) -> None:
-    """Changes the default config, IE-CL, to another method, in place.
+def use(config: ml_collections.ConfigDict, word: str, scale: str = "") -> ml_collections.ConfigDict:
+    """Changes the default config, IE-CL, to another method and scale, in place, and returns it.
 
     Args:
       config: a config of IE-CL; the size of its images selects the recipe.
-      word: `METHOD[+saib|+terms][+sn]`. `saib` adds SAIB on the query with the entropy and KL terms
-        of IE-CL. `terms` adds these terms on the plain query: the control experiment for SAIB. `sn`
-        adds spectral normalisation. `ie_cl` has them all and takes no addition.
+      word: `METHOD[+saib|+terms][+sn][+blur]`. `saib` adds SAIB on the query with the entropy and
+        KL terms of IE-CL. `terms` adds these terms on the plain query: the control experiment for
+        SAIB. `sn` adds spectral normalisation. `blur` blurs each view with probability 0.5, also
+        small ones and those of a smaller scale. `ie_cl` has all but the blur and takes no addition.
+      scale: one of common.SCALES, or "".
     """
     parsed = parse(word)
     assert parsed is not None
     name, additions = parsed
-    if name == "ie_cl":
-        return
+    if name != "ie_cl":
+        _follow_recipe(config, name)
+        if "sn" in additions or "spectral_norm" in config.encoder:
+            config.encoder.spectral_norm = "sn" in additions
+        config.saib.enabled = "saib" in additions
+        if not {"saib", "terms"} & set(additions):
+            config.objective.kl.weight = config.objective.entropy.weight = 0.0
+    common.at_scale(config, scale)
+    for view in config.augment.views if "blur" in additions else ():
+        config.augment[view].blur.prob = 0.5
+    return config
+
+
+def _follow_recipe(config: ml_collections.ConfigDict, name: str) -> None:
+    """Gives a config the settings of a method's recipe."""
     small_images = config.encoder.get("stem") == "cifar"
     recipe = copy.deepcopy(RECIPES.get(name, {}))
     for part, changes in ({} if small_images else ON_IMAGENET.get(name, {})).items():
-        recipe[part] |= changes
-    config.method = ml_collections.ConfigDict({"name": name} | recipe.get("method", {}))
+        recipe.setdefault(part, {}).update(changes)
+    views = recipe.pop("views", None)
+    config.method = ml_collections.ConfigDict({"name": name} | recipe.pop("method", {}))
     config.method = config_lib.complete(config).method  # Adds the defaults of missing keys.
-    for part in ("projector", "optimizer", "schedule", "encoder"):
-        config[part].update(recipe.get(part, {}))
-    if recipe:
-        anchor, query = _views(recipe["views"], small_images=small_images)
-        config.augment.anchor, config.augment.query = anchor, query
-    if "sn" in additions or "spectral_norm" in config.encoder:
-        config.encoder.spectral_norm = "sn" in additions
-    config.saib.enabled = "saib" in additions
-    if not {"saib", "terms"} & set(additions):
-        config.objective.kl.weight = config.objective.entropy.weight = 0.0
+    for part, changes in recipe.items():
+        config[part].update(changes)
+    if views:
+        config.augment.anchor, config.augment.query = _views(views, small_images=small_images)
 
 
 def _views(

@@ -11,7 +11,7 @@ import pytest
 
 from iecl_jax import config as config_lib
 from iecl_jax.config import kinds
-from iecl_jax.configs import augmentation_grid, methods, resnet18
+from iecl_jax.configs import augmentation_grid, imagenet_r50, methods, resnet18
 from iecl_jax.configs.study import SETTINGS
 
 pytestmark = pytest.mark.quick
@@ -21,12 +21,16 @@ ENDS = ("", "+saib", "+terms", "+sn", "+saib+sn", "+terms+sn")
 PLUGGED = ["ie_cl", *(name + end for name in methods.METHODS for end in ENDS)]
 OPERATORS = augmentation_grid.OPERATORS
 VARIANTS = {
-    "imagenet_r50": ("100", "200", "400", "800"),
+    "imagenet_r50": (
+        *imagenet_r50.EPOCHS,
+        *(f"100,{name}" for name in methods.NAMES),
+    ),
     "resnet18": (
         *resnet18.DATA_SETS,
         "cifar10,ie_cl",
         *(f"cifar10,{name}{end}" for name in methods.METHODS for end in ("", "+saib")),
-        *(f"{data},{name}" for data in resnet18.DATA_SETS[1:] for name in kinds.names("method")),
+        *(f"{data},{name}" for data in resnet18.DATA_SETS[1:] for name in methods.METHODS),
+        "cifar10,simclr+saib+sn+blur",
     ),
     "ablation": ("baseline", "saib", "saib+kl", "full"),
     "saib_cascade": ("1", "2", "3"),
@@ -195,6 +199,31 @@ OURS = {  # where the paper is silent or contradicts itself
     "method.symmetric": False,
     "method.queue_size": 0,
 }
+
+
+def test_the_methods_of_table_1_have_the_batch_sizes_that_it_prints():
+    printed = {"simclr": 4096, "moco_v2": 256, "simsiam": 256, "nnclr": 1024, "ie_cl": 256}
+    got = {name: load("imagenet_r50", f"100,{name}").train.batch_size for name in printed}
+    assert got == printed
+
+
+@pytest.mark.parametrize("scale", ["", ",smoke", ",small"])
+@pytest.mark.parametrize("source", ["resnet18:cifar10,", "plug_and_play:", "imagenet_r50:100,"])
+@pytest.mark.parametrize("method", ["simclr", "byol"])
+def test_blur_as_a_word_blurs_half_of_each_view_and_changes_nothing_else(source, method, scale):
+    file, variant = source.split(":")
+    plain, blurred = (load(file, f"{variant}{method}{end}{scale}") for end in ("", "+blur"))
+    for view in plain.augment.views:
+        plain.augment[view].blur.prob = 0.5
+    assert config_lib.leaves(plain) == config_lib.leaves(blurred)
+
+
+def test_small_views_have_no_blur_unless_a_word_asks_for_it():
+    for name in methods.METHODS:
+        augment = load("resnet18", f"cifar10,{name}").augment
+        assert not any(augment[view].blur.prob for view in augment.views), name
+
+
 PROBE = {  # section 4.1, linear evaluation
     "seed": 42,
     "linear_probe.batch_size": 512,

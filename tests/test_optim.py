@@ -175,6 +175,16 @@ def _clipped_lars(name, value, gradient, slots, step, rate):
     return value - rate * _momentum(slots, gradient)
 
 
+def _larc(name, value, gradient, slots, step, rate):
+    """Apex's LARC without clipping, of all parameters: g' = eta |w| / (|g| + wd |w| + 1e-8)
+    (g + wd w), g' = g where w or g is 0; v = momentum v + g'; w = w - lr v. SAIB has no decay."""
+    w, g = np.linalg.norm(value), np.linalg.norm(gradient)
+    if w * g > 0:
+        decay = 0.3 if name[0] == "online" else 0
+        gradient = 0.02 * w / (g + decay * w + 1e-8) * (gradient + decay * value)
+    return value - rate * _momentum(slots, gradient)
+
+
 RULES = {
     "sgd": ({"name": "sgd"}, _sgd),
     "adam": ({"name": "adam"}, _adam),
@@ -183,6 +193,10 @@ RULES = {
     "lars, clipped": (
         {"name": "lars", "trust_coefficient": 0.02, "trust_clip": True},
         _clipped_lars,
+    ),
+    "larc of all": (
+        {"name": "larc", "trust_coefficient": 0.02, "scaled": "all", "decay": "all"},
+        _larc,
     ),
 }
 
@@ -219,6 +233,59 @@ def test_the_reference_clips_some_kernels_and_not_others():
     assert {(True, True, True), (True, False, False)} <= clipped  # all are, at a rate of 0
 
 
+@pytest.mark.parametrize("name, seed", [("lars", 1), ("lars", 2), ("larc", 3)])
+def test_ten_steps_of_clipped_lars_as_in_solo_learn(name, seed):
+    """Random leaves of all sizes, over a warm-up to a rate that caps some and not others.
+
+    solo-learn's `LARS` with `clip_lr`: eta 0.02, eps 1e-8, momentum 0.9; leaves of one axis get
+    plain SGD without decay. The tiny leaf is where eps counts.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = {"small": 1e-7, "plain": 1.0, "large": 1e3}
+    shapes = {"kernel": (3, 4), "bias": (5,)}
+    draw = {
+        (size, leaf): scale * rng.normal(size=shape)
+        for size, scale in sizes.items()
+        for leaf, shape in shapes.items()
+    }
+    expected = {path: np.float64(np.float32(value)) for path, value in draw.items()}
+    gradients = [
+        {path: np.float32(10 ** rng.uniform(-2, 1) * 0.1 * value) for path, value in draw.items()}
+        for _ in range(10)
+    ]
+    settings = {"learning_rate": 0.4, "weight_decay": 1e-2, "momentum": 0.9}
+    settings |= {"name": name, "trust_coefficient": 0.02, "trust_clip": True}
+    config = _config(**settings)
+    config.train.batch_size = 256
+    config.schedule.warmup_epochs = 2.0
+    schedule = optim.learning_rate(config, total_steps=10, steps_per_epoch=2)
+
+    def tree(leaves):
+        online = {size: {leaf: leaves[size, leaf] for leaf in shapes} for size in sizes}
+        return {"online": {"encoder": jax.tree.map(jnp.float32, online)}}
+
+    tx, params = optim.make(config, schedule), tree(expected)
+    state, buffers, capped = tx.init(params), dict.fromkeys(expected, 0.0), set()
+    for step, drawn in enumerate(gradients):
+        updates, state = jax.jit(tx.update)(tree(drawn), state, params)
+        params = optax.apply_updates(params, updates)
+        rate = 0.4 * (step / 4 if step < 4 else (1 + math.cos(math.pi * (step - 4) / 6)) / 2)
+        for path, gradient in drawn.items():
+            w, g = expected[path], np.float64(gradient)
+            if w.ndim > 1:
+                norm = math.sqrt((w**2).sum())
+                trust = 0.02 * norm / (math.sqrt((g**2).sum()) + 1e-2 * norm + 1e-8)
+                factor = min(trust / rate, 1) if rate else 1
+                capped.add(factor == 1)
+                g = factor * (g + 1e-2 * w)
+            buffers[path] = 0.9 * buffers[path] + g
+            expected[path] = w - rate * buffers[path]
+    assert capped == {True, False}
+    for (size, leaf), value in expected.items():
+        got = params["online"]["encoder"][size][leaf]
+        np.testing.assert_allclose(got, value, rtol=1e-4, atol=1e-5 * sizes[size], err_msg=size)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_a_constant_predictor_that_is_absent_changes_nothing(rule):
     params = _tree(0)
@@ -236,8 +303,9 @@ def test_a_constant_predictor_that_is_absent_changes_nothing(rule):
 def test_masks():
     masks = _leaves(optim.decayed(_tree(0)))
     assert {name for name, on in masks.items() if on} == DECAYED
-    scaled = {name for name, on in _leaves(optim.kernels(_tree(0))).items() if on}
+    scaled = {name for name, on in _leaves(optim.scaled(_tree(0))).items() if on}
     assert scaled == {name for name, leaf in _leaves(_tree(0)).items() if leaf.ndim > 1}
+    assert all(_leaves(optim.scaled(_tree(0), "all")).values())
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adamw", "lars, clipped"])
@@ -266,7 +334,7 @@ def test_of_a_vision_transformer_kernels_alone_decay_and_are_scaled():
     }
     several_axes = {name for name, leaf in _leaves(params).items() if leaf.ndim > 1}
     assert len(several_axes - expected) == 5  # three biases of the attention, positions, token
-    for mask in (optim.decayed, optim.kernels):
+    for mask in (optim.decayed, optim.scaled):
         assert {name for name, on in _leaves(mask(params)).items() if on} == expected
 
 
@@ -321,9 +389,11 @@ def test_saib_and_probe_may_be_absent():
     np.testing.assert_allclose(_leaves(updates)[kernel], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("end", [0.0, 0.001, 0.25])
 @pytest.mark.parametrize("warmup_epochs, warmup", [(2.0, 10), (0.5, 2), (0.0, 0)])
-def test_warmup_then_cosine(warmup_epochs, warmup):
+def test_warmup_then_cosine(warmup_epochs, warmup, end):
     config = _config(learning_rate=0.3)
+    config.schedule.end_factor = end
     config.train.batch_size = 512
     config.schedule.warmup_epochs = warmup_epochs
     schedule = jax.jit(optim.learning_rate(config, total_steps=40, steps_per_epoch=5))
@@ -333,7 +403,7 @@ def test_warmup_then_cosine(warmup_epochs, warmup):
             expected = peak * step / warmup
         else:
             progress = min((step - warmup) / (40 - warmup), 1)
-            expected = peak * (1 + math.cos(math.pi * progress)) / 2
+            expected = peak * (end + (1 - end) * (1 + math.cos(math.pi * progress)) / 2)
         got = float(schedule(jnp.int32(step)))
         assert got == pytest.approx(expected, rel=1e-5, abs=1e-7), step
 

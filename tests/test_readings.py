@@ -75,6 +75,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], set[str]]] = [
     ("12", {"optimizer.name": "adamw"}, {}, UPDATES),
     ("12", {"optimizer.trust_clip": True}, {"optimizer.name": "lars"}, ON_KERNELS),
     ("12", {"optimizer.name": "lars"}, {}, ON_KERNELS),
+    ("12", {"optimizer.name": "larc"}, {}, ON_KERNELS),
     ("12", {"optimizer.learning_rate": 0.1}, {}, {"learning rate"}),
     ("12", {"optimizer.momentum": 0.5}, {}, {*UPDATES, "updates of the online probe"}),
     ("13", {"optimizer.weight_decay": 0.01}, {}, {"updates of kernels"}),

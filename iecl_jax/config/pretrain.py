@@ -194,15 +194,22 @@ class Optimizer(Section):
 
     name = key(
         "sgd",
-        ("sgd", "adam", "adamw", "lars"),
+        ("sgd", "adam", "adamw", "lars", "larc"),
         "the optimizer; the paper names AdamW, see row 12 of docs/paper.md",
     )
     learning_rate = key(
         0.3, POSITIVE, "peak learning rate at batch size 256; scaled by batch_size / 256"
     )
-    momentum = key(0.9, BELOW_ONE, "momentum of sgd and lars; b1 of adam and adamw")
-    trust_coefficient = key(0.001, POSITIVE, "trust coefficient of lars")
-    trust_clip = key(False, None, "lars: limit each layer's rate to the learning rate (LARC)")
+    momentum = key(0.9, BELOW_ONE, "momentum of sgd, lars and larc; b1 of adam and adamw")
+    trust_coefficient = key(0.001, POSITIVE, "trust coefficient of lars and larc")
+    trust_clip = key(
+        False, None, "limit each layer's rate to the learning rate; lars is then the same as larc"
+    )
+    scaled = key(
+        "kernels",
+        ("kernels", "all"),
+        "what lars and larc scale: kernels, or norms, biases and positions too, as SwAV's code",
+    )
     weight_decay = key(
         1e-5,
         NOT_NEGATIVE,
@@ -224,11 +231,12 @@ class Optimizer(Section):
 
 
 class Schedule(Section):
-    """The learning rate over the run: a linear warm-up, then a cosine decay to 0."""
+    """The learning rate over the run: a linear warm-up, then a cosine decay."""
 
     warmup_epochs = key(
-        10.0, NOT_NEGATIVE, "epochs of linear warm-up from 0, before the cosine decay to 0"
+        10.0, NOT_NEGATIVE, "epochs of linear warm-up from 0, before the cosine decay"
     )
+    end_factor = key(0.0, SHARE, "learning rate at the end of the cosine, as a share of the peak")
 
 
 class View(Section):

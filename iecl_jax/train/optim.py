@@ -12,7 +12,6 @@ import optax
 
 from iecl_jax.methods.parts.method import Part
 
-OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
 PREDICTOR_SCHEDULES = ("cosine", "constant")
 # A parameter with one of these words in its name is no kernel, even if it has several axes. In
 # Flax, attention has biases [heads, d], and nn.Embed names its table "embedding".
@@ -27,13 +26,16 @@ def peak_learning_rate(config: ml_collections.ConfigDict) -> float:
 def learning_rate(
     config: ml_collections.ConfigDict, *, total_steps: int, steps_per_epoch: int
 ) -> optax.Schedule:
-    """Returns the schedule: linear from 0 to the peak, then a cosine to 0 at `total_steps`."""
-    peak = peak_learning_rate(config)
+    """Returns the schedule: linear from 0 to the peak, then a cosine down at `total_steps`.
+
+    It ends at `schedule.end_factor` times the peak, which is 0 by default.
+    """
+    peak, end = peak_learning_rate(config), config.schedule.end_factor
     warmup = round(config.schedule.warmup_epochs * steps_per_epoch)
     if warmup:
-        schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, total_steps)
+        schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, total_steps, end * peak)
     else:
-        schedule = optax.cosine_decay_schedule(peak, total_steps)
+        schedule = optax.cosine_decay_schedule(peak, total_steps, end)
     return lambda step: schedule(jnp.asarray(step, jnp.float32))
 
 
@@ -60,33 +62,40 @@ def decayed(params, which: str = "kernels"):
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def kernels(params):
-    """Returns a mask of the parameters that LARS scales: all kernels, and SAIB's positions."""
+def scaled(params, which: str = "kernels"):
+    """Returns a mask of the parameters that LARS and LARC scale: kernels, and SAIB's positions.
 
-    def scaled(path, leaf):
+    If `which` is "all", it is True for every parameter.
+    """
+
+    def scales(path, leaf):
         # Earlier revisions scaled SAIB's positions too; old runs with LARS must stay reproducible.
-        return is_kernel(path, leaf) or (path[0].key == "saib" and leaf.ndim > 1)
+        positions = path[0].key == "saib" and leaf.ndim > 1
+        return which == "all" or is_kernel(path, leaf) or positions
 
-    return jax.tree_util.tree_map_with_path(scaled, params)
+    return jax.tree_util.tree_map_with_path(scales, params)
 
 
-def clip_by_trust_ratio(
+def larc(
     schedule: optax.Schedule,
     *,
     trust_coefficient: float,
+    clip: bool,
     weight_decay: float,
-    mask: Callable[[Any], Any],
+    decay_mask: Callable[[Any], Any],
+    scale_mask: Callable[[Any], Any],
 ) -> optax.GradientTransformation:
-    """Returns LARC's clipping (NVIDIA Apex): LARS whose rate never exceeds the schedule's.
+    """Returns LARC (NVIDIA Apex) up to momentum and the multiplication by -lr, which must follow.
 
-    With wd = `weight_decay` where `mask(params)` is True and 0 elsewhere, a gradient g becomes
+    With trust = `trust_coefficient` |w| / (|g| + wd |w| + 1e-8), a gradient g becomes
 
-        min(trust_coefficient |w| / (|g| + wd |w| + 1e-8) / lr, 1) * (g + wd w),
+        trust * (g + wd w), or with `clip`  min(trust / lr, 1) * (g + wd w),
 
-    where lr = schedule(number of earlier updates), at lr = 0 the factor is 1, and the norms are
-    over one leaf. This applies to `kernels` with nonzero w and g. Other kernels keep their g: a
-    kernel without a gradient does not decay. Leaves that are no kernels become g + wd w. Momentum
-    and the multiplication by -lr must follow in the chain.
+    where wd is `weight_decay` where `decay_mask(params)` is True and 0 elsewhere, lr =
+    schedule(number of earlier updates), at lr = 0 the clipped factor is 1, and the norms are over
+    one leaf. So a clipped update is LARS whose rate never exceeds the schedule's. This applies to
+    the leaves of `scale_mask(params)` with nonzero w and g. Others of that mask keep their g: they
+    do not decay. Leaves outside of it become g + wd w.
     """
 
     def init(params):
@@ -95,16 +104,19 @@ def clip_by_trust_ratio(
     def update(gradients, state, params):
         rate = jnp.asarray(schedule(state.count), jnp.float32)
 
-        def clip(g, w, decay, kernel):
-            wd = weight_decay if decay else 0.0
+        def scale(g, w, decays, scales):
+            wd = weight_decay if decays else 0.0
             g_norm, w_norm = jnp.linalg.norm(g.ravel()), jnp.linalg.norm(w.ravel())
             trust = trust_coefficient * w_norm / (g_norm + wd * w_norm + 1e-8)
-            ratio = trust / jnp.maximum(trust, rate)  # = min(trust / rate, 1), also at rate 0.
-            scaled = kernel & (g_norm > 0) & (w_norm > 0)
-            return jnp.where(scaled, ratio * (g + wd * w), g if kernel else g + wd * w)
+            # trust / max(trust, rate) = min(trust / rate, 1), also at rate 0.
+            ratio = trust / jnp.maximum(trust, rate) if clip else trust
+            known = scales & (g_norm > 0) & (w_norm > 0)
+            return jnp.where(known, ratio * (g + wd * w), g if scales else g + wd * w)
 
-        clipped = jax.tree.map(clip, gradients, params, mask(params), kernels(params))
-        return clipped, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+        masks = decay_mask(params), scale_mask(params)
+        return jax.tree.map(scale, gradients, params, *masks), optax.ScaleByScheduleState(
+            optax.safe_increment(state.count)
+        )
 
     return optax.GradientTransformation(init, update)
 
@@ -113,6 +125,7 @@ def _network_optimizer(
     settings: ml_collections.ConfigDict, rate: optax.Schedule
 ) -> optax.GradientTransformation:
     mask = functools.partial(decayed, which=settings.decay)
+    scale_mask = functools.partial(scaled, which=settings.scaled)
     if settings.name == "sgd":
         return optax.chain(
             optax.add_decayed_weights(settings.weight_decay, mask),
@@ -127,13 +140,15 @@ def _network_optimizer(
         return optax.adamw(
             rate, b1=settings.momentum, weight_decay=settings.weight_decay, mask=mask
         )
-    if settings.trust_clip:
+    if settings.name == "larc" or settings.trust_clip:
         return optax.chain(
-            clip_by_trust_ratio(
+            larc(
                 rate,
                 trust_coefficient=settings.trust_coefficient,
+                clip=settings.trust_clip,
                 weight_decay=settings.weight_decay,
-                mask=mask,
+                decay_mask=mask,
+                scale_mask=scale_mask,
             ),
             optax.sgd(rate, settings.momentum),
         )
@@ -142,7 +157,7 @@ def _network_optimizer(
         weight_decay=settings.weight_decay,
         weight_decay_mask=mask,
         trust_coefficient=settings.trust_coefficient,
-        trust_ratio_mask=kernels,
+        trust_ratio_mask=scale_mask,
         momentum=settings.momentum,
     )
 
@@ -197,10 +212,11 @@ def make(
 
     - sgd and adam are PyTorch's: weight decay is added to the gradient before momentum or moments.
     - adamw decouples the decay. In adam and adamw, b1 is `optimizer.momentum`.
-    - lars scales only `kernels`. It is optax.lars, which multiplies u = g + wd w by the trust
-      coefficient times |w| / |u|, as the released codes of SimCLR, BYOL and MoCo-v3 do; Eq. 6 of
-      You et al. 2017 divides by |g| + wd |w| instead. Momentum is over the scaled updates. With
-      `trust_clip` it is `clip_by_trust_ratio`, with momentum over gradients.
+    - lars and larc scale the parameters that `optimizer.scaled` names. lars is optax.lars, which
+      multiplies u = g + wd w by the trust coefficient times |w| / |u|, as the released codes of
+      SimCLR, BYOL and MoCo-v3 do; Eq. 6 of You et al. 2017 divides by |g| + wd |w| instead.
+      Momentum is over the scaled updates. larc, and lars with `trust_clip`, is the function `larc`,
+      with momentum over gradients.
 
     The online probe has its own SGD with momentum and a constant rate. If
     `optimizer.predictor_schedule` is "constant", the parameters under online.predictor learn at the

@@ -193,10 +193,85 @@ def _w_mse(settings, z):
     return mean(losses), {}
 
 
+def log_softmax(scores):
+    total = math.log(sum(math.exp(s) for s in scores))
+    return [s - total for s in scores]
+
+
+def entropy(probabilities):
+    return -sum(p * math.log(p) for p in probabilities)
+
+
+def sinkhorn(scores, epsilon, iterations):
+    """Caron et al. 2020, Algorithm 1, where rows are images."""
+    n, k = len(scores), len(scores[0])
+    q = [[math.exp(s / epsilon) for s in row] for row in scores]
+    for _ in range(iterations):
+        shares = [sum(row[j] for row in q) * k for j in range(k)]
+        q = [[x / share for x, share in zip(row, shares, strict=True)] for row in q]
+        q = [[x / (sum(row) * n) for x in row] for row in q]
+    return [[x * n for x in row] for row in q]
+
+
+def of_other_views(targets, scores, temperature):
+    """The mean cross-entropy over the targets' views and all other views."""
+    losses = []
+    for i, of_view in enumerate(targets):
+        for v, other in enumerate(scores):
+            if v != i:
+                for target, row in zip(of_view, other, strict=True):
+                    losses.append(-product(target, log_softmax([s / temperature for s in row])))
+    return mean(losses)
+
+
+def _swav(settings, z):
+    """Caron et al. 2020, Eq. 1, section 3.3 and Algorithm 1."""
+    codes = []
+    for scores in z["assigned_scores"]:
+        shared = [s for s, counted in zip(scores, z["counted"], strict=True) if counted]
+        codes.append(sinkhorn(shared, settings.epsilon, settings.iterations)[:BATCH])
+    terms = {
+        "assignment_entropy": mean(entropy(row) for view in codes for row in view),
+        "mean_assignment_entropy": mean(entropy(map(mean, zip(*view))) for view in codes),
+        "prototypes_used": mean(len({row.index(max(row)) for row in view}) for view in codes),
+    }
+    return of_other_views(codes, z["scores"], settings.temperature), terms
+
+
+def _dino(settings, z):
+    """Caron et al. 2021, Eq. 1 to 4 and Algorithm 1."""
+    targets = []
+    for scores in z["teacher_scores"]:
+        centred = [[s - c for s, c in zip(row, z["center"], strict=True)] for row in scores]
+        logs = [log_softmax([s / z["teacher_temperature"] for s in row]) for row in centred]
+        targets.append([[math.exp(x) for x in row] for row in logs])
+    loss = of_other_views(targets, z["scores"], settings.temperature)
+    everyone = [row for view in targets for row in view]
+    terms = {
+        "teacher_entropy": mean(map(entropy, everyone)),
+        "mean_teacher_entropy": entropy(map(mean, zip(*everyone))),
+        "teacher_student_kl": loss - mean(map(entropy, everyone)),
+    }
+    return loss, terms
+
+
 PROJECTIONS = ("anchor_projection", "query_projection")
 PREDICTED = (*PROJECTIONS, "anchor_prediction", "query_prediction")
 KEYS = ("query_key", "anchor_key")
 NEIGHBORS = ("anchor_neighbor", "query_neighbor")
+ASSIGNED = ("scores", "assigned_scores", "counted")
+TAUGHT = ("scores", "teacher_scores", "center", "teacher_temperature")
+TRAINED = (*PREDICTED, "scores")  # what depends on the parameters
+# The outputs that are not a row for each image: BATCH is the axis of the images of a device.
+SHAPES: dict[str, tuple[int, ...]] = {
+    "negatives": (QUEUE, WIDTH),
+    "scores": (3, BATCH, WIDTH),
+    "assigned_scores": (2, BATCH + QUEUE, WIDTH),
+    "counted": (BATCH + QUEUE,),
+    "teacher_scores": (2, BATCH, WIDTH),
+    "center": (WIDTH,),
+    "teacher_temperature": (),
+}
 
 
 class Case(NamedTuple):
@@ -253,4 +328,13 @@ CASES = {
         constant=("query_projection",),
     ),
     "w_mse": Case("w_mse", _w_mse, PROJECTIONS, {"whitening_size": 4}),
+    "swav": Case("swav", _swav, ASSIGNED, {"queue_size": QUEUE}),
+    "swav soft": Case(
+        "swav",
+        _swav,
+        ASSIGNED,
+        {"queue_size": QUEUE, "temperature": 0.4, "epsilon": 0.5, "iterations": 1},
+    ),
+    "dino": Case("dino", _dino, TAUGHT),
+    "dino warm": Case("dino", _dino, TAUGHT, {"temperature": 0.4}),
 }

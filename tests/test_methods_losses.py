@@ -54,10 +54,10 @@ def _outputs(name):
     found = {}
     for output in (*PREDICTED, *KEYS, *NEIGHBORS):
         found[output] = images + rng.normal(size=images.shape) * [0.5, 0.8, 0.3]
-    found |= {output: rng.uniform(-1, 1, shape) for output, shape in SHAPES.items()}
-    found["counted"] = (
-        np.arange(*SHAPES["counted"]) % 15 != 14
-    )  # all of the batch, most of the queue
+    for output, shape in SHAPES.items():
+        found[output] = rng.normal(size=shape)
+    # All of the batch, and most of the queue.
+    found["counted"] = np.arange(*SHAPES["counted"]) % 15 != 14
     found["teacher_temperature"] = np.array(0.2)
     return {output: found[output] for output in CASES[name].outputs}
 

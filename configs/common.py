@@ -58,6 +58,8 @@ def view(
     *,
     crop_scale=(0.08, 1.0),
     jitter=(0.4, 0.4, 0.4, 0.1),
+    jitter_prob=0.8,
+    gray_prob=0.2,
     blur_prob=0.5,
     solarize_prob=0.0,
 ) -> ml_collections.ConfigDict:
@@ -66,11 +68,12 @@ def view(
     Args:
       crop_scale: (lowest, highest) share of the image's area.
       jitter: strengths of brightness, contrast, saturation and hue.
-      blur_prob: probability of the blur.
-      solarize_prob: probability of the solarisation.
+      jitter_prob, gray_prob, blur_prob, solarize_prob: probabilities of the operators.
     """
     made = section.defaults(View)
-    made.crop.scale, made.blur.prob, made.solarize.prob = crop_scale, blur_prob, solarize_prob
+    made.crop.scale = crop_scale
+    made.jitter.prob, made.gray.prob = jitter_prob, gray_prob
+    made.blur.prob, made.solarize.prob = blur_prob, solarize_prob
     names = ("brightness", "contrast", "saturation", "hue")
     made.jitter.update(dict(zip(names, jitter, strict=True)))
     return made
@@ -150,6 +153,10 @@ def _shrink_method(config: ml_collections.ConfigDict, *, queue_size: int, protot
         method.queue_start_epoch = 0
     if "prototypes" in method:
         method.prototypes.update({"count": prototypes, "frozen_epochs": 0.05})
+    if "num_clusters" in method:
+        method.num_clusters = prototypes
+    if "first_epoch" in method:  # So short a run may have no other.
+        method.first_epoch = "encode"
 
 
 def _shrink_heads(config: ml_collections.ConfigDict, *, hidden_dim: int, output_dim: int) -> None:

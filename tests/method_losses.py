@@ -255,13 +255,45 @@ def _dino(settings, z):
     return loss, terms
 
 
+def _deepcluster_v2(settings, z):
+    """Caron et al. 2020, appendix D: every view predicts the label, once for each head."""
+    of_heads = []
+    for head, prototypes in enumerate(z["prototypes"]):
+        found = []
+        for name in PROJECTIONS:
+            for row, labels in zip(z[name], z["labels"], strict=True):
+                if labels[head] >= 0:
+                    scores = [product(unit(row), prototype) for prototype in prototypes]
+                    own = scores.pop(labels[head])
+                    found.append(cross_entropy(own, scores, settings.temperature))
+        of_heads.append([mean(column) for column in zip(*found)])
+    loss, top1 = (mean(column) for column in zip(*of_heads))
+    return loss, {"cluster_top1": top1}
+
+
+def _deepcluster(settings, z):
+    """Caron et al. 2018, Eq. 2, of the pooled features, weighted."""
+    losses, hits = [], []
+    for name in PROJECTIONS[: 2 if settings.symmetric else 1]:
+        for row, (label, _) in zip(z[name], z["labels"], strict=True):
+            if label >= 0:
+                columns = zip(zip(*z["kernel"]), z["bias"], strict=True)
+                scores = [product(row, column) + bias for column, bias in columns]
+                loss, hit = cross_entropy(scores.pop(label), scores, 1)
+                losses.append(z["weights"][label] * loss)
+                hits.append(hit)
+    return mean(losses), {"cluster_top1": mean(hits)}
+
+
 PROJECTIONS = ("anchor_projection", "query_projection")
 PREDICTED = (*PROJECTIONS, "anchor_prediction", "query_prediction")
 KEYS = ("query_key", "anchor_key")
+CLUSTERS = ("labels", "prototypes")
+TOP_LAYER = ("labels", "weights", "kernel", "bias")
 NEIGHBORS = ("anchor_neighbor", "query_neighbor")
 ASSIGNED = ("scores", "assigned_scores", "counted")
 TAUGHT = ("scores", "teacher_scores", "center", "teacher_temperature")
-TRAINED = (*PREDICTED, "scores")  # what depends on the parameters
+TRAINED = (*PREDICTED, "scores", "kernel", "bias")  # what depends on the parameters
 # The outputs that are not a row for each image: BATCH is the axis of the images of a device.
 SHAPES: dict[str, tuple[int, ...]] = {
     "negatives": (QUEUE, WIDTH),
@@ -271,6 +303,11 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "teacher_scores": (2, BATCH, WIDTH),
     "center": (WIDTH,),
     "teacher_temperature": (),
+    "labels": (BATCH, 2),
+    "prototypes": (2, WIDTH, WIDTH),
+    "weights": (WIDTH,),
+    "kernel": (WIDTH, WIDTH),
+    "bias": (WIDTH,),
 }
 
 
@@ -319,6 +356,14 @@ CASES = {
     ),
     "vicreg": Case("vicreg", _vicreg, PROJECTIONS),
     "vicreg reweighted": Case("vicreg", _vicreg, PROJECTIONS, VICREG_WEIGHTS),
+    "deepcluster": Case("deepcluster", _deepcluster, PROJECTIONS[:1] + TOP_LAYER),
+    "deepcluster symmetric": Case(
+        "deepcluster", _deepcluster, PROJECTIONS + TOP_LAYER, {"symmetric": True}
+    ),
+    "deepcluster_v2": Case("deepcluster_v2", _deepcluster_v2, PROJECTIONS + CLUSTERS),
+    "deepcluster_v2 warm": Case(
+        "deepcluster_v2", _deepcluster_v2, PROJECTIONS + CLUSTERS, {"temperature": 0.4}
+    ),
     "w_mse one slice": Case("w_mse", _w_mse, PROJECTIONS, {"whitening_size": BATCH}),
     "w_mse shrunk, query constant": Case(
         "w_mse",

@@ -59,6 +59,7 @@ def _outputs(name):
     # All of the batch, and most of the queue.
     found["counted"] = np.arange(*SHAPES["counted"]) % 15 != 14
     found["teacher_temperature"] = np.array(0.2)
+    found["labels"] = rng.integers(-1, WIDTH, SHAPES["labels"]).astype(np.int32)
     return {output: found[output] for output in CASES[name].outputs}
 
 
@@ -75,7 +76,10 @@ def _reference(name, outputs):
 
 
 def _float32(tree):
-    return jax.tree.map(lambda x: jnp.asarray(x, bool if x.dtype == bool else jnp.float32), tree)
+    """The same with float32 for float64."""
+    return jax.tree.map(
+        lambda x: jnp.asarray(x, jnp.float32 if x.dtype == np.float64 else x.dtype), tree
+    )
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -173,7 +173,8 @@ def check_length(
 ) -> None:
     """Raises ValueError if the data set is too small for the run, or the run for its warm-up."""
     held = {"train.batch_size": config.train.batch_size}
-    held["method.queue_size"] = config.method.get("queue_size", 0)
+    for name in ("queue_size", "num_clusters"):
+        held[f"method.{name}"] = config.method.get(name, 0)
     for name, count in held.items():
         if count > num_images:
             raise ValueError(

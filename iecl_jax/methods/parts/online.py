@@ -38,17 +38,19 @@ class Network(nn.Module):
     """The networks in a row, from the images of V views one after another.
 
     A call returns the encoder's outputs, "projection" and, with a predictor, "prediction"
-    [V * b, d].
+    [V * b, d]. Without a projector, "projection" is what the encoder returns as "pooled".
     """
 
     encoder: nn.Module
-    projector: nn.Module
+    projector: nn.Module | None
     predictor: nn.Module | None = None
 
     def __call__(self, images: Images, **mode: Any) -> dict[str, Float[Array, "B ..."]]:
         outputs = self.encoder(images, **mode)
         _check_pooled(outputs, len(images))
-        projection = self.projector(outputs["pooled"], **mode)
+        projection = outputs["pooled"]
+        if self.projector is not None:
+            projection = self.projector(projection, **mode)
         outputs = outputs | {"projection": projection}
         if self.predictor is not None:
             outputs["prediction"] = self.predictor(projection, **mode)
@@ -75,16 +77,20 @@ class Online(NamedTuple):
 
 
 def make(
-    config: ml_collections.ConfigDict, axis_name: str | None, *, predictor: bool = False
+    config: ml_collections.ConfigDict,
+    axis_name: str | None,
+    *,
+    projector: bool = True,
+    predictor: bool = False,
 ) -> Online:
     """Builds the trained network.
 
-    It reads config.{encoder, projector, train.precision}, config.method.running_stats and, for a
-    predictor, config.method.predictor.
+    It reads config.{encoder, train.precision}, config.method.running_stats and, for a projector and
+    a predictor, config.projector and config.method.predictor.
     """
     network = Network(
         build.encoder(config, axis_name),
-        build.projector(config, axis_name),
+        build.projector(config, axis_name) if projector else None,
         build.predictor(config, axis_name) if predictor else None,
     )
     every_view_moves = config.method.running_stats == "both"

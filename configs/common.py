@@ -116,6 +116,8 @@ def _make_smoke(config: ml_collections.ConfigDict) -> None:
     config.diagnostics.update({"every_steps": 2, "num_images": 16, "lanczos_depth": 4})
     config.checkpoint.every_steps = 2
     _shrink_method(config, queue_size=32, prototypes=8)
+    if "transformer" in config.method:
+        config.method.transformer.num_layers = 1
     if config.method.get("whitening_size"):
         config.method.whitening_size = 16
         config.projector.output_dim = 8
@@ -165,4 +167,7 @@ def _shrink_heads(config: ml_collections.ConfigDict, *, hidden_dim: int, output_
         predictor = config.method.predictor
         proportional = predictor.hidden_dim * output_dim // config.projector.output_dim
         predictor.hidden_dim = min(hidden_dim, proportional)
+    if "transformer" in config.method:
+        transformer = config.method.transformer
+        transformer.hidden_dim = min(transformer.hidden_dim, hidden_dim)
     config.projector.update({"hidden_dim": hidden_dim, "output_dim": output_dim})

@@ -138,6 +138,18 @@ RECIPES: dict[str, dict[str, Any]] = {
         "schedule": {"warmup_epochs": 11.0, "end_factor": 0.001},
         "views": "symmetric",
     },
+    "all4one": {
+        # The recipe has 98304, more than the 50,000 images of CIFAR.
+        "method": {
+            "temperature": 0.2,
+            "queue_size": 32768,
+            "predictor": _predictor(4096),
+            "ema": COSINE_TO_ONE,
+        },
+        "projector": _projector(3, 2048, 256, output_affine=True),
+        "optimizer": LARS | {"learning_rate": 1.0, "weight_decay": 1e-5},
+        "views": "asymmetric",
+    },
     "w_mse": {
         "method": {"whitening_size": 128},
         "projector": _projector(2, 1024, 64, **NO_LAST_BN),
@@ -178,6 +190,7 @@ ON_IMAGENET: dict[str, dict[str, dict[str, Any]]] = {
         "optimizer": {"learning_rate": 0.5, "weight_decay": 1e-6},
     },
     "nnclr": {"method": {"queue_size": 65536}},
+    "all4one": {"method": {"queue_size": 98304}},
 }
 # Clusters of DeepCluster: ten for each class (Caron et al. 2018, section 4.2).
 CLUSTERS = {

@@ -87,6 +87,8 @@ def tiny_config(name: str, *, saib: bool, **overrides: Any):
     if "predictor" in config.method:
         config.method.predictor.hidden_dim = 32
     config.optimizer.learning_rate = LEARNING_RATES.get(name, 0.16)  # 0.01 at this batch
+    if "transformer" in config.method:
+        config.method.transformer.num_heads = 2
     if config.optimizer.name == "adam":  # optax's is not for the strict promotion of the tests
         config.optimizer.name = "sgd"
     config.update_from_flattened_dict(overrides)

@@ -15,7 +15,9 @@ from loss_reference import numeric_gradient
 from method_losses import (
     BATCH,
     CASES,
+    CENTROIDS,
     KEYS,
+    NEIGHBORHOOD,
     NEIGHBORS,
     PREDICTED,
     SHAPES,
@@ -52,7 +54,7 @@ def _outputs(name):
     rng = np.random.default_rng(38)
     images = rng.normal(size=(BATCH, WIDTH)) * [0.4, 1.0, 1.6] + [0.5, 0.0, -1.0]
     found = {}
-    for output in (*PREDICTED, *KEYS, *NEIGHBORS):
+    for output in (*PREDICTED, *KEYS, *NEIGHBORS, *CENTROIDS, *NEIGHBORHOOD):
         found[output] = images + rng.normal(size=images.shape) * [0.5, 0.8, 0.3]
     for output, shape in SHAPES.items():
         found[output] = rng.normal(size=shape)

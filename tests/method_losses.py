@@ -101,27 +101,44 @@ def _nnclr(settings, z):
     return loss, {"info_nce": loss, "info_nce_top1": top1}
 
 
+def views_of(z, name):
+    """The rows of all views: anchor, query, and further ones if there are any."""
+    return [z[f"anchor_{name}"], z[f"query_{name}"], *z.get(f"crop_{name}", ())]
+
+
 def _simclr(settings, z):
-    """Chen et al. 2020, Eq. 1, the mean over all 2N embeddings."""
-    everyone = [(i, view) for view in (0, 1) for i in range(BATCH)]
-    row = {(i, view): unit(z[PROJECTIONS[view]][i]) for i, view in everyone}
+    """Chen et al. 2020, Eq. 1, the mean over all embeddings.
+
+    With more than two views, solo-learn adds up the shares of all positives.
+    """
+    rows = [[unit(row) for row in view] for view in views_of(z, "projection")]
+    everyone = [(i, view) for view in range(len(rows)) for i in range(BATCH)]
     found = []
     for i, view in everyone:
-        rivals = [other for other in everyone if other not in ((i, view), (i, 1 - view))]
-        others = [product(row[i, view], row[other]) for other in rivals]
-        own = product(row[i, view], row[i, 1 - view])
-        found.append(cross_entropy(own, others, settings.temperature))
+        cosines = {
+            other: product(rows[view][i], rows[other[1]][other[0]])
+            for other in everyone
+            if other != (i, view)
+        }
+        shares = {other: math.exp(x / settings.temperature) for other, x in cosines.items()}
+        own = sum(share for other, share in shares.items() if other[0] == i)
+        top1 = max(cosines, key=cosines.get)[0] == i
+        found.append((-math.log(own / sum(shares.values())), top1))
     loss, top1 = (mean(column) for column in zip(*found))
     return loss, {"nt_xent_top1": top1}
 
 
 def _byol(settings, z):
-    """Grill et al. 2020, Eq. 2 and its counterpart with the views exchanged, added up."""
-    pairs = [("anchor_prediction", "query_key"), ("query_prediction", "anchor_key")]
+    """Grill et al. 2020, Eq. 2 and its counterpart with the views exchanged, added up.
+
+    With more than two views, every view predicts both targets, but none its own (solo-learn).
+    """
     loss = 0.0
-    for online, target in pairs:
-        rows = zip(z[online], z[target], strict=True)
-        loss += mean(squared_distance(unit(p), unit(k)) for p, k in rows)
+    for target, key in enumerate(("anchor_key", "query_key")):
+        for view, predictions in enumerate(views_of(z, "prediction")):
+            rows = zip(predictions, z[key], strict=True)
+            if view != target:
+                loss += mean(squared_distance(unit(p), unit(k)) for p, k in rows)
     return loss, {}
 
 
@@ -317,6 +334,7 @@ def _all4one(settings, z):
 
 PROJECTIONS = ("anchor_projection", "query_projection")
 PREDICTED = (*PROJECTIONS, "anchor_prediction", "query_prediction")
+CROPS = ("crop_projection", "crop_prediction")
 KEYS = ("query_key", "anchor_key")
 CLUSTERS = ("labels", "prototypes")
 TOP_LAYER = ("labels", "weights", "kernel", "bias")
@@ -326,10 +344,18 @@ CENTROIDS += tuple(f"{name}_prediction" for name in CENTROIDS)
 NEIGHBORHOOD = ("neighbor_cosine", "neighbor_overlap")
 ASSIGNED = ("scores", "assigned_scores", "counted")
 TAUGHT = ("scores", "teacher_scores", "center", "teacher_temperature")
-TRAINED = (*PREDICTED, *CENTROIDS, "scores", "kernel", "bias")  # what depends on the parameters
+TRAINED = (
+    *PREDICTED,
+    *CROPS,
+    *CENTROIDS,
+    "scores",
+    "kernel",
+    "bias",
+)  # what depends on the parameters
 # The outputs that are not a row for each image: BATCH is the axis of the images of a device.
 SHAPES: dict[str, tuple[int, ...]] = {
     "negatives": (QUEUE, WIDTH),
+    **{name: (2, BATCH, WIDTH) for name in CROPS},
     "scores": (3, BATCH, WIDTH),
     "assigned_scores": (2, BATCH + QUEUE, WIDTH),
     "counted": (BATCH + QUEUE,),
@@ -395,7 +421,9 @@ CASES = {
     ),
     "simclr": Case("simclr", _simclr, PROJECTIONS),
     "simclr warm": Case("simclr", _simclr, PROJECTIONS, {"temperature": 0.4}),
+    "simclr crops": Case("simclr", _simclr, PROJECTIONS + CROPS[:1], {"crops": True}),
     "byol": Case("byol", _byol, PREDICTED + KEYS),
+    "byol crops": Case("byol", _byol, PREDICTED + CROPS + KEYS, {"crops": True}),
     "simsiam": Case("simsiam", _simsiam, PREDICTED, constant=PROJECTIONS),
     "barlow_twins": Case("barlow_twins", _barlow_twins, PROJECTIONS),
     "barlow_twins heavy": Case(

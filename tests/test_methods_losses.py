@@ -35,7 +35,12 @@ from iecl_jax.methods.parts import queue
 
 pytestmark = pytest.mark.quick
 
-ON_TWO_DEVICES = ["moco_v2", *{case.method: name for name, case in CASES.items()}.values()]
+ON_TWO_DEVICES = [
+    "moco_v2",
+    "simclr",
+    "byol",
+    *{case.method: name for name, case in CASES.items()}.values(),
+]
 
 
 @functools.cache

@@ -66,39 +66,43 @@ def info_nce(
 
 
 def nt_xent(
-    views: Float[Array, "2 b d"],
-    all_views: Float[Array, "2 B d"],
+    views: Float[Array, "V b d"],
+    all_views: Float[Array, "V B d"],
     places: Int[Array, "b"],
     *,
     temperature: float,
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
-    """Returns NT-Xent: the mean of -log softmax(cosine / temperature) at the anchor's other view.
+    """Returns NT-Xent: the mean of -log(share of the positives), shares exp(cosine / temperature).
 
-    The embeddings of both views are the anchors, 2b on this device. An anchor is compared with the
-    2B - 1 other embeddings: its positive is the other view of its image, and its negatives are both
-    views of the other images. The mean over devices is the mean over all 2B anchors, and so over
-    both directions.
+    The embeddings of all V views are the anchors, V b on this device. An anchor is compared with
+    the V B - 1 other embeddings: its positives are the other views of its image, and its negatives
+    are all views of the other images. The mean over devices is the mean over all V B anchors.
 
     Args:
-      views: the embeddings of both views on this device, of any scale.
-      all_views: the embeddings of both views on all devices, in global order.
+      views: the embeddings of the views on this device, of any scale; V is 2 or more.
+      all_views: the embeddings of the views on all devices, in global order.
       places: the places of this device's images among the B.
       temperature: tau > 0.
 
     Returns:
-      (loss, top1): the mean loss in nats, and the share of anchors whose positive is the most
-      similar of the other embeddings.
+      (loss, top1): the mean loss in nats, and the share of anchors whose most similar embedding,
+      among the others, is a positive.
 
-    Reference: Chen et al. 2020 (SimCLR), Eq. 1.
+    Reference: Chen et al. 2020 (SimCLR), Eq. 1; solo-learn for more than two views, where the
+    shares of the positives are added up inside of the logarithm.
     """
-    _, batch, d = all_views.shape
+    count, batch, d = all_views.shape
     anchors = l2_normalize(views).reshape(-1, d)
     others = l2_normalize(all_views).reshape(-1, d)
-    own = jnp.concatenate([places, places + batch])
-    positives = jnp.concatenate([places + batch, places])
+    own = jnp.concatenate([places + view * batch for view in range(count)])
+    # Column i has the view that is i places further.
+    further = [jnp.roll(own, -step * len(places)) for step in range(1, count)]
+    positives = jnp.stack(further, axis=1)
     cosines = product(anchors, others.T)
-    itself = jnp.arange(2 * batch)[None, :] == own[:, None]
+    itself = jnp.arange(count * batch)[None, :] == own[:, None]
     logits = jnp.where(itself, -jnp.inf, cosines / temperature)
     log_probs = jax.nn.log_softmax(logits)
-    loss = -jnp.take_along_axis(log_probs, positives[:, None], axis=1).mean()
-    return loss, (logits.argmax(1) == positives).astype(jnp.float32).mean()
+    shares = jnp.take_along_axis(log_probs, positives, axis=1)
+    loss = -jax.nn.logsumexp(shares, axis=1).mean()
+    hit = (logits.argmax(1)[:, None] == positives).any(1)
+    return loss, hit.astype(jnp.float32).mean()

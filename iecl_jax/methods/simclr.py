@@ -1,7 +1,8 @@
-"""SimCLR (Chen et al. 2020): NT-Xent over both views of the images on all devices.
+"""SimCLR (Chen et al. 2020): NT-Xent over the views of the images on all devices.
 
 The loss is the mean over the 2B embeddings of the batch, each compared with the 2B - 1 others. The
-views are encoded as one batch, but each has its own BN statistics.
+views are encoded as one batch, but each has its own BN statistics. With `crops`, all V views of an
+image are positives of one another (solo-learn), and there are V B embeddings.
 """
 
 import jax.numpy as jnp
@@ -10,14 +11,14 @@ import ml_collections
 from iecl_jax.config.rules import POSITIVE
 from iecl_jax.config.section import key
 from iecl_jax.losses import contrastive
-from iecl_jax.methods.parts import online
+from iecl_jax.methods.parts import crops, online
 from iecl_jax.methods.parts.method import Loss, Method, Outputs, unmoved
 from iecl_jax.models import collectives
 
 TITLE = "SimCLR"
 
 
-class Settings(online.Settings):
+class Settings(online.Settings, crops.OnRequest):
     """The settings of SimCLR, besides those of its parts."""
 
     temperature = key(0.2, POSITIVE, "temperature of the softmax")
@@ -27,10 +28,10 @@ def make(
     config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
 ) -> Method:
     """Returns SimCLR as a `Method`."""
-    network = online.make(config, axis_name)
+    network = online.make(config, axis_name, crops=config.method.crops)
 
     def loss(outputs: Outputs) -> Loss:
-        views = [outputs["anchor_projection"], outputs["query_projection"]]
+        views = online.of_all_views(outputs, "projection")
         value, top1 = contrastive.nt_xent(
             jnp.stack(views),
             jnp.stack(collectives.gather(views, axis_name)),

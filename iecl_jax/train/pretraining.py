@@ -14,6 +14,7 @@ from absl import logging
 
 from iecl_jax import config as config_lib
 from iecl_jax import console, data, methods
+from iecl_jax.methods.parts import crops
 from iecl_jax.run import command_line, distributed, workdir
 from iecl_jax.run.checkpoint import Checkpointer, Restored
 from iecl_jax.run.continuity import Terms
@@ -56,10 +57,11 @@ def prepare(config: ml_collections.ConfigDict) -> Pretraining:
     """Checks the config, opens the images and builds the experiment. Writes and compiles nothing.
 
     Raises:
-      ValueError: the config is invalid, or does not fit the images or the devices.
+      ValueError: the config is invalid, or does not fit the encoder, the images or the devices.
     """
     begun = time.monotonic()
     config_lib.check(config, jax.device_count())
+    crops.check(config)
     with console.waiting(f"Opening the images of {config.data.name}"):
         split = data.open_split(config.data, "pretrain")
     distributed.check_same("training images", split.identity)

@@ -31,9 +31,9 @@ class Momentum(NamedTuple):
 
     Attributes:
       init: (params, state) -> state; adds a copy of what it follows.
-      forward: (state, V views of one size) -> (projections, state), in training mode. Each view has
-        its own BN statistics, and all of them move the running ones. No gradient flows into the
-        network or into the views.
+      forward: (state, V views of one size) -> (projections, state), in training mode. The views
+        have the BN statistics that `method.batch_stats` says, and all of them move the running
+        ones. No gradient flows into the network or into the views.
       post_update: (params, state, step) -> state; moves the parameters (not the statistics) to
         m * momentum + (1 - m) * online.
       schedule: step -> m.
@@ -54,11 +54,12 @@ def make(
 ) -> Momentum:
     """Builds the momentum network.
 
-    It reads config.{encoder, projector, train.precision} and config.method.ema. It has the subtrees
-    `follows` of the online network; `forward` uses its encoder and projector.
+    It reads config.{encoder, projector, train.precision} and config.method.{ema, batch_stats}. It
+    has the subtrees `follows` of the online network; `forward` uses its encoder and projector.
     """
     network = Network(build.encoder(config, axis_name), build.projector(config, axis_name))
     schedule = coefficient(config.method.ema, total_steps)
+    shared = config.method.batch_stats == "size"
 
     def followed(online):
         return {name: online[name] for name in follows if name in online}
@@ -73,7 +74,12 @@ def make(
         momentum = state["momentum"]
         params, views = jax.lax.stop_gradient((momentum["params"], views))
         outputs, stats = apply_views(
-            network, params, momentum["batch_stats"], views, running_views=len(views)
+            network,
+            params,
+            momentum["batch_stats"],
+            views,
+            running_views=len(views),
+            shared=shared,
         )
         return outputs["projection"], state | {"momentum": momentum | {"batch_stats": stats}}
 

@@ -1,6 +1,7 @@
 """The network that every method trains: encoder, projector and optionally predictor."""
 
 from collections.abc import Callable, Mapping
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -22,6 +23,11 @@ class Settings(Section):
         ("anchor", "both"),
         "views that move the running BN statistics of the online network",
     )
+    batch_stats = key(
+        "view",
+        ("view", "size"),
+        "BN statistics are of each view; size: of all views of one size, and in the heads of all",
+    )
 
 
 class PredictorSettings(Section):
@@ -38,7 +44,8 @@ class Network(nn.Module):
     """The networks in a row, from the images of V views one after another.
 
     A call returns the encoder's outputs, "projection" and, with a predictor, "prediction"
-    [V * b, d]. Without a projector, "projection" is what the encoder returns as "pooled".
+    [V * b, d]. Without a projector, "projection" is what the encoder returns as "pooled". It is
+    `encode`, the encoder, and then `heads`, which get its "pooled".
     """
 
     encoder: nn.Module
@@ -46,14 +53,21 @@ class Network(nn.Module):
     predictor: nn.Module | None = None
 
     def __call__(self, images: Images, **mode: Any) -> dict[str, Float[Array, "B ..."]]:
+        outputs = self.encode(images, **mode)
+        return outputs | self.heads(outputs["pooled"], **mode)
+
+    def encode(self, images: Images, **mode: Any) -> dict[str, Float[Array, "B ..."]]:
+        """Returns the encoder's outputs."""
         outputs = self.encoder(images, **mode)
         _check_pooled(outputs, len(images))
-        projection = outputs["pooled"]
-        if self.projector is not None:
-            projection = self.projector(projection, **mode)
-        outputs = outputs | {"projection": projection}
+        return outputs
+
+    def heads(self, pooled: Float32[Array, "B F"], **mode: Any) -> dict[str, Float32[Array, "B _"]]:
+        """Returns "projection" and, with a predictor, "prediction" of pooled features."""
+        projected = self.projector is not None
+        outputs = {"projection": self.projector(pooled, **mode) if projected else pooled}
         if self.predictor is not None:
-            outputs["prediction"] = self.predictor(projection, **mode)
+            outputs["prediction"] = self.predictor(outputs["projection"], **mode)
         return outputs
 
 
@@ -62,11 +76,11 @@ class Online(NamedTuple):
 
     Attributes:
       init: (key, views) -> ({"online": parameters}, {"online": statistics}).
-      forward: (params, state, views) -> (outputs, state), in training mode. The anchor and the
-        query, if it is there, are encoded as one batch, each with its own BN statistics. Further
-        views are not used. The outputs are "features" [b, F] of the anchor (of the query if SAIB
-        transforms only the anchor), "anchor_projection" and "query_projection" [b, d], and with a
-        predictor "anchor_prediction" and "query_prediction" [b, d].
+      forward: (params, state, views) -> (outputs, state), in training mode, see `apply_views`. The
+        outputs are "features" [b, F] of the anchor (of the query if SAIB transforms only the
+        anchor), "anchor_projection" and "query_projection" [b, d] if there is a query, and
+        "crop_projection" [N, b, d] if there are N further views and the network was made with
+        `crops`, which uses them. With a predictor there are "anchor_prediction" and so on, too.
       encode, embed: see `methods.Method`.
     """
 
@@ -82,18 +96,26 @@ def make(
     *,
     projector: bool = True,
     predictor: bool = False,
+    crops: bool = False,
 ) -> Online:
     """Builds the trained network.
 
-    It reads config.{encoder, train.precision}, config.method.running_stats and, for a projector and
-    a predictor, config.projector and config.method.predictor.
+    It reads config.{encoder, train.precision}, config.method.{running_stats, batch_stats} and, for
+    a projector and a predictor, config.projector and config.method.predictor.
+
+    Args:
+      config: a pretraining config.
+      axis_name: the axis of the devices; None for a single device.
+      projector, predictor: whether there is one.
+      crops: whether `forward` uses the views after the second (`parts.crops`).
     """
     network = Network(
         build.encoder(config, axis_name),
         build.projector(config, axis_name) if projector else None,
         build.predictor(config, axis_name) if predictor else None,
     )
-    every_view_moves = config.method.running_stats == "both"
+    running_views = 2 if config.method.running_stats == "both" else 1
+    shared = config.method.batch_stats == "size"
     # Evaluation encodes images without SAIB. So the view without SAIB comes first: it moves the
     # running statistics and gives the online probe its features.
     saib_on_anchor = config.saib.enabled and config.saib.side == "anchor"
@@ -102,24 +124,27 @@ def make(
         variables = network.init(key, views[0], train=True)
         return {"online": variables["params"]}, {"online": variables.get("batch_stats", {})}
 
-    def apply(params: Tree, state: Tree, views: Views):
+    def apply(params: Tree, state: Tree, views: Views, *, shared: bool):
         return apply_views(
             network,
             params["online"],
             state.get("online", {}),
             views,
-            running_views=len(views) if every_view_moves else 1,
+            running_views=running_views,
+            shared=shared,
         )
 
     def forward(params: Tree, state: Tree, views: Views) -> tuple[Outputs, Tree]:
-        views = views[:2]
-        query_leads = saib_on_anchor and len(views) == 2
-        of_views, stats = apply(params, state, views[::-1] if query_leads else views)
+        large, small = views[:2], views[2:] if crops else []
+        query_leads = saib_on_anchor and len(large) == 2
+        ordered = [*(large[::-1] if query_leads else large), *small]
+        of_views, stats = apply(params, state, ordered, shared=shared)
         outputs = {"features": of_views.pop("pooled")[0]}
-        if query_leads:
-            of_views = {name: values[::-1] for name, values in of_views.items()}
         for name, values in of_views.items():
-            outputs |= dict(zip((f"anchor_{name}", f"query_{name}"), values, strict=False))
+            pair = values[1::-1] if query_leads else values[:2]
+            outputs |= dict(zip((f"anchor_{name}", f"query_{name}"), pair, strict=False))
+            if small:
+                outputs[f"crop_{name}"] = values[2:]
         return outputs, state | {"online": stats}
 
     def encode(params: Tree, state: Tree, images: Images) -> dict[str, Float[Array, "B ..."]]:
@@ -131,30 +156,81 @@ def make(
         return outputs
 
     def embed(params: Tree, state: Tree, views: Views) -> dict[str, Float32[Array, "V b _"]]:
-        of_views, _ = apply(params, state, views)
+        of_views, _ = apply(params, state, views, shared=False)
         return {name: of_views[name] for name in ("pooled", "projection")}
 
     return Online(init, forward, encode, embed)
 
 
+def of_all_views(outputs: Outputs, name: str) -> list[Float32[Array, "b d"]]:
+    """Returns the outputs "anchor_NAME", "query_NAME" and those of "crop_NAME" in a list."""
+    crops = outputs.get(f"crop_{name}", ())
+    return [outputs[f"anchor_{name}"], outputs[f"query_{name}"], *crops]
+
+
 def apply_views(
-    network: nn.Module, params: Tree, batch_stats: Tree, views: Views, *, running_views: int
+    network: nn.Module,
+    params: Tree,
+    batch_stats: Tree,
+    views: Views,
+    *,
+    running_views: int,
+    shared: bool = False,
 ) -> tuple[dict[str, Float32[Array, "V b _"]], Tree]:
-    """Encodes V views of one size as one batch in training mode; returns (outputs, statistics)."""
-    outputs, updated = network.apply(
+    """Encodes V views in training mode; returns ("pooled" and what the heads return, statistics).
+
+    Views of one size are neighbours, and pass the encoder as one batch; the heads get all views as
+    one batch.
+
+    Args:
+      network: a `Network`.
+      params, batch_stats: its variables.
+      views: the views.
+      running_views: number of views, from the first, that move the running statistics. It counts
+        only without `shared`.
+      shared: False gives each view its own BN statistics. If it is True, all views of one size
+        share them in the encoder and all views in the heads, and so all views of the first size
+        move the encoder's running ones (the program of Caron et al. 2020).
+    """
+
+    def mode(count: int) -> dict[str, Any]:
+        many = {"num_views": 1, "running_views": 1}
+        own = {"num_views": count, "running_views": min(running_views, count)}
+        return {"train": True, "mutable": ["batch_stats"]} | (many if shared else own)
+
+    pooled: list[Float32[Array, "_ b _"]] = []
+    first = {"params": params, "batch_stats": batch_stats}
+    for _, group in groupby(views, key=lambda view: view.shape):
+        alike = list(group)
+        images = _rows(jnp.stack(alike), shared)
+        outputs, updated = network.apply(first, images, **mode(len(alike)), method="encode")
+        # Evaluation sees images of the first size, so only these move the running statistics. And
+        # the spectral vectors move once: the kernels of a step are the same for every size.
+        if not pooled:
+            batch_stats = updated.get("batch_stats", {})
+        pooled.append(_views(outputs["pooled"], len(alike), shared))
+    everything = pooled[0] if len(pooled) == 1 else jnp.concatenate(pooled)
+    heads, updated = network.apply(
         {"params": params, "batch_stats": batch_stats},
-        jnp.concatenate(views),
-        train=True,
-        num_views=len(views),
-        running_views=running_views,
-        mutable=["batch_stats"],
+        _rows(everything, shared),
+        **mode(len(views)),
+        method="heads",
     )
-    split = {
-        name: outputs[name].reshape(len(views), len(views[0]), -1)
-        for name in ("pooled", "projection", "prediction")
-        if name in outputs
-    }
-    return split, updated.get("batch_stats", {})
+    split = {name: _views(values, len(views), shared) for name, values in heads.items()}
+    return {"pooled": everything} | split, updated.get("batch_stats", {})
+
+
+def _rows(views: Float32[Array, "V b ..."], shared: bool) -> Float32[Array, "rows ..."]:
+    """Puts views into one batch: one view after the other, or image by image if `shared`."""
+    # Image by image, a BN group has all views of its images, on any number of devices.
+    return (views.swapaxes(0, 1) if shared else views).reshape(-1, *views.shape[2:])
+
+
+def _views(rows: Float32[Array, "rows _"], count: int, shared: bool) -> Float32[Array, "V b _"]:
+    """Inverts `_rows`."""
+    if shared:
+        return rows.reshape(-1, count, rows.shape[-1]).swapaxes(0, 1)
+    return rows.reshape(count, -1, rows.shape[-1])
 
 
 def _check_pooled(outputs: Mapping[str, Any], images: int) -> None:

@@ -4,7 +4,7 @@ A variant may end in a scale. `,smoke` takes a few steps of a tiny network on ge
 only shows that everything runs. `,small` trains on CIFAR-10 in minutes on two CPU cores.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ml_collections
 
@@ -84,6 +84,15 @@ def same_for_both(of_each: ml_collections.ConfigDict) -> ml_collections.ConfigDi
     augment = section.defaults(Augment)
     augment.anchor, augment.query = of_each, of_each.copy_and_resolve_references()
     return augment
+
+
+def add_views(
+    augment: ml_collections.ConfigDict, views: Mapping[str, ml_collections.ConfigDict]
+) -> None:
+    """Adds views by name to a `config.augment`, in place. Each is a copy."""
+    augment.views = (*augment.views, *views)
+    for name, added in views.items():
+        augment[name] = added.copy_and_resolve_references()
 
 
 def mocov2_augment() -> ml_collections.ConfigDict:

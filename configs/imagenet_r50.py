@@ -4,9 +4,10 @@
     python -m iecl_jax.main --config=configs/imagenet_r50.py:100,byol
 
 The first argument is the number of epochs: 100, 200, 400 or 800. The second one is
-METHOD[+saib][+sn][+blur] with a METHOD of configs/methods.py; the default is IE-CL. A method has
-the batch size that the table prints, `train.batch_size` changes it. `:100,smoke` takes a few steps
-of a tiny network on generated images; `:100,small` is a version on CIFAR-10 for two CPU cores.
+METHOD[+saib][+sn][+crops][+blur] with a METHOD of configs/methods.py; the default is IE-CL. A
+method has the batch size that the table prints, `train.batch_size` changes it. `:100,smoke` takes a
+few steps of a tiny network on generated images; `:100,small` is a version on CIFAR-10 for two CPU
+cores.
 
 All values of IE-CL are the defaults in iecl_jax/config/pretrain.py, which lists all settings;
 `--print_config` prints those of any config. Every other pretraining config starts from this one.

@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 
 from iecl_jax import config as config_lib
-from iecl_jax.config import kinds
+from iecl_jax.config import kinds, section
 from iecl_jax.configs import common
 
 COSINE_TO_ONE = {"schedule": "cosine", "start": 0.99, "end": 1.0}
@@ -31,8 +31,8 @@ def _predictor(hidden_dim: int) -> dict[str, int]:
     return {"num_layers": 2, "hidden_dim": hidden_dim}
 
 
-# Method -> overrides by section; "views" names a recipe of `_views`. A name that is no file gives
-# the method's own name.
+# Method -> overrides by section; "views" names a recipe of `_views`, and "crops" that of `+crops`
+# on images that are not small, if it is not SwAV's. A name that is no file gives the method's own.
 RECIPES: dict[str, dict[str, Any]] = {
     "moco_v2": {
         "method": {
@@ -83,12 +83,14 @@ RECIPES: dict[str, dict[str, Any]] = {
         "projector": _projector(2, 2048, 256, **NO_BN),
         "optimizer": LARS | {"learning_rate": 0.4, "weight_decay": 1e-4},
         "views": "symmetric",
+        "crops": "symmetric",
     },
     "byol": {
         "method": {"predictor": _predictor(4096), "ema": COSINE_TO_ONE},
         "projector": _projector(2, 4096, 256, **NO_LAST_BN),
         "optimizer": LARS | {"learning_rate": 1.0, "weight_decay": 1e-5},
         "views": "asymmetric",
+        "crops": "asymmetric",
     },
     "simsiam": {
         "method": {"predictor": _predictor(512)},
@@ -203,14 +205,15 @@ CLUSTERS = {
 # A method without a recipe has its file's defaults, and the heads, optimizer and views of IE-CL.
 METHODS = (*RECIPES, *(name for name in kinds.names("method") if name not in RECIPES))
 NAMES = ("ie_cl", *METHODS)
-WORDS = (*NAMES, "saib", "terms", "sn", "blur")
-WANTED = f"ie_cl or METHOD[+saib|+terms][+sn][+blur] with METHOD one of {', '.join(METHODS)}"
+WORDS = (*NAMES, "saib", "terms", "sn", "crops", "blur")
+FORM = "METHOD[+saib|+terms][+sn][+crops][+blur]"
+WANTED = f"ie_cl or {FORM} with METHOD one of {', '.join(METHODS)}"
 
 
 def parse(word: str) -> tuple[str, list[str]] | None:
-    """Splits `METHOD[+saib|+terms][+sn][+blur]` into (method, additions); None if invalid."""
+    """Splits a word of the form FORM into (method, additions); None if it has another."""
     name, *additions = word.split("+")
-    choices = ("", "saib", "terms"), ("", "sn"), ("", "blur")
+    choices = ("", "saib", "terms"), ("", "sn"), ("", "crops"), ("", "blur")
     ends = [[part for part in parts if part] for parts in itertools.product(*choices)]
     known = additions in (ends if name in METHODS else ends[:1])
     return (name, additions) if name in NAMES and known else None
@@ -221,11 +224,15 @@ def use(config: ml_collections.ConfigDict, word: str, scale: str = "") -> ml_col
 
     Args:
       config: a config of IE-CL; the size of its images selects the recipe.
-      word: `METHOD[+saib|+terms][+sn][+blur]`. `saib` adds SAIB on the query with the entropy and
+      word: a word of the form FORM. `saib` adds SAIB on the query with the entropy and
         KL terms of IE-CL. `terms` adds these terms on the plain query: the control experiment for
-        SAIB. `sn` adds spectral normalisation. `blur` blurs each view with probability 0.5, also
+        SAIB. `sn` adds spectral normalisation. `crops` adds six small views, or two at a smaller
+        scale, for a method whose loss uses them. `blur` blurs each view with probability 0.5, also
         small ones and those of a smaller scale. `ie_cl` has all but the blur and takes no addition.
       scale: one of common.SCALES, or "".
+
+    Raises:
+      ValueError: the loss of the method does not use small views.
     """
     parsed = parse(word)
     assert parsed is not None
@@ -238,6 +245,8 @@ def use(config: ml_collections.ConfigDict, word: str, scale: str = "") -> ml_col
         if not {"saib", "terms"} & set(additions):
             config.objective.kl.weight = config.objective.entropy.weight = 0.0
     common.at_scale(config, scale)
+    if "crops" in additions:
+        _use_crops(config, name, count=2 if scale else 6)
     for view in config.augment.views if "blur" in additions else ():
         config.augment[view].blur.prob = 0.5
     return config
@@ -249,7 +258,7 @@ def _follow_recipe(config: ml_collections.ConfigDict, name: str) -> None:
     recipe = copy.deepcopy(RECIPES.get(name, {}))
     for part, changes in ({} if small_images else ON_IMAGENET.get(name, {})).items():
         recipe.setdefault(part, {}).update(changes)
-    views = recipe.pop("views", None)
+    views, _ = recipe.pop("views", None), recipe.pop("crops", None)
     config.method = ml_collections.ConfigDict({"name": name} | recipe.pop("method", {}))
     config.method = config_lib.complete(config).method  # Adds the defaults of missing keys.
     if name == "deepcluster":
@@ -257,15 +266,44 @@ def _follow_recipe(config: ml_collections.ConfigDict, name: str) -> None:
     for part, changes in recipe.items():
         config[part].update(changes)
     if views:
-        config.augment.anchor, config.augment.query = _views(views, small_images=small_images)
+        config.augment.anchor, config.augment.query, _ = _views(views, small_images=small_images)
 
 
-def _views(
-    recipe: str, *, small_images: bool
-) -> tuple[ml_collections.ConfigDict, ml_collections.ConfigDict]:
-    """Returns the settings of a recipe's anchor and query views. Small images get no blur."""
+def _use_crops(config: ml_collections.ConfigDict, name: str, *, count: int) -> None:
+    """Gives a config `count` small views, and the first two of the same recipe.
+
+    Raises:
+      ValueError: the loss of the method does not use them.
+    """
+    if "crops" not in config.method:
+        able = [each for each in METHODS if _takes_crops(each)]
+        raise ValueError(
+            f"{name}+crops: the loss of {name} does not use small views: take out +crops, or use "
+            f"one of {', '.join(able)}."
+        )
+    small_images = config.encoder.get("stem") == "cifar"
+    recipe = "small images" if small_images else RECIPES.get(name, {}).get("crops", "swav")
+    config.method.crops = True
+    augment = config.augment
+    augment.anchor, augment.query, small = _views(f"crops, {recipe}", small_images=small_images)
+    # 18 of 32 px in solo-learn's, 96 of 224 px in all others.
+    share = 18 / 32 if small_images else 96 / 224
+    small.size = round(share * config.data.image_size)
+    common.add_views(augment, {f"crop{i}": small for i in range(1, count + 1)})
+
+
+def _takes_crops(name: str) -> bool:
+    file = RECIPES.get(name, {}).get("method", {}).get("name", name)
+    return "crops" in section.keys(kinds.settings("method", file))
+
+
+def _views(recipe: str, *, small_images: bool) -> list[ml_collections.ConfigDict]:
+    """Returns the settings of a recipe's anchor, query and small views. Small images get no blur.
+
+    A recipe without small views returns those of the query for them.
+    """
     half, full, cool = (0.4, 0.4, 0.4, 0.1), (0.8, 0.8, 0.8, 0.2), (0.4, 0.4, 0.2, 0.1)
-    from_fifth = (0.2, 1.0)
+    strong, from_fifth = (0.6, 0.6, 0.6, 0.2), (0.2, 1.0)
     kinds: dict[str, list[dict[str, Any]]] = {
         "weak": [{"jitter": half}],
         "moco_v2": [{"jitter": half, "crop_scale": from_fifth}],
@@ -278,9 +316,25 @@ def _views(
         "plain": [{"jitter_prob": 0.0, "gray_prob": 0.0, "blur_prob": 0.0}],  # crop and flip
         "vicreg": [{"jitter": cool, "crop_scale": from_fifth, "solarize_prob": 0.1}],
         "w_mse": [{"jitter": full, "crop_scale": from_fifth, "blur_prob": 0.2}],
+        # solo-learn's multi-crop of SwAV on CIFAR, which has none for other methods.
+        "crops, small images": [
+            {"jitter": strong, "crop_scale": from_fifth},
+            {"jitter": strong, "crop_scale": from_fifth, "solarize_prob": 0.2},
+            {"jitter": full, "crop_scale": (0.08, 0.5), "solarize_prob": 0.1},
+        ],
+        # The code of SwAV: all crops alike, except for their size.
+        "crops, swav": [
+            {"jitter": full, "crop_scale": (0.14, 1.0)},
+            {"jitter": full, "crop_scale": (0.14, 1.0)},
+            {"jitter": full, "crop_scale": (0.05, 0.14)},
+        ],
     }
-    views = [
+    # solo-learn's multi-crop of BYOL and SimCLR on ImageNet-100: small views of any share.
+    kinds["crops, asymmetric"] = [*kinds["asymmetric"], {"jitter": cool, "blur_prob": 0.0}]
+    kinds["crops, symmetric"] = [*kinds["symmetric"] * 2, {"jitter": full, "blur_prob": 0.0}]
+    recipes = kinds[recipe]
+    recipes = [recipes[min(i, len(recipes) - 1)] for i in range(3)]
+    return [
         common.view(**({"blur_prob": 0.5} | ops | ({"blur_prob": 0.0} if small_images else {})))
-        for ops in kinds[recipe]
+        for ops in recipes
     ]
-    return views[0], views[-1].copy_and_resolve_references()

@@ -2,9 +2,9 @@
 
     python -m iecl_jax.main --config=configs/plug_and_play.py:byol+saib
 
-The argument is METHOD[+saib][+sn][+blur] with a METHOD of configs/methods.py. METHOD+terms has the
-entropy and KL terms of METHOD+saib without SAIB. The paper trains 200 epochs at batch 256. It does
-not name the backbone; this config uses ResNet-18.
+The argument is METHOD[+saib][+sn][+crops][+blur] with a METHOD of configs/methods.py. METHOD+terms
+has the entropy and KL terms of METHOD+saib without SAIB. The paper trains 200 epochs at batch 256.
+It does not name the backbone; this config uses ResNet-18.
 
 Published linear top-1 (not measured here), without and with SAIB: moco_v2 66.29 and 67.54 %, byol
 67.95 and 68.76 %, simclr 63.34 and 64.02 %, simsiam 66.25 and 66.97 %.

@@ -4,8 +4,8 @@
     python -m iecl_jax.main --config=configs/resnet18.py:cifar10,simclr+saib
 
 The first argument is the data set: cifar10, cifar100 or stl10 (1000 epochs), or imagenet (300
-epochs). The second one is METHOD[+saib][+sn][+blur] with a METHOD of configs/methods.py; the
-default is IE-CL.
+epochs). The second one is METHOD[+saib][+sn][+crops][+blur] with a METHOD of configs/methods.py;
+the default is IE-CL.
 
 Published linear top-1 of IE-CL (not measured here): 92.1, 69.5, 91.9 and 59.4 %. configs/tables.py
 has those of the other methods.

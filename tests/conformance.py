@@ -75,10 +75,11 @@ def make(config, *, total_steps, axis_name=None):
 '''
 
 
-def tiny_config(name: str, *, saib: bool, **overrides: Any):
+def tiny_config(name: str, *, saib: bool, crops: bool = False, **overrides: Any):
     """The recipe of a method, or the method of a file, with the smallest networks."""
     recipe = name if name in recipes.NAMES else "simclr"
-    config = plug_and_play.get_config(f"{recipe}{'+saib' if saib else ''},smoke")
+    additions = ("+saib" if saib else "") + ("+crops" if crops else "")
+    config = plug_and_play.get_config(f"{recipe}{additions},smoke")
     if recipe != name:  # a method without a recipe, with the defaults that its file declares
         config = config_lib.choose(config, {"method.name": name})
     tiny_network.plain_views(tiny_network.shrink(config))

@@ -15,14 +15,17 @@ def get_config():
 def shrink(config):
     """The config with the smallest encoder, on the smallest images that it takes."""
     config.data.image_size = 8
+    for name in config.augment.views[2:]:
+        config.augment[name].size = 4
     config.encoder.update(tiny_resnet.ENCODER | {"spectral_norm": True})
     return config
 
 
 def plain_views(config):
     """The config with noise as its only operator: a short program, which compiles soon."""
-    for view in (config.augment.anchor, config.augment.query):
+    for name in config.augment.views:
+        view = config.augment[name]
         view.crop.update({"scale": (1.0, 1.0), "ratio": (1.0, 1.0)})
-        for name in view.operators[1:]:
-            view[name].prob = 1.0 if name == "noise" else 0.0
+        for operator in view.operators[1:]:
+            view[operator].prob = 1.0 if operator == "noise" else 0.0
     return config

@@ -44,6 +44,8 @@ CASES: dict[str, dict[str, Any]] = {
     # On one device a device holds several groups, on 8 a group lies on four devices.
     "moco_v2": {"encoder.bn_group": 8, "method.queue_size": QUEUE},
     **{name: {} for name in kinds.names("method") if name not in ("ie_cl", "moco_v2")},
+    # A group has all views of a size of four images, and in the heads all views of two images.
+    "byol+crops": {"encoder.bn_group": 8, "method.batch_stats": "size"},
     "bfloat16": {"train.precision": "bfloat16"},
     "float16": {"train.precision": "float16"},
 }
@@ -53,7 +55,7 @@ Run = dict[str, np.ndarray]
 
 def tiny_config(case: str) -> ml_collections.ConfigDict:
     """The recipe of a case on 8-px generated images, with the smallest networks."""
-    method = case if case in kinds.names("method") else "ie_cl"
+    method = case if case.split("+")[0] in kinds.names("method") else "ie_cl"
     config = resnet18.get_config(f"cifar10,{method},smoke")
     tiny_network.shrink(config)
     config.train.batch_size = BATCH

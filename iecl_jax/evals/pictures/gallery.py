@@ -1,7 +1,7 @@
-"""Draws the gallery: source images, their two views, and SAIB's output for the query (Fig. 2)."""
+"""Draws the gallery: source images, their views, and SAIB's output for the query (Fig. 2)."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -10,10 +10,13 @@ from PIL import Image
 
 from iecl_jax.data import files
 
-ROWS = ("source", "anchor view", "query view", "SAIB(query)", "added by SAIB")
 
-
-def draw(sources: np.ndarray, views: np.ndarray, transformed: np.ndarray) -> np.ndarray:
+def draw(
+    sources: np.ndarray,
+    views: Sequence[np.ndarray],
+    transformed: np.ndarray,
+    further: Mapping[str, np.ndarray] | None = None,
+) -> np.ndarray:
     """Returns the gallery as one picture with a column for each image.
 
     All views share one scale. SAIB's output is rescaled, image by image, to the mean and standard
@@ -22,24 +25,28 @@ def draw(sources: np.ndarray, views: np.ndarray, transformed: np.ndarray) -> np.
 
     Args:
       sources: [n, H, W, 3] in [0, 1].
-      views: float [2, n, S, S, 3], anchor and query, normalised as for the network.
+      views: anchor and query, each float [n, S, S, 3], normalised as for the network.
       transformed: float [n, S, S, 3], SAIB's output for the query views, in the same units.
+      further: the views after the second by name, each float [n, S_i, S_i, 3], in the same units.
 
     Returns:
       uint8 [height, width, 3].
     """
-    low, high = views.min(), views.max()
-    shown = (views - low) / (high - low)
+    further = further or {}
+    everything = [*views, *further.values()]
+    low, high = min(view.min() for view in everything), max(view.max() for view in everything)
     rescaled, added = separate(views[1], transformed)
     spread = 3 * added.std() + 1e-6
-    pictures = (
-        sources,
-        shown[0],
-        shown[1],
-        (rescaled - low) / (high - low),
-        0.5 + added / (2 * spread),
+    named = {"anchor view": views[0], "query view": views[1]}
+    named |= {f"{name}, {view.shape[1]} px": view for name, view in further.items()}
+    named["SAIB(query)"] = rescaled
+    return grid(
+        [
+            ("source", sources),
+            *((name, (view - low) / (high - low)) for name, view in named.items()),
+            ("added by SAIB", 0.5 + added / (2 * spread)),
+        ]
     )
-    return grid(list(zip(ROWS, pictures, strict=True)))
 
 
 def separate(query: np.ndarray, transformed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

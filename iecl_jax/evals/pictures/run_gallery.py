@@ -48,9 +48,11 @@ class RunGallery:
         params, method_state = jax.device_get((state.params, state.method_state))
         transformed = self._transform(params, method_state, seen[1])
         shown = slice(None, _COLUMNS)
+        views = [np.asarray(view[shown]) for view in seen]
         picture = gallery.draw(
             batch["image"][shown] / 255,
-            np.stack([view[shown] for view in seen[:2]]),
+            views[:2],
             np.asarray(transformed[shown]),
+            dict(zip(self._config.augment.views[2:], views[2:], strict=True)),
         )
         return {"gallery": picture}

@@ -8,43 +8,9 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from loss_loops import columns, cross_entropy, info_nce, mean, product, squared_distance, unit
+
 BATCH, WIDTH, QUEUE = 12, 3, 5  # two devices of 6, so that slices of 4 lie across them
-
-
-def mean(values):
-    values = list(values)
-    return sum(values) / len(values)
-
-
-def unit(x):
-    length = math.sqrt(sum(v * v for v in x))
-    return [v / length for v in x]
-
-
-def product(a, b):
-    return sum(x * y for x, y in zip(a, b, strict=True))
-
-
-def squared_distance(a, b):
-    return sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
-
-
-def cross_entropy(own, others, temperature):
-    """(-log of the positive's share, whether the positive is the largest)."""
-    total = sum(math.exp(cosine / temperature) for cosine in (own, *others))
-    return -math.log(math.exp(own / temperature) / total), own > max(others)
-
-
-def info_nce(anchors, keys, temperature, negatives=None):
-    """(mean loss of anchor i at key i against the other keys or the negatives, share of hits)."""
-    groups = (anchors, keys, negatives or ())
-    anchors, keys, negatives = ([unit(row) for row in rows] for rows in groups)
-    found = []
-    for i, anchor in enumerate(anchors):
-        rivals = negatives or [key for j, key in enumerate(keys) if j != i]
-        others = [product(anchor, key) for key in rivals]
-        found.append(cross_entropy(product(anchor, keys[i]), others, temperature))
-    return tuple(mean(column) for column in zip(*found))
 
 
 def soft_nce(anchors, keys, temperature, negatives, smooth):
@@ -147,11 +113,6 @@ def _simsiam(settings, z):
     pairs = [("anchor_prediction", "query_projection"), ("query_prediction", "anchor_projection")]
     rows = [pair for online, target in pairs for pair in zip(z[online], z[target], strict=True)]
     return mean(-product(unit(p), unit(k)) for p, k in rows), {}
-
-
-def columns(rows):
-    """The dimensions, each minus its mean."""
-    return [[x - mean(column) for x in column] for column in zip(*rows)]
 
 
 def _barlow_twins(settings, z):
@@ -355,7 +316,7 @@ TRAINED = (
 # The outputs that are not a row for each image: BATCH is the axis of the images of a device.
 SHAPES: dict[str, tuple[int, ...]] = {
     "negatives": (QUEUE, WIDTH),
-    **{name: (2, BATCH, WIDTH) for name in CROPS},
+    **dict.fromkeys(CROPS, (2, BATCH, WIDTH)),
     "scores": (3, BATCH, WIDTH),
     "assigned_scores": (2, BATCH + QUEUE, WIDTH),
     "counted": (BATCH + QUEUE,),

@@ -4,7 +4,6 @@ import pytest
 from conformance import *  # noqa: F403
 from conformance import make_case, tiny_config
 
-
 pytestmark = pytest.mark.slow
 
 

@@ -26,7 +26,7 @@ from iecl_jax.config.section import key
 from iecl_jax.losses import pseudo_labels
 from iecl_jax.losses.contrastive import l2_normalize
 from iecl_jax.losses.product import product
-from iecl_jax.methods.parts import clusters, kmeans, memory, online
+from iecl_jax.methods.parts import clusters, crops, kmeans, memory, online
 from iecl_jax.methods.parts.method import Loss, Method, NewEpoch, Outputs, Tree, Views, unmoved
 from iecl_jax.models import build, collectives
 
@@ -36,7 +36,7 @@ ASSIGNING = ("anchor", "query")  # the views whose embeddings are clustered
 alarms = clusters.alarms
 
 
-class Settings(online.Settings, clusters.Settings):
+class Settings(online.SharedSettings, crops.Settings, clusters.Settings):
     """The settings of DeepCluster-v2, besides those of its parts."""
 
     num_heads = key(3, FEW, "number of clusterings, each with prototypes of its own")
@@ -56,7 +56,7 @@ def make(
     num_images: int = 1,
 ) -> Method:
     """Returns DeepCluster-v2 as a `Method`."""
-    network = online.make(config, axis_name)
+    network = online.make(config, axis_name, crops=config.method.crops)
     settings, dim = config.method, config.projector.output_dim
 
     def init(key: Key[Array, ""], views: Views) -> tuple[Tree, Tree]:
@@ -80,9 +80,7 @@ def make(
         return outputs, state | {"memory": remembered}
 
     def loss(outputs: Outputs) -> Loss:
-        views = [outputs[f"{view}_projection"][None] for view in ASSIGNING]
-        crops = [outputs["crop_projection"]] if "crop_projection" in outputs else []
-        z = l2_normalize(jnp.concatenate(views + crops))
+        z = l2_normalize(jnp.stack(online.of_all_views(outputs, "projection")))
         labels = outputs["labels"]
         counts = collectives.mean_count(labels >= 0, axis_name)
         losses, hits = [], []

@@ -22,7 +22,7 @@ from iecl_jax.config import section
 from iecl_jax.config.rules import COUNT_OR_NONE, POSITIVE, SHARE
 from iecl_jax.config.section import Section, key
 from iecl_jax.losses import assignment
-from iecl_jax.methods.parts import ema, online, prototypes
+from iecl_jax.methods.parts import crops, ema, online, prototypes
 from iecl_jax.methods.parts.method import Loss, Method, Outputs, Scalar, Step, Tree, Views
 from iecl_jax.models import collectives
 
@@ -34,7 +34,7 @@ WEIGHT_NORMALIZED = section.with_defaults(
 )
 
 
-class Settings(online.Settings, ema.Settings):
+class Settings(online.SharedSettings, crops.Settings, ema.Settings):
     """The settings of DINO, besides those of its parts."""
 
     prototypes = WEIGHT_NORMALIZED
@@ -58,7 +58,7 @@ def make(
 ) -> Method:
     """Returns DINO as a `Method`."""
     settings, teacher = config.method, config.method.teacher
-    network = online.make(config, axis_name)
+    network = online.make(config, axis_name, crops=config.method.crops)
     heads = prototypes.make(config, steps_per_epoch=steps_per_epoch)
     follows = ("encoder", "projector", "prototypes")
     momentum = ema.make(config, axis_name, total_steps=total_steps, follows=follows)

@@ -22,7 +22,7 @@ from iecl_jax.config.rules import COUNT_OR_NONE, FEW, POSITIVE
 from iecl_jax.config.section import key
 from iecl_jax.losses import assignment
 from iecl_jax.losses.contrastive import l2_normalize
-from iecl_jax.methods.parts import online, prototypes, queue
+from iecl_jax.methods.parts import crops, online, prototypes, queue
 from iecl_jax.methods.parts.method import Loss, Method, Outputs, Step, Tree, Views, unmoved
 from iecl_jax.models import collectives
 
@@ -32,7 +32,7 @@ ASSIGNED = ("anchor", "query")
 MOST_ENTROPY, FEWEST_USED = 0.99, 0.05
 
 
-class Settings(online.Settings, prototypes.Settings):
+class Settings(online.SharedSettings, crops.Settings, prototypes.Settings):
     """The settings of SwAV, besides those of its parts."""
 
     temperature = key(0.1, POSITIVE, "temperature of the softmax")
@@ -60,7 +60,7 @@ def make(
 ) -> Method:
     """Returns SwAV as a `Method`."""
     settings, dim = config.method, config.projector.output_dim
-    network = online.make(config, axis_name)
+    network = online.make(config, axis_name, crops=config.method.crops)
     heads = prototypes.make(config, steps_per_epoch=steps_per_epoch)
 
     def init(key: Key[Array, ""], views: Views) -> tuple[Tree, Tree]:

@@ -30,6 +30,12 @@ class Settings(Section):
     )
 
 
+class SharedSettings(Settings):
+    """The same, with the BN statistics of the code of SwAV, DeepCluster-v2 and DINO."""
+
+    batch_stats = key("size", Settings.batch_stats.rule, Settings.batch_stats.text)
+
+
 class PredictorSettings(Section):
     """The settings of a method with a predictor."""
 

@@ -14,6 +14,7 @@ from iecl_jax.config.section import Section, key
 from iecl_jax.losses.contrastive import l2_normalize
 from iecl_jax.losses.product import product
 from iecl_jax.methods.parts.method import Outputs, Part, Tree
+from iecl_jax.methods.parts.online import of_all_views
 
 
 class Settings(Section):
@@ -78,6 +79,4 @@ def make(config: ml_collections.ConfigDict, *, steps_per_epoch: int) -> Prototyp
 
 def projections(outputs: Outputs) -> Float32[Array, "V b d"]:
     """Returns the projections of all views: anchor, query and then the crops, if there are any."""
-    both = jnp.stack([outputs["anchor_projection"], outputs["query_projection"]])
-    crops = outputs.get("crop_projection")
-    return both if crops is None else jnp.concatenate([both, crops])
+    return jnp.stack(of_all_views(outputs, "projection"))

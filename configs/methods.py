@@ -3,7 +3,7 @@
 A recipe is solo-learn's (ResNet-18, batch 256, 1000 epochs on CIFAR or 400 on ImageNet-100) except
 for the differences that docs/methods.md lists. `ie_cl` is the default config of
 configs/imagenet_r50.py: moco_v2 without a queue, with SAIB, its terms and spectral normalisation.
-`light_moco` is moco_v2 too, with SoftNCE.
+`light_moco` is moco_v2 too, with SoftNCE, and `swav_authors` is swav as its authors train it.
 """
 
 import copy
@@ -166,6 +166,21 @@ RECIPES: dict[str, dict[str, Any]] = {
         },
         "projector": _projector(2, 2048, 128, **NO_LAST_BN),
         "optimizer": LARS | {"learning_rate": 0.6, "weight_decay": 1e-6},
+        "views": "symmetric",
+    },
+    # SwAV as its authors train it at batch 256 on ImageNet (facebookresearch/swav), with two views.
+    "swav_authors": {
+        "method": {"name": "swav", "queue_size": 3840, "queue_start_epoch": 15},
+        "projector": _projector(2, 2048, 128, **NO_LAST_BN),
+        "optimizer": {
+            "name": "larc",
+            "learning_rate": 0.6,
+            "trust_coefficient": 0.001,
+            "scaled": "all",
+            "weight_decay": 1e-6,
+            "decay": "all",
+        },
+        "schedule": {"warmup_epochs": 0.0, "end_factor": 1e-3},
         "views": "symmetric",
     },
     "dino": {

@@ -286,6 +286,22 @@ def test_ten_steps_of_clipped_lars_as_in_solo_learn(name, seed):
         np.testing.assert_allclose(got, value, rtol=1e-4, atol=1e-5 * sizes[size], err_msg=size)
 
 
+def test_the_gradient_of_each_parameter_is_limited_before_all_else():
+    """As in DINO's code, each by itself, but not in the probe; momentum 0 shows the gradient."""
+    settings = {"name": "sgd", "momentum": 0.0, "weight_decay": 0.0, "clip_norm": 1.5}
+    got = _run(_config(**settings), num_steps=1)[0]
+    scales = set()
+    for name, value in _leaves(_tree(0)).items():
+        gradient = np.float64(_leaves(_tree(1))[name])
+        norm = np.linalg.norm(gradient)
+        is_probe = name[0] == "online_probe"
+        scale = 1 if is_probe else min(1, 1.5 / (norm + 1e-6))
+        expected = value - (0.2 if is_probe else LEARNING_RATE) * scale * gradient
+        np.testing.assert_allclose(got[name], expected, rtol=1e-5, atol=1e-6, err_msg=str(name))
+        scales.add(scale < 1)
+    assert scales == {True, False}
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_a_constant_predictor_that_is_absent_changes_nothing(rule):
     params = _tree(0)

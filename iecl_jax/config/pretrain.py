@@ -211,6 +211,11 @@ class Optimizer(Section):
         ("kernels", "all"),
         "what lars and larc scale: kernels, or norms, biases and positions too, as SwAV's code",
     )
+    clip_norm = key(
+        0.0,
+        NOT_NEGATIVE,
+        "largest norm of the gradient of a parameter, of each one by itself; 0 = no limit",
+    )
     weight_decay = key(
         1e-5,
         NOT_NEGATIVE,

@@ -57,6 +57,7 @@ def make(
     total_steps: int,
     axis_name: str | None = None,
     steps_per_epoch: int = 1,
+    num_images: int = 1,
 ) -> Method:
     """Returns SwAV as a `Method`."""
     settings, dim = config.method, config.projector.output_dim
@@ -123,7 +124,7 @@ def make(
         unmoved,
         network.encode,
         network.embed,
-        schedules={},
+        schedules={"queue_epochs": queue.epochs(config, num_images)} if settings.queue_size else {},
         reads=("epoch",),
         constrain=heads.constrain,
         optimizers=heads.optimizers,
@@ -131,21 +132,22 @@ def make(
 
 
 def alarms(config: ml_collections.ConfigDict, metrics: Mapping[str, float]) -> list[str]:
-    """Returns the sentences for assignments that are uniform or use few prototypes."""
+    """Returns the sentences for a long queue, and for assignments that are uniform or to few."""
     count, batch = config.method.prototypes.count, config.train.batch_size
     entropy, most = metrics["assignment_entropy"], math.log(count)
     used = metrics["prototypes_used"]
+    found = queue.alarms(config, metrics)
     if entropy > MOST_ENTROPY * most:
-        return [
+        found.append(
             f"the entropy of the assignments, {entropy:.2f} nats, is nearly the {most:.2f} of "
             f"equal shares for all {count} prototypes: images or prototypes have become alike, and "
             "the loss stays there; raise method.prototypes.frozen_epochs, or lower "
             "optimizer.learning_rate, method.prototypes.count or method.epsilon."
-        ]
-    if used < FEWEST_USED * min(count, batch):
-        return [
+        )
+    elif used < FEWEST_USED * min(count, batch):
+        found.append(
             f"only {used:.0f} of {count} prototypes are the first choice of an image in a batch of "
             f"{batch}: raise method.prototypes.frozen_epochs, or lower optimizer.learning_rate or "
             "method.prototypes.count."
-        ]
-    return []
+        )
+    return found

@@ -121,7 +121,23 @@ def larc(
     return optax.GradientTransformation(init, update)
 
 
+def clip_each(max_norm: float) -> optax.GradientTransformation:
+    """Returns the scaling of each parameter's gradient to a norm of `max_norm` at most (DINO)."""
+
+    def clip(g, w):
+        return g * jnp.minimum(1, max_norm / (jnp.linalg.norm(g.ravel()) + 1e-6))
+
+    return optax.stateless_with_tree_map(clip)
+
+
 def _network_optimizer(
+    settings: ml_collections.ConfigDict, rate: optax.Schedule
+) -> optax.GradientTransformation:
+    tx = _unclipped(settings, rate)
+    return optax.chain(clip_each(settings.clip_norm), tx) if settings.clip_norm else tx
+
+
+def _unclipped(
     settings: ml_collections.ConfigDict, rate: optax.Schedule
 ) -> optax.GradientTransformation:
     mask = functools.partial(decayed, which=settings.decay)
@@ -217,6 +233,7 @@ def make(
       SimCLR, BYOL and MoCo-v3 do; Eq. 6 of You et al. 2017 divides by |g| + wd |w| instead.
       Momentum is over the scaled updates. larc, and lars with `trust_clip`, is the function `larc`,
       with momentum over gradients.
+    - `optimizer.clip_norm` limits the norm of each parameter's gradient before all of this.
 
     The online probe has its own SGD with momentum and a constant rate. If
     `optimizer.predictor_schedule` is "constant", the parameters under online.predictor learn at the

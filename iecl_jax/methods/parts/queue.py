@@ -72,7 +72,6 @@ def alarms(config: ml_collections.ConfigDict, metrics: Mapping[str, float]) -> l
     if age <= 1:
         return []
     return [
-        f"queue_epochs is {age:.3g}: the queue holds earlier embeddings of the same image, which "
-        f"are its neighbours; lower method.queue_size={config.method.queue_size} to the number of "
-        "images or less."
+        f"queue_epochs is {age:.3g}: the queue holds earlier embeddings of the same image; lower "
+        f"method.queue_size={config.method.queue_size} to the number of images or less."
     ]

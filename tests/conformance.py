@@ -152,7 +152,7 @@ def cases(saib: bool, quick: Collection[str] = (), slow: Collection[str] = ()):
 
     Those that are in `slow`, or not in `quick` unless that is empty, are slow tests.
     """
-    names = (*kinds.names("method"), "a file")
+    names = (*recipes.METHODS, "a file")
     late = {name for name in names if name in slow or (quick and name not in quick)}
     params = [pytest.param(name, marks=[pytest.mark.slow] * (name in late)) for name in names]
 

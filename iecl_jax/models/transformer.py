@@ -52,8 +52,11 @@ class TransformerEncoder(nn.Module):
         # One kernel for the three, as in PyTorch: the scaling of LARS is by kernel.
         of_heads = (*x.shape[:-1], self.num_heads, width // self.num_heads)
         qkv = jnp.split(dense(3 * width, "attention_in", _GLOROT)(x), 3, axis=-1)
+        queries, keys, values = (part.reshape(of_heads) for part in qkv)
         attended = nn.dot_product_attention(
-            *(part.reshape(of_heads) for part in qkv),
+            queries,
+            keys,
+            values,
             dropout_rng=None if deterministic or not self.dropout else self.make_rng("dropout"),
             dropout_rate=self.dropout,
             broadcast_dropout=False,
@@ -75,11 +78,14 @@ def encode_each(
 
     So what is dropped does not depend on the other images of the batch. Without `keys` nothing is.
     """
+
+    def encode(of_each, **mode) -> Any:
+        return encoder.apply({"params": params}, of_each, **mode)
+
     if keys is None:
-        return encoder.apply({"params": params}, sequences, deterministic=True)
+        return encode(sequences, deterministic=True)
 
     def of_image(key, of_each):
-        rngs = {"dropout": key}
-        return encoder.apply({"params": params}, of_each, deterministic=False, rngs=rngs)
+        return encode(of_each, deterministic=False, rngs={"dropout": key})
 
     return jax.vmap(of_image, (0, 1), 1)(keys, sequences)

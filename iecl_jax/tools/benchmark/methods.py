@@ -23,12 +23,12 @@ import jax
 
 from iecl_jax import config as config_lib
 from iecl_jax import console
-from iecl_jax.config import kinds, naming, own_files
-from iecl_jax.configs import methods
+from iecl_jax.config import files, kinds, naming, own_files
 from iecl_jax.run import command_line, markdown, runtime
 from iecl_jax.tools import arguments
 from iecl_jax.tools.benchmark import parts, program, report, timing
 
+RECIPES = "configs/methods.py"
 FIRST = "moco_v2"
 DEFAULT = "configs/resnet18.py:cifar10,METHOD,small"
 TITLES = ["method", "loss", "parameters, M", "GFLOP an image", "ms a step", f"ratio to {FIRST}"]
@@ -43,9 +43,10 @@ def loss(name: str) -> str:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line; a mistake ends the process. In `methods`, a list, FIRST is first."""
+    names = files.run(RECIPES)["NAMES"]
     parser = arguments.Parser(__doc__)
     parser.add_argument("--config", default=DEFAULT, help="FILE:VARIANT with the word METHOD")
-    parser.add_argument("--methods", default=",".join(methods.NAMES), help="comma-separated")
+    parser.add_argument("--methods", default=",".join(names), help="comma-separated")
     timing.add_flags(parser, rounds=5, steps=3)
     args = parser.parse(argv)
     if "METHOD" not in args.config:

@@ -16,6 +16,8 @@ Published linear top-1 of IE-CL (not measured here): 68.3, 70.9, 71.7 and 73.2 %
 has those of the other methods.
 """
 
+from typing import Any
+
 import ml_collections
 
 from iecl_jax import config as config_lib
@@ -23,7 +25,22 @@ from iecl_jax.configs import common, methods
 
 EPOCHS = ("100", "200", "400", "800")
 # Where it is not IE-CL's, 256. BYOL is not in the table: Table 4 of the paper of SimSiam has it.
-BATCH_SIZES = {"simclr": 4096, "byol": 4096, "nnclr": 1024}
+BATCH_SIZES = {"simclr": 4096, "swav": 4096, "byol": 4096}
+BATCH_SIZES |= {"nnclr": 1024, "all4one": 1024, "matrix_ssl": 512}
+# Method -> overrides of its recipe, which is for small batches, at the batch size of the table.
+LARGE_BATCH: dict[str, dict[str, Any]] = {
+    "swav": {  # The authors' (facebookresearch/swav): no queue, and LARC of all parameters.
+        "method.queue_size": 0,
+        "method.prototypes.frozen_epochs": 1.0,
+        "optimizer.name": "larc",
+        "optimizer.learning_rate": 0.3,
+        "optimizer.trust_coefficient": 0.001,
+        "optimizer.trust_clip": False,
+        "optimizer.scaled": "all",
+        "optimizer.decay": "all",
+        "schedule.end_factor": 0.001,
+    }
+}
 
 
 def get_config(arg: str = "100") -> ml_collections.ConfigDict:
@@ -36,4 +53,7 @@ def get_config(arg: str = "100") -> ml_collections.ConfigDict:
     config = config_lib.new("pretrain")
     config.train.num_epochs = int(epochs)
     config.train.batch_size = BATCH_SIZES.get(parsed[0], config.train.batch_size)
-    return methods.use(config, method, scale)
+    methods.use(config, method, scale)
+    if not scale:  # The batches of smaller scales are small.
+        config.update_from_flattened_dict(LARGE_BATCH.get(parsed[0], {}))
+    return config

@@ -203,8 +203,18 @@ OURS = {  # where the paper is silent or contradicts itself
 
 def test_the_methods_of_table_1_have_the_batch_sizes_that_it_prints():
     printed = {"simclr": 4096, "moco_v2": 256, "simsiam": 256, "nnclr": 1024, "ie_cl": 256}
+    printed |= {"swav": 4096, "all4one": 1024}
     got = {name: load("imagenet_r50", f"100,{name}").train.batch_size for name in printed}
     assert got == printed
+
+
+def test_swav_of_table_1_has_its_authors_optimizer_and_two_views():
+    config = load("imagenet_r50", "100,swav")
+    assert config.optimizer.learning_rate * config.train.batch_size / 256 == pytest.approx(4.8)
+    assert config.schedule.end_factor * 4.8 == pytest.approx(0.0048)
+    assert config.optimizer.weight_decay == 1e-6
+    assert tuple(config.augment.views) == ("anchor", "query")
+    assert load("imagenet_r50", "100,swav,small").optimizer.name == "lars"
 
 
 @pytest.mark.parametrize("scale", ["", ",smoke", ",small"])

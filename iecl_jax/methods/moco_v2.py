@@ -2,10 +2,10 @@
 
 The online network Q is trained, and the momentum network K follows it without gradient:
 
-    loss = InfoNCE(Q(anchor), K(query))
+    loss = InfoNCE(Q(anchor), K(query)), + InfoNCE(Q(query), K(anchor)) if symmetric
 
-`symmetric` adds InfoNCE(Q(query), K(anchor)); the loss is then the sum of both directions, and the
-other logged values are still those of the first. The negatives are the keys of the other images of
+So the symmetric loss is the sum of both directions; the other logged values are still those of the
+first. The negatives are the keys of the other images of
 the batch on all devices (IE-CL). If `queue_size` is above 0, they are earlier keys K(query) instead
 (MoCo). One queue serves both directions; some libraries have two. Q encodes the query only if the
 loss, the KL term or the entropy term needs it.

@@ -103,8 +103,8 @@ def test_a_package_that_is_no_command_says_which_commands_there_are(
 ):
     for words, code in ((["-"], 2), (["-", "--help"], 0)):
         monkeypatch.setattr(sys, "argv", words)
+        file = ROOT.joinpath(*package.split("."), "__main__.py")
         with pytest.raises(SystemExit) as ended:
-            file = ROOT.joinpath(*package.split("."), "__main__.py")
             runpy.run_path(str(file), run_name="__main__")
         printed = capsys.readouterr()
         text = printed.err if code else printed.out

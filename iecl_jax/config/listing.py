@@ -50,12 +50,11 @@ def configs() -> dict[str, str]:
 def evaluations() -> dict[str, str]:
     """Returns the commands that evaluate a run, one for each evaluation of the package."""
     call = "python -m iecl_jax.main --config=configs/evaluate.py:{} --config.checkpoint=RUN"
-    return {
-        call.format(name): _sentence(
-            _PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py")
-        )
-        for name, module in kinds.files("evaluation").items()
-    }
+    found = {}
+    for name, module in kinds.files("evaluation").items():
+        path = _PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py")
+        found[call.format(name)] = _sentence(path)
+    return found
 
 
 def _sentence(path: Path) -> str:

@@ -117,7 +117,8 @@ def test_a_package_that_is_no_command_says_which_commands_there_are(
 def test_the_version_is_the_same_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == iecl_jax.__version__
-    assert f"\n## {iecl_jax.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    released = f"\n## {iecl_jax.__version__} - {citation.get('date-released', 'unreleased')}\n"
+    assert released in (ROOT / "CHANGELOG.md").read_text()
 
 
 def call(*command: object, cwd: pathlib.Path) -> str:

@@ -421,6 +421,8 @@ def told(flag, *arguments):
         (BYOL, ["objective.saib_decay=0.5"], "saib.enabled=False"),
         (BYOL, ["objective.kl.form=eq16"], "objective.kl.weight=0.0"),
         (DIGITS, ["objective.entropy.neighbors=2"], "objective.entropy.estimator='coding_rate'"),
+        (DIGITS, ["method.enqueue=both"], "method.queue_size=0"),
+        (DIGITS, ["method.smooth.k=3"], "method.smooth.mass=0.0"),
         (DIGITS, ["method.ema.end=0.9"], "method.ema.schedule='constant'"),
         (
             DIGITS,
@@ -450,7 +452,8 @@ def test_what_is_read_or_was_not_changed_is_not_named():
 
 
 def test_each_way_out_is_one():
-    configs = [config_lib.load(flag) for flag in (BYOL, "configs/linear_probe.py")]
+    swav = "configs/resnet18.py:cifar10,swav"
+    configs = [config_lib.load(flag) for flag in (BYOL, DIGITS, swav, "configs/linear_probe.py")]
     keys = [name for config in configs for name in config_lib.leaves(config)]
     for reader in idle.READERS:
         assert any(re.fullmatch(reader.settings, name) for name in keys), reader.settings

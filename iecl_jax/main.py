@@ -17,7 +17,7 @@ from absl import app, flags, logging
 
 from iecl_jax import config as config_lib
 from iecl_jax import console
-from iecl_jax.config import files, own_files, paths
+from iecl_jax.config import files, idle, own_files, paths
 from iecl_jax.run import distributed, flag_parsing, lock, names, preemption, runtime, workdir
 
 # This command logs at INFO, where JAX would report, for example, every backend it did not find.
@@ -125,6 +125,8 @@ def main(command: Command) -> None:
     with distributed.together():
         if jax.process_index() == 0:
             paths.refuse_unmakeable("--workdir", Path(run_dir))
+            for sentence in idle.sentences(command.config, command.changed):
+                logging.warning("%s", sentence)
     if _DRY_RUN.value:
         from iecl_jax.tools import dry_run
 

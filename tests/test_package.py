@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import pathlib
+import runpy
 import shutil
 import subprocess
 import sys
@@ -86,10 +87,38 @@ def test_every_command_keeps_tensorflow_from_telling_of_onednn(module):
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize(
+    "package, command",
+    [
+        ("iecl_jax.tools", "python -m iecl_jax.tools.figures.report"),
+        ("iecl_jax.tools", "python -m iecl_jax.tools.tables"),
+        ("iecl_jax.tools.figures", "python -m iecl_jax.tools.figures.feature_map"),
+        ("iecl_jax.evals", "configs/evaluate.py:linear_probe --config.checkpoint=RUN"),
+        ("iecl_jax.train", "python -m iecl_jax.main --config=configs/quickstart.py"),
+        ("iecl_jax.configs", "python -m iecl_jax.main --config=configs/knn.py"),
+    ],
+)
+def test_a_package_that_is_no_command_says_which_commands_there_are(
+    package, command, capsys, monkeypatch
+):
+    for words, code in ((["-"], 2), (["-", "--help"], 0)):
+        monkeypatch.setattr(sys, "argv", words)
+        file = ROOT.joinpath(*package.split("."), "__main__.py")
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(file), run_name="__main__")
+        printed = capsys.readouterr()
+        text = printed.err if code else printed.out
+        assert ended.value.code == code
+        assert f"{command}\n      " in text
+        assert "__main__" not in text
+
+
+@pytest.mark.quick
 def test_the_version_is_the_same_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == iecl_jax.__version__
-    assert f"\n## {iecl_jax.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    released = f"\n## {iecl_jax.__version__} - {citation.get('date-released', 'unreleased')}\n"
+    assert released in (ROOT / "CHANGELOG.md").read_text()
 
 
 def call(*command: object, cwd: pathlib.Path) -> str:

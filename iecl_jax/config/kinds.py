@@ -129,7 +129,7 @@ def files(kind: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for info in pkgutil.iter_modules(package.__path__):
         module = f"{package.__name__}.{info.name}"
-        if info.ispkg or module == KINDS[kind].fallback:
+        if info.ispkg or info.name.startswith("_") or module == KINDS[kind].fallback:
             continue
         offered: Sequence[str] = (info.name,)
         if KINDS[kind].families:

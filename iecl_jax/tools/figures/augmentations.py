@@ -143,8 +143,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--data_dir", default="", help="default: data.dir of the run's config")
     arguments.add_trust(parser)
     args = parser.parse(words)
-    steps = {"steps": args.steps} if args.steps else {}
-    path = args.out or arguments.picture(args.workdir, "augmentations", steps)
+    changed = {"steps": args.steps} if args.steps else {}
+    path = args.out or arguments.picture(args.workdir, "augmentations", changed)
     own_files.trust_checkpoints(args.trust_checkpoint_code)
     with own_files.sentences():
         if path.suffix != ".png":

@@ -18,7 +18,6 @@ import tiny_network
 
 from iecl_jax import config as config_lib
 from iecl_jax import methods
-from iecl_jax.config import kinds
 from iecl_jax.configs import methods as recipes
 from iecl_jax.configs import plug_and_play
 from iecl_jax.run.checkpoint import Checkpointer

@@ -1,4 +1,4 @@
-"""Runs of DeepCluster and DeepCluster-v2: killed between and inside epochs, and refused ones."""
+"""Runs of DeepCluster and DeepCluster-v2, also killed between and inside epochs."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import tiny_clusters
 from kill_and_resume import state_digests
 
 from iecl_jax import main
-from iecl_jax.train import pretraining
 from iecl_jax.train.loop import Run
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
@@ -61,13 +60,3 @@ def test_a_kill_between_and_inside_epochs_changes_no_bit(
     alone = main.pretrain(config, str(tmp_path / "alone"))
     assert resumed["params_digest"] == alone["params_digest"]
     assert state_digests(tmp_path / "run", STEPS) == state_digests(tmp_path / "alone", STEPS)
-
-
-@pytest.mark.parametrize("name", ["deepcluster", "deepcluster_v2"])
-def test_more_clusters_than_images_are_refused(name):
-    config = tiny_clusters.get_config(name)
-    config.method.num_clusters = 257
-    with pytest.raises(
-        ValueError, match=r"method\.num_clusters=257 is more than the 256 images of"
-    ):
-        pretraining.prepare(config)

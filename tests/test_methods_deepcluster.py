@@ -15,6 +15,7 @@ from iecl_jax.losses import principal, pseudo_labels
 from iecl_jax.losses.contrastive import l2_normalize
 from iecl_jax.methods import deepcluster, deepcluster_v2
 from iecl_jax.methods.parts import clusters, memory
+from iecl_jax.train import pretraining
 
 pytestmark = pytest.mark.quick
 
@@ -221,3 +222,13 @@ def test_alarms_name_the_number_and_a_way_out():
     assert "optimizer.learning_rate" in large
     assert "75% of the 8 clusters are empty" in empty
     assert "method.num_clusters" in empty
+
+
+@pytest.mark.parametrize("name", ["deepcluster", "deepcluster_v2"])
+def test_more_clusters_than_images_are_refused(name):
+    config = tiny_clusters.get_config(name)
+    config.method.num_clusters = 257
+    with pytest.raises(
+        ValueError, match=r"method\.num_clusters=257 is more than the 256 images of"
+    ):
+        pretraining.prepare(config)

@@ -5,6 +5,7 @@ An epoch is eight steps.
 
 import tiny_network
 
+from iecl_jax import config as config_lib
 from iecl_jax.configs import plug_and_play
 
 
@@ -12,6 +13,5 @@ def get_config(name="deepcluster_v2"):
     config = plug_and_play.get_config(f"{name},smoke")
     tiny_network.plain_views(tiny_network.shrink(config))
     config.train.batch_size = 32
-    config.eval.names = ()
-    config.diagnostics.every_steps = 0
-    return config
+    config.diagnostics.every_steps = config.checkpoint.keep_best = 0
+    return config_lib.choose(config, {"eval.names": ()})

@@ -73,7 +73,7 @@ def make(
         params: Tree, state: Tree, views: Views, *, index: Int32[Array, "b"]
     ) -> tuple[Outputs, Tree]:
         outputs, state = network.forward(params, state, views)
-        embeddings = jnp.stack([outputs[f"{view}_projection"] for view in ASSIGNING])
+        embeddings = prototypes.projections(outputs)[: len(ASSIGNING)]
         outputs |= {"prototypes": state["prototypes"]}
         outputs |= clusters.of_images(state["clusters"], index)
         remembered = memory.write(state["memory"], index, embeddings, axis_name)
@@ -84,8 +84,8 @@ def make(
         labels = outputs["labels"]
         counts = collectives.mean_count(labels >= 0, axis_name)
         losses, hits = [], []
-        for prototypes, of_head, count in zip(outputs["prototypes"], labels.T, counts, strict=True):
-            scores = product(z, prototypes.T) / settings.temperature
+        for centroids, of_head, count in zip(outputs["prototypes"], labels.T, counts, strict=True):
+            scores = product(z, centroids.T) / settings.temperature
             losses.append(pseudo_labels.cross_entropy(scores, of_head).mean(0).sum() / count)
             right = (scores.argmax(-1) == of_head[None]).astype(jnp.float32)
             hits.append(right.mean(0).sum() / count)
@@ -103,7 +103,7 @@ def make(
                 "filled": jnp.ones(num_images, bool),
             }
         filled = known["filled"]
-        prototypes, labels = [], []
+        moved, labels = [], []
         for head, before in enumerate(state["prototypes"]):
             rows = known["embeddings"][head % len(ASSIGNING)]
             start = kmeans.draw(jax.random.fold_in(key, head), rows, len(before), filled)
@@ -114,10 +114,10 @@ def make(
                 spherical=True,
                 counted=filled,
             )
-            prototypes.append(jnp.where(filled.any(), centroids, before))
+            moved.append(jnp.where(filled.any(), centroids, before))
             labels.append(found)
         return params, state | {
-            "prototypes": jnp.stack(prototypes),
+            "prototypes": jnp.stack(moved),
             "clusters": clusters.renewed(
                 state["clusters"], jnp.stack(labels, axis=1), settings.num_clusters
             ),

@@ -126,6 +126,23 @@ RECIPES: dict[str, dict[str, Any]] = {
         "optimizer": {"name": "adam", "learning_rate": 2e-3, "weight_decay": 1e-6},
         "views": "w_mse",
     },
+    # The authors' recipe is for ResNet-50 on ImageNet (main_pretrain.py of Matrix-SSL); it has none
+    # for small images, so there the sizes and the rate of ImageNet are our choice.
+    "matrix_ssl": {
+        "method": {
+            "predictor": _predictor(512),
+            "ema": {"schedule": "cosine", "start": 0.996, "end": 1.0},
+        },
+        "projector": _projector(3, 2048, 2048),
+        "optimizer": {
+            "name": "sgd",
+            "learning_rate": 0.5,
+            "weight_decay": 1e-5,
+            "decay": "all",
+        },
+        "encoder": {"zero_init_residual": True},
+        "views": "matrix_ssl",
+    },
 }
 # Method -> overrides of its recipe on images that are not small.
 ON_IMAGENET: dict[str, dict[str, dict[str, Any]]] = {
@@ -213,6 +230,10 @@ def _views(
             # The anchor is the sharper view: evaluation uses its BN statistics.
             {"jitter": cool, "blur_prob": 0.1, "solarize_prob": 0.2},
             {"jitter": cool, "blur_prob": 1.0},
+        ],
+        "matrix_ssl": [
+            {"jitter": cool, "crop_scale": from_fifth, "blur_prob": 0.1, "solarize_prob": 0.2},
+            {"jitter": cool, "crop_scale": from_fifth, "blur_prob": 1.0},
         ],
         "vicreg": [{"jitter": cool, "crop_scale": from_fifth, "solarize_prob": 0.1}],
         "w_mse": [{"jitter": full, "crop_scale": from_fifth, "blur_prob": 0.2}],

@@ -193,6 +193,46 @@ def _w_mse(settings, z):
     return mean(losses), {}
 
 
+def _log(matrix, order):
+    """The Taylor series of the logarithm at the identity, of matrices as lists of rows."""
+    size = range(len(matrix))
+    step = [[matrix[i][j] - (i == j) for j in size] for i in size]
+    total, power = (
+        [[0.0 for _ in size] for _ in size],
+        [[float(i == j) for j in size] for i in size],
+    )
+    for k in range(1, order + 1):
+        power = [[product(row, column) for column in zip(*step)] for row in power]
+        total = [[t - (-1) ** k * x / k for t, x in zip(*rows)] for rows in zip(total, power)]
+    return total
+
+
+def _matrix_ssl(settings, z):
+    """Zhang et al. 2024, Eq. 18 to 20 without their traces of Q, as the released code has them."""
+    size = range(WIDTH)
+    uniformity = alignment = 0.0
+    for names in (("query_key", "anchor_prediction"), ("anchor_key", "query_prediction")):
+        first, second = (columns([unit(row) for row in z[name]]) for name in names)
+
+        def matrix(a, b):
+            return [[product(x, y) / BATCH for y in b] for x in a]
+
+        def shifted(c):
+            return [[c[i][j] + settings.identity_weight * (i == j) for j in size] for i in size]
+
+        cross = matrix(first, second)
+        if settings.symmetric:
+            cross = [[(cross[i][j] + cross[j][i]) / 2 for j in size] for i in size]
+        log = _log(shifted(cross), settings.order)
+        uniformity -= sum(log[i][i] for i in size) / 2
+        log = _log(shifted(matrix(second, second)), settings.order)
+        own = shifted(matrix(first, first))
+        alignment -= sum(product(own[i], [row[i] for row in log]) for i in size) / 2
+    share = 1 / WIDTH if settings.uniformity_scale == "paper" else 1
+    loss = share * settings.uniformity_weight * uniformity + settings.alignment_weight * alignment
+    return loss, {"uniformity": uniformity, "alignment": alignment}
+
+
 PROJECTIONS = ("anchor_projection", "query_projection")
 PREDICTED = (*PROJECTIONS, "anchor_prediction", "query_prediction")
 KEYS = ("query_key", "anchor_key")
@@ -253,4 +293,18 @@ CASES = {
         constant=("query_projection",),
     ),
     "w_mse": Case("w_mse", _w_mse, PROJECTIONS, {"whitening_size": 4}),
+    "matrix_ssl": Case("matrix_ssl", _matrix_ssl, PREDICTED + KEYS),
+    "matrix_ssl of the paper, reweighted": Case(
+        "matrix_ssl",
+        _matrix_ssl,
+        PREDICTED + KEYS,
+        {
+            "uniformity_scale": "paper",
+            "uniformity_weight": 2.0,
+            "alignment_weight": 0.5,
+            "identity_weight": 0.8,
+            "order": 3,
+            "symmetric": True,
+        },
+    ),
 }

@@ -1,4 +1,4 @@
-"""Matrix-SSL (Zhang et al. 2024): makes the views' cross-covariance uniform, and aligns covariances.
+"""Matrix-SSL (Zhang et al. 2024): a uniform cross-covariance of the views, aligned covariances.
 
     loss = lambda * [U(k_query, p_anchor) + U(k_anchor, p_query)] / 2
          + gamma  * [A(k_query, p_anchor) + A(k_anchor, p_query)] / 2
@@ -8,8 +8,8 @@ logarithm's Taylor series of `order` terms. p are predictions, and k projections
 network, which is in training mode. All are unit rows of all devices.
 
 The authors' code has lambda = gamma = mu = 1. The paper divides the uniformity by the dimension d
-(`uniformity_scale="paper"`). Its cross-covariance is not symmetric; `symmetric` takes the mean of it
-and its transpose.
+(`uniformity_scale="paper"`). The cross-covariance is not symmetric; `symmetric` takes the mean of
+it and its transpose.
 """
 
 import ml_collections

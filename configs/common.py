@@ -58,6 +58,7 @@ def view(
     *,
     crop_scale=(0.08, 1.0),
     jitter=(0.4, 0.4, 0.4, 0.1),
+    gray_prob=0.2,
     blur_prob=0.5,
     solarize_prob=0.0,
 ) -> ml_collections.ConfigDict:
@@ -66,11 +67,13 @@ def view(
     Args:
       crop_scale: (lowest, highest) share of the image's area.
       jitter: strengths of brightness, contrast, saturation and hue.
+      gray_prob: probability of grey.
       blur_prob: probability of the blur.
       solarize_prob: probability of the solarisation.
     """
     made = section.defaults(View)
-    made.crop.scale, made.blur.prob, made.solarize.prob = crop_scale, blur_prob, solarize_prob
+    made.crop.scale, made.gray.prob = crop_scale, gray_prob
+    made.blur.prob, made.solarize.prob = blur_prob, solarize_prob
     names = ("brightness", "contrast", "saturation", "hue")
     made.jitter.update(dict(zip(names, jitter, strict=True)))
     return made
@@ -144,9 +147,16 @@ def _shrink_encoder(config: ml_collections.ConfigDict) -> None:
 
 
 def _shrink_heads(config: ml_collections.ConfigDict, *, hidden_dim: int, output_dim: int) -> None:
-    """Narrows the heads. A predictor keeps its width relative to the output, up to `hidden_dim`."""
+    """Narrows the heads. Others keep their width relative to the projector's output.
+
+    A predictor has `hidden_dim` units at most; of further heads, each width is there once.
+    """
     if "predictor" in config.method:
         predictor = config.method.predictor
         proportional = predictor.hidden_dim * output_dim // config.projector.output_dim
         predictor.hidden_dim = min(hidden_dim, proportional)
+    for name in ("further_heads", "levels"):
+        if name in config.method:
+            widths = (w * output_dim // config.projector.output_dim for w in config.method[name])
+            config.method[name] = tuple(dict.fromkeys(max(width, 2) for width in widths))
     config.projector.update({"hidden_dim": hidden_dim, "output_dim": output_dim})

@@ -20,6 +20,8 @@ COSINE_TO_ONE = {"schedule": "cosine", "start": 0.99, "end": 1.0}
 LARS = {"name": "lars", "trust_coefficient": 0.02, "trust_clip": True}
 NO_BN = {"hidden_bn": False, "output_bn": False}
 NO_LAST_BN = {"hidden_bn": True, "output_bn": False}
+# With PyTorch's Adam everything decays.
+MINENT_ADAM = {"name": "adam", "learning_rate": 2e-3, "weight_decay": 1e-6, "decay": "all"}
 
 
 def _projector(num_layers: int, hidden_dim: int, output_dim: int, **bn: bool) -> dict[str, Any]:
@@ -143,6 +145,21 @@ RECIPES: dict[str, dict[str, Any]] = {
         "encoder": {"zero_init_residual": True},
         "views": "matrix_ssl",
     },
+    # The authors' recipe (config.py and runner.py of MinEnt) with its Adam of rate 1e-3 at batch
+    # 128. Heads of 2048, 1024, ..., 16 classes; the projector is the first.
+    "minent": {
+        "method": {"further_heads": (1024, 512, 256, 128, 64, 32, 16)},
+        "projector": _projector(3, 1024, 2048, **NO_LAST_BN),
+        "optimizer": MINENT_ADAM,
+        "views": "minent",
+    },
+    # Ours, because the authors' is not public: optimizer and views of their MinEnt.
+    "s3oc": {
+        "method": {"levels": (1024, 512, 256, 128, 64), "temperature": 0.1},
+        "projector": _projector(1, 512, 512),
+        "optimizer": MINENT_ADAM,
+        "views": "minent",
+    },
 }
 # Method -> overrides of its recipe on images that are not small.
 ON_IMAGENET: dict[str, dict[str, dict[str, Any]]] = {
@@ -157,6 +174,17 @@ ON_IMAGENET: dict[str, dict[str, dict[str, Any]]] = {
         "optimizer": {"learning_rate": 0.5, "weight_decay": 1e-6},
     },
     "nnclr": {"method": {"queue_size": 65536}},
+    "minent": {"views": "symmetric"},
+    "s3oc": {"views": "symmetric"},
+}
+# Method -> overrides of both on STL-10.
+ON_STL10: dict[str, dict[str, Any]] = {
+    "minent": {
+        "method": {"further_heads": (4096, 2048, 1024, 512, 256, 128, 64)},
+        "projector": {"output_dim": 8192},
+        "views": "minent",
+    },
+    "s3oc": {"views": "minent"},
 }
 # A method without a recipe has its file's defaults, and the heads, optimizer and views of IE-CL.
 METHODS = (*RECIPES, *(name for name in kinds.names("method") if name not in RECIPES))
@@ -205,8 +233,10 @@ def _follow_recipe(config: ml_collections.ConfigDict, name: str) -> None:
     """Gives a config the settings of a method's recipe."""
     small_images = config.encoder.get("stem") == "cifar"
     recipe = copy.deepcopy(RECIPES.get(name, {}))
-    for part, changes in ({} if small_images else ON_IMAGENET.get(name, {})).items():
-        recipe.setdefault(part, {}).update(changes)
+    of_data = [] if small_images else [ON_IMAGENET]
+    of_data += [ON_STL10] if config.data.name == "stl10" else []
+    for part, changes in (item for each in of_data for item in each.get(name, {}).items()):
+        recipe[part] = changes if part == "views" else recipe.get(part, {}) | changes
     views = recipe.pop("views", None)
     config.method = ml_collections.ConfigDict({"name": name} | recipe.pop("method", {}))
     config.method = config_lib.complete(config).method  # Adds the defaults of missing keys.
@@ -235,6 +265,7 @@ def _views(
             {"jitter": cool, "crop_scale": from_fifth, "blur_prob": 0.1, "solarize_prob": 0.2},
             {"jitter": cool, "crop_scale": from_fifth, "blur_prob": 1.0},
         ],
+        "minent": [{"jitter": half, "crop_scale": from_fifth, "gray_prob": 0.1, "blur_prob": 0.0}],
         "vicreg": [{"jitter": cool, "crop_scale": from_fifth, "solarize_prob": 0.1}],
         "w_mse": [{"jitter": full, "crop_scale": from_fifth, "blur_prob": 0.2}],
     }

@@ -233,10 +233,84 @@ def _matrix_ssl(settings, z):
     return loss, {"uniformity": uniformity, "alignment": alignment}
 
 
+def _sinkhorn(scores):
+    """Caron et al. 2020, the released code's loop with epsilon 0.05."""
+    q = [[math.exp(s / 0.05) for s in row] for row in scores]
+    for _ in range(3):
+        sums = [sum(column) for column in zip(*q)]
+        q = [[x / s for x, s in zip(row, sums, strict=True)] for row in q]
+        q = [[x / sum(row) for x in row] for row in q]
+    return q
+
+
+def labels(scores, normalization):
+    """The place of each image's largest score, each class normalised over the images."""
+    if normalization == "sinkhorn":
+        normal = _sinkhorn(scores)
+    else:
+        normal = []
+        for column in zip(*scores):
+            exponentials = [math.exp(s) for s in column]
+            centred = [s - mean(column) for s in column]
+            deviation = math.sqrt(mean(c * c for c in centred) + 1e-5)
+            normal.append(
+                {
+                    "bn": [c / deviation for c in centred],
+                    "softmax": [e / sum(exponentials) for e in exponentials],
+                    "l2": unit(column),
+                    "none": column,
+                }[normalization]
+            )
+        normal = list(zip(*normal))
+    return [list(row).index(max(row)) for row in normal]
+
+
+def _swapped(scores, normalization, temperature):
+    """(loss, terms) of one classifier of two views: CE(g1, t2) / 2 + CE(g2, t1) / 2."""
+    classes = [labels(view, normalization) for view in scores]
+    losses, entropies = [], []
+    for view, other in zip(scores, classes[::-1], strict=True):
+        for row, label in zip(view, other, strict=True):
+            others = row[:label] + row[label + 1 :]
+            losses.append(cross_entropy(row[label], others, temperature)[0])
+    for given in classes:
+        shares = [given.count(label) / BATCH for label in set(given)]
+        entropies.append(-sum(share * math.log(share) for share in shares))
+    used = mean(len(set(given)) for given in classes)
+    return mean(losses), {"classes": used, "entropy": mean(entropies)}
+
+
+def _of_heads(names, normalization, temperature, z):
+    """(losses, terms) of several classifiers."""
+    losses, terms = [], {}
+    for i, name in enumerate(names):
+        scores = [z[f"{side}_{name}"] for side in ("anchor", "query")]
+        loss, found = _swapped(scores, normalization, temperature)
+        losses.append(loss)
+        terms |= {f"head{i}_{term}": value for term, value in ({"loss": loss} | found).items()}
+    return losses, terms
+
+
+def _minent(settings, z):
+    """Li et al. 2023: the mean over heads, and the scores as they are."""
+    losses, terms = _of_heads(("projection", "head1"), settings.normalization, 1.0, z)
+    return mean(losses), terms
+
+
+def _s3oc(settings, z):
+    """Our reading of Li et al. 2024: the sum over levels."""
+    names = ("level0", "level1")
+    losses, terms = _of_heads(names, settings.normalization, settings.temperature, z)
+    return sum(losses), terms
+
+
 PROJECTIONS = ("anchor_projection", "query_projection")
 PREDICTED = (*PROJECTIONS, "anchor_prediction", "query_prediction")
 KEYS = ("query_key", "anchor_key")
 NEIGHBORS = ("anchor_neighbor", "query_neighbor")
+HEADS = ("anchor_head1", "query_head1")
+LEVELS = ("anchor_level0", "query_level0", "anchor_level1", "query_level1")
+TRAINED = (*PREDICTED, *HEADS, *LEVELS)  # their gradient moves the network
 
 
 class Case(NamedTuple):
@@ -254,6 +328,14 @@ def _moco(**settings):
     negatives = ("negatives",) if settings["queue_size"] else ()
     outputs = (*PROJECTIONS[views], *KEYS[views], *negatives)
     return Case("moco_v2", _moco_v2, outputs, settings)
+
+
+def _minent_case(**settings):
+    return Case("minent", _minent, PROJECTIONS + HEADS, {"further_heads": (WIDTH,)} | settings)
+
+
+def _s3oc_case(**settings):
+    return Case("s3oc", _s3oc, LEVELS, {"levels": (WIDTH, WIDTH)} | settings)
 
 
 VICREG_WEIGHTS = {"invariance_weight": 3.0, "variance_weight": 5.0, "covariance_weight": 7.0}
@@ -307,4 +389,10 @@ CASES = {
             "symmetric": True,
         },
     ),
+    "minent": _minent_case(),
+    "minent softmax": _minent_case(normalization="softmax"),
+    "minent l2": _minent_case(normalization="l2"),
+    "minent none": _minent_case(normalization="none"),
+    "s3oc": _s3oc_case(),
+    "s3oc warm, balanced": _s3oc_case(temperature=0.5, normalization="sinkhorn"),
 }

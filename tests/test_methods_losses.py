@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from loss_reference import numeric_gradient
-from method_losses import BATCH, CASES, KEYS, NEIGHBORS, PREDICTED, QUEUE, WIDTH, product, unit
+from method_losses import BATCH, CASES, KEYS, NEIGHBORS, QUEUE, TRAINED, WIDTH, product, unit
 
 from iecl_jax import methods
 from iecl_jax.config import kinds, section
@@ -41,7 +41,7 @@ def _outputs(name):
     rng = np.random.default_rng(38)
     images = rng.normal(size=(BATCH, WIDTH)) * [0.4, 1.0, 1.6] + [0.5, 0.0, -1.0]
     found = {}
-    for output in (*PREDICTED, *KEYS, *NEIGHBORS):
+    for output in (*TRAINED, *KEYS, *NEIGHBORS):
         found[output] = images + rng.normal(size=images.shape) * [0.5, 0.8, 0.3]
     found["negatives"] = rng.normal(size=(QUEUE, WIDTH))
     return {output: found[output] for output in CASES[name].outputs}
@@ -70,7 +70,7 @@ def test_loss_terms_and_gradients_are_those_of_the_loop(name):
         assert (terms[term].dtype, terms[term].shape) == (jnp.float32, ())
         np.testing.assert_allclose(terms[term], value, rtol=1e-4, err_msg=term)
         assert 0 < value < 1 or not term.endswith("_top1")
-    for output in set(PREDICTED) & set(outputs):
+    for output in set(TRAINED) & set(outputs):
 
         def moved(x, output=output):
             return _reference(name, outputs | {output: x})[0]
@@ -93,7 +93,7 @@ def test_two_devices_are_the_loop_over_all_images(name):
         return {o: x @ mixer if o in names else x for o, x in outputs.items()}
 
     def loss(mixer, outputs):
-        return _loss(name, "devices")(mixed(mixer, outputs, PREDICTED))
+        return _loss(name, "devices")(mixed(mixer, outputs, TRAINED))
 
     split = {o: x if o == "negatives" else x.reshape(2, -1, WIDTH) for o, x in outputs.items()}
     axes = {output: None if output == "negatives" else 0 for output in outputs}
@@ -102,7 +102,7 @@ def test_two_devices_are_the_loop_over_all_images(name):
     (losses, terms), gradients = on_two(*_float32((mixer, split)))
 
     constant = mixed(mixer, outputs, case.constant)
-    moving = set(PREDICTED) - set(case.constant)
+    moving = set(TRAINED) - set(case.constant)
     expected, expected_terms = _reference(name, mixed(mixer, constant, moving))
     numeric = numeric_gradient(lambda m: _reference(name, mixed(m, constant, moving))[0], mixer)
     assert losses.shape == (2,)

@@ -37,21 +37,24 @@ class PredictorSettings(Section):
 class Network(nn.Module):
     """The networks in a row, from the images of V views one after another.
 
-    A call returns the encoder's outputs, "projection" and, with a predictor, "prediction"
-    [V * b, d].
+    A call returns "pooled" of the encoder, "projection" and, with a predictor, "prediction"
+    [V * b, d]. `further` heads get these, and their outputs are returned, too.
     """
 
     encoder: nn.Module
     projector: nn.Module
     predictor: nn.Module | None = None
+    further: nn.Module | None = None
 
     def __call__(self, images: Images, **mode: Any) -> dict[str, Float[Array, "B ..."]]:
         outputs = self.encoder(images, **mode)
         _check_pooled(outputs, len(images))
         projection = self.projector(outputs["pooled"], **mode)
-        outputs = outputs | {"projection": projection}
+        outputs = {"pooled": outputs["pooled"], "projection": projection}
         if self.predictor is not None:
             outputs["prediction"] = self.predictor(projection, **mode)
+        if self.further is not None:
+            outputs |= self.further(outputs, **mode)
         return outputs
 
 
@@ -64,7 +67,8 @@ class Online(NamedTuple):
         query, if it is there, are encoded as one batch, each with its own BN statistics. Further
         views are not used. The outputs are "features" [b, F] of the anchor (of the query if SAIB
         transforms only the anchor), "anchor_projection" and "query_projection" [b, d], and with a
-        predictor "anchor_prediction" and "query_prediction" [b, d].
+        predictor "anchor_prediction" and "query_prediction" [b, d]. An output NAME of the further
+        heads is "anchor_NAME" and "query_NAME".
       encode, embed: see `methods.Method`.
     """
 
@@ -75,17 +79,22 @@ class Online(NamedTuple):
 
 
 def make(
-    config: ml_collections.ConfigDict, axis_name: str | None, *, predictor: bool = False
+    config: ml_collections.ConfigDict,
+    axis_name: str | None,
+    *,
+    predictor: bool = False,
+    further: nn.Module | None = None,
 ) -> Online:
     """Builds the trained network.
 
     It reads config.{encoder, projector, train.precision}, config.method.running_stats and, for a
-    predictor, config.method.predictor.
+    predictor, config.method.predictor. `further` are the heads of `models.heads`, if there are any.
     """
     network = Network(
         build.encoder(config, axis_name),
         build.projector(config, axis_name),
         build.predictor(config, axis_name) if predictor else None,
+        further,
     )
     every_view_moves = config.method.running_stats == "both"
     # Evaluation encodes images without SAIB. So the view without SAIB comes first: it moves the
@@ -143,11 +152,7 @@ def apply_views(
         running_views=running_views,
         mutable=["batch_stats"],
     )
-    split = {
-        name: outputs[name].reshape(len(views), len(views[0]), -1)
-        for name in ("pooled", "projection", "prediction")
-        if name in outputs
-    }
+    split = {name: outputs[name].reshape(len(views), len(views[0]), -1) for name in outputs}
     return split, updated.get("batch_stats", {})
 
 

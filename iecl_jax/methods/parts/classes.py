@@ -1,0 +1,84 @@
+"""Classifiers of which each view learns the classes that the other view gets (MinEnt, S3OC)."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from iecl_jax.losses import assignment, hard_labels
+from iecl_jax.methods.parts.method import Outputs, Scalar
+from iecl_jax.models import collectives
+
+
+def swapped(
+    outputs: Outputs,
+    names: Sequence[str],
+    *,
+    normalization: str,
+    axis_name: str | None,
+    temperature: float = 1.0,
+) -> tuple[list[Scalar], dict[str, Scalar]]:
+    """Returns the loss of each classifier, and terms to log.
+
+    The loss is the mean of both directions: the cross-entropy of one view's scores, divided by the
+    temperature, against the classes of the other view (`hard_labels.labels`). The classes are
+    constants, and their normalisation is over the images of all devices.
+
+    Args:
+      outputs: has the scores "anchor_NAME" and "query_NAME" [b, K] of each classifier.
+      names: the names of the classifiers.
+      normalization: see `hard_labels.labels`.
+      axis_name: the axis of the devices.
+      temperature: above 0.
+
+    Returns:
+      (losses, terms). The terms of classifier i are "head{i}_loss", "head{i}_classes" (the number
+      of classes that the images of the batch got) and "head{i}_entropy" (of their frequencies, in
+      nats); the latter two are means over both views.
+    """
+    sides = ("anchor", "query")
+    scores = [[outputs[f"{side}_{name}"] for side in sides] for name in names]
+    everyone = collectives.gather(jax.lax.stop_gradient(scores), axis_name)
+    places = collectives.places(len(scores[0][0]), axis_name)
+    losses: list[Scalar] = []
+    terms: dict[str, Scalar] = {}
+    for i, (own, of_all) in enumerate(zip(scores, everyone, strict=True)):
+        classes = [hard_labels.labels(view, normalization) for view in of_all]
+        first, second = (
+            hard_labels.cross_entropy(view / temperature, other[places])
+            for view, other in zip(own, classes[::-1], strict=True)
+        )
+        losses.append((first + second) / 2)
+        shares = jnp.stack([hard_labels.frequencies(view, own[0].shape[1]) for view in classes])
+        terms |= {
+            f"head{i}_loss": losses[-1],
+            f"head{i}_classes": (shares > 0).sum(1).astype(jnp.float32).mean(),
+            f"head{i}_entropy": assignment.entropy(shares).mean(),
+        }
+    return losses, terms
+
+
+def alarms(widths: Sequence[int], metrics: Mapping[str, float]) -> list[str]:
+    """Returns a sentence for each classifier that gives all images one class, or learns nothing.
+
+    Args:
+      widths: the number of classes of each classifier.
+      metrics: what a training logged, with the terms of `swapped`.
+    """
+    found = []
+    for i, width in enumerate(widths):
+        loss, classes = metrics.get(f"head{i}_loss"), metrics.get(f"head{i}_classes")
+        if loss is None or classes is None:
+            continue
+        if classes < 1.5:
+            found.append(
+                f"head{i}_classes={classes:.2f} of {width}: all images get one class, so nothing "
+                "is learned; lower optimizer.learning_rate, or take another method.normalization."
+            )
+        elif loss > 0.995 * math.log(width):
+            found.append(
+                f"head{i}_loss={loss:.3f} is still that of chance, log {width} = "
+                f"{math.log(width):.3f}: lower optimizer.learning_rate, or take fewer classes."
+            )
+    return found

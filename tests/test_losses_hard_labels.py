@@ -1,0 +1,74 @@
+"""Labels from a batch, against the authors' program of MinEnt and against loops; their alarms."""
+
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from method_losses import labels
+
+from iecl_jax.losses import hard_labels
+from iecl_jax.methods.parts import classes
+
+pytestmark = pytest.mark.quick
+
+# Made by the authors' program (LiShuo1001/MinEnt d17ed2f) with torch 2.13 on the CPU: one head.
+REFERENCE = np.load(pathlib.Path(__file__).parent / "minent.npz")
+
+
+def _swapped(logits, normalization="bn"):
+    outputs = {"anchor_scores": logits[0], "query_scores": logits[1]}
+    losses, terms = classes.swapped(
+        outputs, ["scores"], normalization=normalization, axis_name=None
+    )
+    return losses[0], terms
+
+
+def test_targets_loss_and_gradient_of_the_authors_program():
+    logits = jnp.float32(REFERENCE["minent_logits"])
+    (loss, terms), gradient = jax.jit(jax.value_and_grad(_swapped, has_aux=True))(logits)
+    for view, targets in zip(logits, REFERENCE["minent_targets"], strict=True):
+        np.testing.assert_array_equal(hard_labels.labels(view, "bn"), targets)
+    np.testing.assert_allclose(loss, REFERENCE["minent_loss"], rtol=1e-6)
+    np.testing.assert_allclose(gradient, REFERENCE["minent_grad"], rtol=1e-5, atol=1e-7)
+    used = np.mean([len(set(targets)) for targets in REFERENCE["minent_targets"].tolist()])
+    assert terms["head0_classes"] == used
+
+
+@pytest.mark.parametrize("normalization", ["bn", "softmax", "l2", "sinkhorn", "none"])
+def test_labels_are_those_of_the_loop_and_have_no_gradient(normalization):
+    rng = np.random.default_rng(4)
+    scores = rng.normal(size=(40, 6)) * rng.uniform(0.3, 2, 6) + rng.normal(size=6)
+    got = hard_labels.labels(jnp.float32(scores), normalization)
+    assert got.dtype == jnp.int32
+    np.testing.assert_array_equal(got, labels(scores.tolist(), normalization))
+    assert len(set(got.tolist())) > 2
+
+
+def test_a_class_that_is_largest_everywhere_does_not_get_every_image():
+    scores = jnp.float32(np.random.default_rng(5).normal(size=(200, 8)) + 9 * np.eye(8)[0])
+    used = {
+        name: len(np.unique(hard_labels.labels(scores, name)))
+        for name in ("none", "bn", "sinkhorn")
+    }
+    assert used == {"none": 1, "bn": 8, "sinkhorn": 8}
+
+
+def test_scores_in_bfloat16_are_labelled_in_float32():
+    scores = np.random.default_rng(6).normal(size=(50, 4))
+    rounded = jnp.bfloat16(scores)
+    expected = hard_labels.labels(rounded.astype(jnp.float32), "bn")
+    np.testing.assert_array_equal(hard_labels.labels(rounded, "bn"), expected)
+
+
+def test_alarms_name_the_number_and_the_way_out():
+    good = {"head0_loss": 2.0, "head0_classes": 30.0, "head1_loss": 1.0, "head1_classes": 4.0}
+    assert classes.alarms((64, 8), good) == []
+    assert classes.alarms((64, 8), {}) == []
+    (one,) = classes.alarms((64, 8), good | {"head1_classes": 1.0})
+    assert "head1_classes=1.00 of 8" in one
+    (stuck,) = classes.alarms((64, 8), good | {"head0_loss": math.log(64)})
+    assert "head0_loss=4.159" in stuck
+    assert "lower" in stuck

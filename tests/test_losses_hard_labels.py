@@ -1,7 +1,9 @@
 """Labels from a batch, against the authors' program of MinEnt and against loops; their alarms."""
 
+import functools
 import math
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,8 @@ import numpy as np
 import pytest
 from method_losses import labels
 
+from iecl_jax.config import kinds
+from iecl_jax.configs import plug_and_play
 from iecl_jax.losses import hard_labels
 from iecl_jax.methods.parts import classes
 
@@ -63,12 +67,21 @@ def test_scores_in_bfloat16_are_labelled_in_float32():
     np.testing.assert_array_equal(hard_labels.labels(rounded, "bn"), expected)
 
 
-def test_alarms_name_the_number_and_the_way_out():
-    good = {"head0_loss": 2.0, "head0_classes": 30.0, "head1_loss": 1.0, "head1_classes": 4.0}
-    assert classes.alarms((64, 8), good) == []
-    assert classes.alarms((64, 8), {}) == []
-    (one,) = classes.alarms((64, 8), good | {"head1_classes": 1.0})
-    assert "head1_classes=1.00 of 8" in one
-    (stuck,) = classes.alarms((64, 8), good | {"head0_loss": math.log(64)})
-    assert "head0_loss=4.159" in stuck
-    assert "lower" in stuck
+@pytest.mark.parametrize("method", ["minent", "s3oc"])
+def test_alarms_name_the_number_and_the_way_out(method):
+    config = plug_and_play.get_config(f"{method},smoke")  # without warm-up
+    config.projector.output_dim = 64
+    config.method[{"minent": "further_heads", "s3oc": "levels"}[method]] = (8, 8)
+    width = {"minent": 64, "s3oc": 8}[method]
+    alarms = functools.partial(kinds.load("method", method).alarms, config)
+    good = {"epoch": 1.0, "head0_loss": 1.5, "head0_classes": 30.0}
+    good |= {"head1_loss": 1.0, "head1_classes": 4.0}
+    assert alarms(good) == []
+    (collapsed,) = alarms(good | {"head1_classes": 1.0})
+    assert "head1_classes=1.00 of 8" in collapsed
+    stuck = good | {"head0_loss": math.log(width)}
+    (found,) = alarms(stuck)
+    assert f"head0_loss={math.log(width):.3f}" in found
+    assert alarms(stuck | {"epoch": 0.9}) == []
+    for sentence in (collapsed, found):
+        assert re.search(r": .*(lower|take) .*\.$", sentence)

@@ -62,7 +62,7 @@ def make(
 
 def alarms(config: ml_collections.ConfigDict, metrics: Mapping[str, float]) -> list[str]:
     """Returns a sentence for each head that gives all images one class, or learns nothing."""
-    return classes.alarms(_widths(config), metrics)
+    return classes.alarms(config, _widths(config), metrics)
 
 
 def _widths(config: ml_collections.ConfigDict) -> tuple[int, ...]:

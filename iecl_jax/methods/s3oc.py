@@ -66,4 +66,4 @@ def make(
 
 def alarms(config: ml_collections.ConfigDict, metrics: Mapping[str, float]) -> list[str]:
     """Returns a sentence for each level that gives all images one class, or learns nothing."""
-    return classes.alarms(config.method.levels, metrics)
+    return classes.alarms(config, config.method.levels, metrics)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 from iecl_jax.losses import assignment, hard_labels
 from iecl_jax.methods.parts.method import Outputs, Scalar
@@ -59,14 +60,20 @@ def swapped(
     return losses, terms
 
 
-def alarms(widths: Sequence[int], metrics: Mapping[str, float]) -> list[str]:
+def alarms(
+    config: ml_collections.ConfigDict, widths: Sequence[int], metrics: Mapping[str, float]
+) -> list[str]:
     """Returns a sentence for each classifier that gives all images one class, or learns nothing.
 
+    The latter is said from an epoch after the warm-up on: before it, it is so.
+
     Args:
+      config: a pretraining config.
       widths: the number of classes of each classifier.
-      metrics: what a training logged, with the terms of `swapped`.
+      metrics: what a training logged, with the terms of `swapped`, and "epoch".
     """
     found = []
+    warm = metrics["epoch"] >= config.schedule.warmup_epochs + 1
     for i, width in enumerate(widths):
         loss, classes = metrics.get(f"head{i}_loss"), metrics.get(f"head{i}_classes")
         if loss is None or classes is None:
@@ -74,9 +81,9 @@ def alarms(widths: Sequence[int], metrics: Mapping[str, float]) -> list[str]:
         if classes < 1.5:
             found.append(
                 f"head{i}_classes={classes:.2f} of {width}: all images get one class, so nothing "
-                "is learned; lower optimizer.learning_rate, or take another method.normalization."
+                "is learned: lower optimizer.learning_rate, or take another method.normalization."
             )
-        elif loss > 0.995 * math.log(width):
+        elif warm and loss > 0.995 * math.log(width):
             found.append(
                 f"head{i}_loss={loss:.3f} is still that of chance, log {width} = "
                 f"{math.log(width):.3f}: lower optimizer.learning_rate, or take fewer classes."

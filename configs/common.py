@@ -111,6 +111,7 @@ def _make_smoke(config: ml_collections.ConfigDict) -> None:
     _shrink_heads(config, hidden_dim=32, output_dim=16)
     config.saib.update({"group_size": 4, "patch_size": 4})
     config.schedule.warmup_epochs = 0.0
+    _drop_before_end(config, 0.12)
     config.eval.update({"every_epochs": 1, "batch_size": 16})
     config.eval.knn.k, config.eval.linear.num_epochs = 5, 2
     config.diagnostics.update({"every_steps": 2, "num_images": 16, "lanczos_depth": 4})
@@ -130,6 +131,7 @@ def _make_small(config: ml_collections.ConfigDict) -> None:
     _shrink_heads(config, hidden_dim=256, output_dim=64)
     config.saib.update({"group_size": 32, "patch_size": 4})
     config.schedule.warmup_epochs = 0.05
+    _drop_before_end(config, 0.032)
     config.augment = simclr_small_augment()
     config.eval.update({"every_epochs": 0, "batch_size": 500})
     config.eval.knn.update({"k": 20, "temperature": 0.07})
@@ -138,6 +140,12 @@ def _make_small(config: ml_collections.ConfigDict) -> None:
     config.checkpoint.update({"every_steps": 250, "keep": 1, "keep_best": 0})
     if config.method.get("queue_size"):
         config.method.queue_size = 4096
+
+
+def _drop_before_end(config: ml_collections.ConfigDict, epochs: float) -> None:
+    """Lets the rate drop at so many epochs, and half as many, before the end, if it drops."""
+    if config.schedule.decay == "drops":
+        config.schedule.drop_epochs = (epochs, epochs / 2)
 
 
 def _shrink_encoder(config: ml_collections.ConfigDict) -> None:

@@ -20,8 +20,10 @@ COSINE_TO_ONE = {"schedule": "cosine", "start": 0.99, "end": 1.0}
 LARS = {"name": "lars", "trust_coefficient": 0.02, "trust_clip": True}
 NO_BN = {"hidden_bn": False, "output_bn": False}
 NO_LAST_BN = {"hidden_bn": True, "output_bn": False}
-# With PyTorch's Adam everything decays.
+# MinEnt has the rate 1e-3 at batch 128, and PyTorch's Adam, with which everything decays.
 MINENT_ADAM = {"name": "adam", "learning_rate": 2e-3, "weight_decay": 1e-6, "decay": "all"}
+# 500 steps of 128 images are 1.28 epochs of CIFAR.
+MINENT_SCHEDULE = {"warmup_epochs": 1.28, "decay": "drops", "drop_epochs": (50.0, 25.0)}
 
 
 def _projector(num_layers: int, hidden_dim: int, output_dim: int, **bn: bool) -> dict[str, Any]:
@@ -145,19 +147,21 @@ RECIPES: dict[str, dict[str, Any]] = {
         "encoder": {"zero_init_residual": True},
         "views": "matrix_ssl",
     },
-    # The authors' recipe (config.py and runner.py of MinEnt) with its Adam of rate 1e-3 at batch
-    # 128. Heads of 2048, 1024, ..., 16 classes; the projector is the first.
+    # The authors' recipe (config.py and runner.py of MinEnt). Heads of 2048, 1024, ..., 16 classes;
+    # the projector is the first.
     "minent": {
         "method": {"further_heads": (1024, 512, 256, 128, 64, 32, 16)},
         "projector": _projector(3, 1024, 2048, **NO_LAST_BN),
         "optimizer": MINENT_ADAM,
+        "schedule": MINENT_SCHEDULE,
         "views": "minent",
     },
-    # Ours, because the authors' is not public: optimizer and views of their MinEnt.
+    # Ours, because the authors' is not public: optimizer, schedule and views of MinEnt.
     "s3oc": {
         "method": {"levels": (1024, 512, 256, 128, 64), "temperature": 0.1},
         "projector": _projector(1, 512, 512),
         "optimizer": MINENT_ADAM,
+        "schedule": MINENT_SCHEDULE,
         "views": "minent",
     },
 }

@@ -166,7 +166,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 # Method -> overrides of its recipe on images that are not small.
-ON_IMAGENET: dict[str, dict[str, dict[str, Any]]] = {
+ON_IMAGENET: dict[str, dict[str, Any]] = {
     "moco_v2": {"method": {"queue_size": 65536}},
     "light_moco": {"method": {"queue_size": 65536}},
     "simclr": {

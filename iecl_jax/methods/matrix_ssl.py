@@ -12,6 +12,7 @@ The authors' code has lambda = gamma = mu = 1. The paper divides the uniformity 
 it and its transpose.
 """
 
+import jax.numpy as jnp
 import ml_collections
 
 from iecl_jax.config.rules import FEW, NOT_NEGATIVE, POSITIVE
@@ -55,7 +56,7 @@ def make(
         pairs = (rows[:2], rows[2:])
         uniform = [matrix.uniformity(*p, **series, symmetric=settings.symmetric) for p in pairs]
         aligned = [matrix.alignment(*p, **series) for p in pairs]
-        uniformity, alignment = sum(uniform) / 2, sum(aligned) / 2
+        uniformity, alignment = jnp.stack(uniform).mean(), jnp.stack(aligned).mean()
         scale = 1 / rows[0].shape[1] if settings.uniformity_scale == "paper" else 1
         value = scale * settings.uniformity_weight * uniformity
         value += settings.alignment_weight * alignment

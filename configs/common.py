@@ -116,8 +116,7 @@ def _make_smoke(config: ml_collections.ConfigDict) -> None:
     config.eval.knn.k, config.eval.linear.num_epochs = 5, 2
     config.diagnostics.update({"every_steps": 2, "num_images": 16, "lanczos_depth": 4})
     config.checkpoint.every_steps = 2
-    if config.method.get("queue_size"):
-        config.method.queue_size = 32
+    _shrink_method(config, queue_size=32, prototypes=8)
     if config.method.get("whitening_size"):
         config.method.whitening_size = 16
         config.projector.output_dim = 8
@@ -138,8 +137,7 @@ def _make_small(config: ml_collections.ConfigDict) -> None:
     config.eval.linear.num_epochs = 20
     config.diagnostics.update({"every_steps": 250, "num_images": 256, "lanczos_depth": 32})
     config.checkpoint.update({"every_steps": 250, "keep": 1, "keep_best": 0})
-    if config.method.get("queue_size"):
-        config.method.queue_size = 4096
+    _shrink_method(config, queue_size=4096, prototypes=256)
 
 
 def _drop_before_end(config: ml_collections.ConfigDict, epochs: float) -> None:
@@ -152,6 +150,17 @@ def _shrink_encoder(config: ml_collections.ConfigDict) -> None:
     """Makes a ResNet the smallest one; another encoder stays as it is."""
     if config.encoder.name.startswith("resnet"):
         config.encoder.update({"name": "resnet10", "stem": "cifar", "width": 8})
+
+
+def _shrink_method(config: ml_collections.ConfigDict, *, queue_size: int, prototypes: int) -> None:
+    """Shortens a queue, leaves few prototypes, and lets what waits for later epochs begin soon."""
+    method = config.method
+    if method.get("queue_size"):
+        method.queue_size = queue_size
+    if "queue_start_epoch" in method:
+        method.queue_start_epoch = 0
+    if "prototypes" in method:
+        method.prototypes.update({"count": prototypes, "frozen_epochs": 0.05})
 
 
 def _shrink_heads(config: ml_collections.ConfigDict, *, hidden_dim: int, output_dim: int) -> None:

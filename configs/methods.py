@@ -164,6 +164,26 @@ RECIPES: dict[str, dict[str, Any]] = {
         "schedule": MINENT_SCHEDULE,
         "views": "minent",
     },
+    "swav": {
+        "method": {
+            "prototypes": {"count": 3000, "frozen_epochs": 2.0},
+            "queue_size": 3840,
+            "queue_start_epoch": 50,
+        },
+        "projector": _projector(2, 2048, 128, **NO_LAST_BN),
+        "optimizer": LARS | {"learning_rate": 0.6, "weight_decay": 1e-6},
+        "views": "symmetric",
+    },
+    "dino": {
+        "method": {
+            "prototypes": {"count": 4096, "frozen_epochs": 1.0},
+            "teacher": {"warmup_epochs": 50},
+            "ema": COSINE_TO_ONE | {"start": 0.9995},
+        },
+        "projector": _projector(3, 2048, 256, **NO_BN) | {"activation": "gelu"},
+        "optimizer": LARS | {"learning_rate": 0.3, "weight_decay": 1e-6},
+        "views": "asymmetric",
+    },
 }
 # Method -> overrides of its recipe on images that are not small.
 ON_IMAGENET: dict[str, dict[str, Any]] = {

@@ -233,20 +233,10 @@ def _matrix_ssl(settings, z):
     return loss, {"uniformity": uniformity, "alignment": alignment}
 
 
-def _sinkhorn(scores):
-    """Caron et al. 2020, the released code's loop with epsilon 0.05."""
-    q = [[math.exp(s / 0.05) for s in row] for row in scores]
-    for _ in range(3):
-        sums = [sum(column) for column in zip(*q)]
-        q = [[x / s for x, s in zip(row, sums, strict=True)] for row in q]
-        q = [[x / sum(row) for x in row] for row in q]
-    return q
-
-
 def labels(scores, normalization):
     """The place of each image's largest score, each class normalised over the images."""
     if normalization == "sinkhorn":
-        normal = _sinkhorn(scores)
+        normal = sinkhorn(scores, 0.05, 3)
     else:
         normal = []
         for column in zip(*scores):
@@ -274,8 +264,7 @@ def _swapped(scores, normalization, temperature):
             others = row[:label] + row[label + 1 :]
             losses.append(cross_entropy(row[label], others, temperature)[0])
     for given in classes:
-        shares = [given.count(label) / BATCH for label in set(given)]
-        entropies.append(-sum(share * math.log(share) for share in shares))
+        entropies.append(entropy(given.count(label) / BATCH for label in set(given)))
     used = mean(len(set(given)) for given in classes)
     return mean(losses), {"classes": used, "entropy": mean(entropies)}
 
@@ -304,13 +293,87 @@ def _s3oc(settings, z):
     return sum(losses), terms
 
 
+def log_softmax(scores):
+    total = math.log(sum(math.exp(s) for s in scores))
+    return [s - total for s in scores]
+
+
+def entropy(probabilities):
+    return -sum(p * math.log(p) for p in probabilities)
+
+
+def sinkhorn(scores, epsilon, iterations):
+    """Caron et al. 2020, Algorithm 1, where rows are images."""
+    n, k = len(scores), len(scores[0])
+    q = [[math.exp(s / epsilon) for s in row] for row in scores]
+    for _ in range(iterations):
+        shares = [sum(row[j] for row in q) * k for j in range(k)]
+        q = [[x / share for x, share in zip(row, shares, strict=True)] for row in q]
+        q = [[x / (sum(row) * n) for x in row] for row in q]
+    return [[x * n for x in row] for row in q]
+
+
+def of_other_views(targets, scores, temperature):
+    """The mean cross-entropy over the targets' views and all other views."""
+    losses = []
+    for i, of_view in enumerate(targets):
+        for v, other in enumerate(scores):
+            if v != i:
+                for target, row in zip(of_view, other, strict=True):
+                    losses.append(-product(target, log_softmax([s / temperature for s in row])))
+    return mean(losses)
+
+
+def _swav(settings, z):
+    """Caron et al. 2020, Eq. 1, section 3.3 and Algorithm 1."""
+    codes = []
+    for scores in z["assigned_scores"]:
+        shared = [s for s, counted in zip(scores, z["counted"], strict=True) if counted]
+        codes.append(sinkhorn(shared, settings.epsilon, settings.iterations)[:BATCH])
+    terms = {
+        "assignment_entropy": mean(entropy(row) for view in codes for row in view),
+        "mean_assignment_entropy": mean(entropy(map(mean, zip(*view))) for view in codes),
+        "prototypes_used": mean(len({row.index(max(row)) for row in view}) for view in codes),
+    }
+    return of_other_views(codes, z["scores"], settings.temperature), terms
+
+
+def _dino(settings, z):
+    """Caron et al. 2021, Eq. 1 to 4 and Algorithm 1."""
+    targets = []
+    for scores in z["teacher_scores"]:
+        centred = [[s - c for s, c in zip(row, z["center"], strict=True)] for row in scores]
+        logs = [log_softmax([s / z["teacher_temperature"] for s in row]) for row in centred]
+        targets.append([[math.exp(x) for x in row] for row in logs])
+    loss = of_other_views(targets, z["scores"], settings.temperature)
+    everyone = [row for view in targets for row in view]
+    terms = {
+        "teacher_entropy": mean(map(entropy, everyone)),
+        "mean_teacher_entropy": entropy(map(mean, zip(*everyone))),
+        "teacher_student_kl": loss - mean(map(entropy, everyone)),
+    }
+    return loss, terms
+
+
 PROJECTIONS = ("anchor_projection", "query_projection")
 PREDICTED = (*PROJECTIONS, "anchor_prediction", "query_prediction")
 KEYS = ("query_key", "anchor_key")
 NEIGHBORS = ("anchor_neighbor", "query_neighbor")
 HEADS = ("anchor_head1", "query_head1")
 LEVELS = ("anchor_level0", "query_level0", "anchor_level1", "query_level1")
-TRAINED = (*PREDICTED, *HEADS, *LEVELS)  # their gradient moves the network
+ASSIGNED = ("scores", "assigned_scores", "counted")
+TAUGHT = ("scores", "teacher_scores", "center", "teacher_temperature")
+TRAINED = (*PREDICTED, *HEADS, *LEVELS, "scores")  # what depends on the parameters
+# The outputs that are not a row for each image: BATCH is the axis of the images of a device.
+SHAPES: dict[str, tuple[int, ...]] = {
+    "negatives": (QUEUE, WIDTH),
+    "scores": (3, BATCH, WIDTH),
+    "assigned_scores": (2, BATCH + QUEUE, WIDTH),
+    "counted": (BATCH + QUEUE,),
+    "teacher_scores": (2, BATCH, WIDTH),
+    "center": (WIDTH,),
+    "teacher_temperature": (),
+}
 
 
 class Case(NamedTuple):
@@ -395,4 +458,13 @@ CASES = {
     "minent none": _minent_case(normalization="none"),
     "s3oc": _s3oc_case(),
     "s3oc warm, balanced": _s3oc_case(temperature=0.5, normalization="sinkhorn"),
+    "swav": Case("swav", _swav, ASSIGNED, {"queue_size": QUEUE}),
+    "swav soft": Case(
+        "swav",
+        _swav,
+        ASSIGNED,
+        {"queue_size": QUEUE, "temperature": 0.4, "epsilon": 0.5, "iterations": 1},
+    ),
+    "dino": Case("dino", _dino, TAUGHT),
+    "dino warm": Case("dino", _dino, TAUGHT, {"temperature": 0.4}),
 }

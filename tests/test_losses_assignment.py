@@ -10,6 +10,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import method_losses
 import numpy as np
 import pytest
 from loss_reference import numeric_gradient
@@ -21,30 +22,6 @@ pytestmark = pytest.mark.quick
 REFERENCE = dict(np.load(pathlib.Path(__file__).parent / "swav.npz"))
 SWAV = {"epsilon": 0.05, "iterations": 3}
 TEMPERATURE = 0.1
-
-
-def sinkhorn_reference(scores, epsilon, iterations):
-    """Caron et al. 2020, Algorithm 1, on lists: rows are images."""
-    n, k = len(scores), len(scores[0])
-    q = [[math.exp(s / epsilon) for s in row] for row in scores]
-    for _ in range(iterations):
-        shares = [sum(row[j] for row in q) * k for j in range(k)]
-        q = [[x / share for x, share in zip(row, shares, strict=True)] for row in q]
-        q = [[x / (sum(row) * n) for x in row] for row in q]
-    return [[x * n for x in row] for row in q]
-
-
-def loss_reference(codes, scores, temperature):
-    """Caron et al. 2020, Eq. 1 and section 3.3: the mean over codes and the other views."""
-    losses = []
-    for i, of_view in enumerate(codes):
-        for v, other in enumerate(scores):
-            if v != i:
-                for q, s in zip(of_view, other, strict=True):
-                    total = sum(math.exp(x / temperature) for x in s)
-                    log_p = [x / temperature - math.log(total) for x in s]
-                    losses.append(-sum(a * b for a, b in zip(q, log_p, strict=True)))
-    return sum(losses) / len(losses)
 
 
 def _loss(scores):
@@ -74,7 +51,7 @@ def test_sinkhorn_is_the_loop(epsilon, iterations):
     got = sinkhorn(jnp.float32(scores))
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(
-        got, sinkhorn_reference(scores.tolist(), epsilon, iterations), rtol=1e-4, atol=1e-7
+        got, method_losses.sinkhorn(scores.tolist(), epsilon, iterations), rtol=1e-4, atol=1e-7
     )
     # A large constant changes nothing, and overflows nothing.
     np.testing.assert_allclose(sinkhorn(jnp.float32(scores + 8)), got, rtol=1e-3, atol=1e-6)
@@ -93,7 +70,7 @@ def test_rows_that_do_not_count_change_nothing():
     got = jax.jit(functools.partial(assignment.sinkhorn, **SWAV))(
         jnp.float32(scores), counted=jnp.asarray(counted)
     )
-    expected = sinkhorn_reference(scores[counted].tolist(), 0.05, 3)
+    expected = method_losses.sinkhorn(scores[counted].tolist(), 0.05, 3)
     np.testing.assert_allclose(np.asarray(got)[counted], expected, rtol=1e-4, atol=1e-7)
     assert np.isfinite(got).all()
 
@@ -110,7 +87,7 @@ def test_the_loss_of_four_views_and_its_gradient():
     assert value.dtype == jnp.float32
 
     def reference(x):
-        return loss_reference(codes.tolist(), x.tolist(), 0.5)
+        return method_losses.of_other_views(codes.tolist(), x.tolist(), 0.5)
 
     np.testing.assert_allclose(value, reference(scores), rtol=1e-5)
     np.testing.assert_allclose(gradient, numeric_gradient(reference, scores), rtol=1e-3, atol=1e-5)

@@ -12,7 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from loss_reference import numeric_gradient
-from method_losses import BATCH, CASES, KEYS, NEIGHBORS, QUEUE, TRAINED, WIDTH, product, unit
+from method_losses import (
+    BATCH,
+    CASES,
+    HEADS,
+    KEYS,
+    LEVELS,
+    NEIGHBORS,
+    PREDICTED,
+    SHAPES,
+    TRAINED,
+    WIDTH,
+    product,
+    unit,
+)
 
 from iecl_jax import methods
 from iecl_jax.config import kinds, section
@@ -41,10 +54,20 @@ def _outputs(name):
     rng = np.random.default_rng(38)
     images = rng.normal(size=(BATCH, WIDTH)) * [0.4, 1.0, 1.6] + [0.5, 0.0, -1.0]
     found = {}
-    for output in (*TRAINED, *KEYS, *NEIGHBORS):
+    for output in (*PREDICTED, *KEYS, *NEIGHBORS, *HEADS, *LEVELS):
         found[output] = images + rng.normal(size=images.shape) * [0.5, 0.8, 0.3]
-    found["negatives"] = rng.normal(size=(QUEUE, WIDTH))
+    found |= {output: rng.uniform(-1, 1, shape) for output, shape in SHAPES.items()}
+    found["counted"] = (
+        np.arange(*SHAPES["counted"]) % 15 != 14
+    )  # all of the batch, most of the queue
+    found["teacher_temperature"] = np.array(0.2)
     return {output: found[output] for output in CASES[name].outputs}
+
+
+def _trained(outputs):
+    """(what depends on the parameters, the rest)."""
+    trained = {output: x for output, x in outputs.items() if output in TRAINED}
+    return trained, {output: x for output, x in outputs.items() if output not in TRAINED}
 
 
 def _reference(name, outputs):
@@ -54,14 +77,18 @@ def _reference(name, outputs):
 
 
 def _float32(tree):
-    return jax.tree.map(jnp.float32, tree)
+    return jax.tree.map(lambda x: jnp.asarray(x, bool if x.dtype == bool else jnp.float32), tree)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_loss_terms_and_gradients_are_those_of_the_loop(name):
     case, outputs = CASES[name], _outputs(name)
-    step = jax.jit(jax.value_and_grad(_loss(name), has_aux=True))
-    (loss, terms), gradients = step(_float32(outputs))
+
+    def of_trained(trained, rest):
+        return _loss(name)(trained | rest)
+
+    step = jax.jit(jax.value_and_grad(of_trained, has_aux=True))
+    (loss, terms), gradients = step(*_float32(_trained(outputs)))
     expected, expected_terms = _reference(name, outputs)
     assert (loss.dtype, loss.shape) == (jnp.float32, ())
     assert set(terms) == set(expected_terms)
@@ -70,7 +97,7 @@ def test_loss_terms_and_gradients_are_those_of_the_loop(name):
         assert (terms[term].dtype, terms[term].shape) == (jnp.float32, ())
         np.testing.assert_allclose(terms[term], value, rtol=1e-4, err_msg=term)
         assert 0 < value < 1 or not term.endswith("_top1")
-    for output in set(TRAINED) & set(outputs):
+    for output in gradients:
 
         def moved(x, output=output):
             return _reference(name, outputs | {output: x})[0]
@@ -95,8 +122,12 @@ def test_two_devices_are_the_loop_over_all_images(name):
     def loss(mixer, outputs):
         return _loss(name, "devices")(mixed(mixer, outputs, TRAINED))
 
-    split = {o: x if o == "negatives" else x.reshape(2, -1, WIDTH) for o, x in outputs.items()}
-    axes = {output: None if output == "negatives" else 0 for output in outputs}
+    shapes = {output: SHAPES.get(output, (BATCH, WIDTH)) for output in outputs}
+    axes = {o: shape.index(BATCH) if BATCH in shape else None for o, shape in shapes.items()}
+    split = {
+        o: x if axes[o] is None else np.stack(np.split(x, 2, axes[o]), axes[o])
+        for o, x in outputs.items()
+    }
     step = jax.value_and_grad(loss, has_aux=True)
     on_two = jax.jit(jax.vmap(step, in_axes=(None, axes), axis_name="devices"))
     (losses, terms), gradients = on_two(*_float32((mixer, split)))

@@ -140,6 +140,7 @@ class Projector(Section):
     hidden_bn = key(True, None, "batch norm after each hidden layer")
     output_bn = key(True, None, "batch norm after the last layer")
     output_affine = key(False, None, "scale and bias in the batch norm after the last layer")
+    activation = key("relu", ("relu", "gelu"), "function after each hidden layer")
 
 
 class Saib(Section):

@@ -50,6 +50,9 @@ def make(
 
 
 def alarms(config: ml_collections.ConfigDict, metrics: Mapping[str, float]) -> list[str]:
-    """Returns a sentence for each logged metric that is outside the limits of the method."""
+    """Returns a sentence for each logged metric that is outside the limits of the method.
+
+    There are no metrics before the first entry of the log, and then no alarms.
+    """
     file = kinds.load("method", config.method.name)
-    return file.alarms(config, metrics) if hasattr(file, "alarms") else []
+    return file.alarms(config, metrics) if metrics and hasattr(file, "alarms") else []

@@ -30,6 +30,7 @@ def projector(config: ml_collections.ConfigDict, axis_name: str | None = None) -
         hidden_bn=settings.hidden_bn,
         output_bn=settings.output_bn,
         output_affine=settings.output_affine,
+        activation=settings.activation,
         bn_group=config.encoder.bn_group,
         axis_name=axis_name,
         dtype=precision.compute_dtype(config),

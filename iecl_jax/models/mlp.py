@@ -1,5 +1,7 @@
 """The MLP that is the projector (reading 18 of docs/paper.md) and the predictor of every method."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,14 +11,19 @@ from jaxtyping import Array, Float, Float32
 from iecl_jax.models import initializers
 from iecl_jax.models.batch_norm import BatchNorm
 
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": nn.relu,
+    "gelu": functools.partial(nn.gelu, approximate=False),
+}
+
 
 class MLP(nn.Module):
     """An MLP of `num_layers` layers on the features of V views, one after another.
 
-    A hidden layer is Dense, BN (if `hidden_bn`), ReLU. The last layer is Dense, BN (if `output_bn`;
-    with scale and bias if `output_affine`). A Dense layer has a bias, initially 0, only if no BN
-    follows it. The layers are computed in `dtype` and the last BN in float32. See `BatchNorm` for
-    views and groups; without BN they have no effect.
+    A hidden layer is Dense, BN (if `hidden_bn`) and the `activation` of ACTIVATIONS. The last
+    layer is Dense, BN (if `output_bn`; with scale and bias if `output_affine`). A Dense layer has a
+    bias, initially 0, only if no BN follows it. The layers are computed in `dtype` and the last BN
+    in float32. See `BatchNorm` for views and groups; without BN they have no effect.
     """
 
     num_layers: int
@@ -25,6 +32,7 @@ class MLP(nn.Module):
     hidden_bn: bool = True
     output_bn: bool = True
     output_affine: bool = False
+    activation: str = "relu"
     bn_group: int = 0
     axis_name: str | None = None
     dtype: Any = jnp.float32
@@ -59,5 +67,5 @@ class MLP(nn.Module):
                     dtype=jnp.float32 if last else self.dtype,
                     name=f"bn{i}",
                 )(x)
-            x = x if last else nn.relu(x)
+            x = x if last else ACTIVATIONS[self.activation](x)
         return x.astype(jnp.float32)

@@ -1,6 +1,6 @@
 """The momentum network, whose parameters are a moving average of the online network's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -30,7 +30,7 @@ class Momentum(NamedTuple):
     """The functions of a momentum network, which is state["momentum"] {"params", "batch_stats"}.
 
     Attributes:
-      init: (params, state) -> state; adds a copy of the online encoder and projector.
+      init: (params, state) -> state; adds a copy of what it follows.
       forward: (state, V views of one size) -> (projections, state), in training mode. Each view has
         its own BN statistics, and all of them move the running ones. No gradient flows into the
         network or into the views.
@@ -45,16 +45,23 @@ class Momentum(NamedTuple):
     schedule: Callable[[Step], Scalar]
 
 
-def make(config: ml_collections.ConfigDict, axis_name: str | None, *, total_steps: int) -> Momentum:
+def make(
+    config: ml_collections.ConfigDict,
+    axis_name: str | None,
+    *,
+    total_steps: int,
+    follows: Sequence[str] = ("encoder", "projector"),
+) -> Momentum:
     """Builds the momentum network.
 
-    It reads config.{encoder, projector, train.precision} and config.method.ema.
+    It reads config.{encoder, projector, train.precision} and config.method.ema. It has the subtrees
+    `follows` of the online network; `forward` uses its encoder and projector.
     """
     network = Network(build.encoder(config, axis_name), build.projector(config, axis_name))
     schedule = coefficient(config.method.ema, total_steps)
 
-    def followed(online):  # the momentum network has no predictor
-        return {name: tree for name, tree in online.items() if name != "predictor"}
+    def followed(online):
+        return {name: online[name] for name in follows if name in online}
 
     def init(params, state):
         # Copies, because a step that donates its arguments may not get the same buffer twice.

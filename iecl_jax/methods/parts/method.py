@@ -106,7 +106,7 @@ class Method(NamedTuple):
     """
 
     init: Callable[[Key[Array, ""], Views], tuple[Tree, Tree]]
-    forward: Callable[[Tree, Tree, Views], tuple[Outputs, Tree]]
+    forward: Callable[..., tuple[Outputs, Tree]]
     loss: Callable[[Outputs], Loss]
     post_update: Callable[[Tree, Tree, Step], Tree]
     encode: Callable[[Tree, Tree, Images], Mapping[str, Float[Array, "B ..."]]]

@@ -1,11 +1,11 @@
-"""The queue of earlier embeddings, which are negatives (MoCo) or neighbours (NNCLR)."""
+"""The queue of earlier embeddings: negatives (MoCo), neighbours (NNCLR), more to assign (SwAV)."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-from jaxtyping import Array, Float32, Key
+from jaxtyping import Array, Bool, Float32, Key
 
 from iecl_jax.config.rules import multiple
 from iecl_jax.losses.contrastive import l2_normalize
@@ -25,6 +25,16 @@ def init(key: Key[Array, ""], size: int, dim: int) -> dict[str, Array]:
     """
     rows = l2_normalize(jax.random.normal(key, (size, dim)))
     return {"keys": rows, "next": jnp.zeros((), jnp.int32)}
+
+
+def empty(size: int, dim: int) -> dict[str, Array]:
+    """Returns a queue of zeros, of which `is_full` tells when embeddings have replaced them all."""
+    return {"keys": jnp.zeros((size, dim)), "next": jnp.zeros((), jnp.int32)}
+
+
+def is_full(queue: Any) -> Bool[Array, ""]:
+    """Returns whether embeddings have filled a queue that began `empty`."""
+    return (queue["keys"][-1] != 0).any()  # Rows enter from the first to the last.
 
 
 def enqueue(

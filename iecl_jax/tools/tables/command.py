@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows, succeeded = measure(runner, table, args.scale, args.seeds, folder, args.overrides)
     if not any(row.get("seeds") or row.get("step_ms") for row in rows):
         runner.leave(succeeded)
-    shown = ("title", "source", "kind", "change", "corner", "averages")
+    shown = ("title", "source", "kind", "change", "corner", "averages", "notes")
     document: dict[str, Any] = {name: getattr(table, name) for name in shown}
     document |= {"scale": args.scale, "command": _command(args, table), "rows": rows}
     page = format.page(document)

@@ -1,8 +1,9 @@
 """Formats the JSON of a table as Markdown: measured numbers beside the published ones.
 
 The JSON, called document here, is {"title", "source", "kind", "change", "corner", "averages",
-"scale", "command", "rows"}. The rows are those of `results.record` or `times.records`. Accuracies
-are fractions in the document and percent in the Markdown. Numbers that were not measured are blank.
+"notes", "scale", "command", "rows"}. The rows are those of `results.record` or `times.records`.
+Accuracies are fractions in the document and percent in the Markdown. Numbers that were not measured
+are blank.
 """
 
 import statistics
@@ -38,9 +39,9 @@ def grid(document: Document) -> tuple[list[str], list[str], dict[tuple[str, str]
     return list(dict.fromkeys(rows)), list(dict.fromkeys(columns)), cells
 
 
-def measured_mean(record: Mapping[str, Any]) -> float | None:
-    """Returns the mean linear top-1 in percent; None if it was not measured."""
-    return None if record["linear_top1"] is None else 100 * record["linear_top1"]["mean"]
+def measured_mean(record: Mapping[str, Any], name: str = "linear_top1") -> float | None:
+    """Returns the mean of linear or kNN top-1 in percent; None if it was not measured."""
+    return None if record[name] is None else 100 * record[name]["mean"]
 
 
 def average(values: Sequence[float | None]) -> float | None:
@@ -65,6 +66,7 @@ def _header(document: Document) -> str:
     for protocol in facts["protocol"]:
         lines.append(f"- Protocol: {protocol}.")
     lines.append(f"- Published: {document['source']}.")
+    lines += [f"- {note}" for note in document["notes"]]
     if document["scale"] != "paper":
         lines.append(f"- {NOT_COMPARABLE}")
     for name, words in (("git", "revisions"), ("device", "devices"), ("versions", "versions")):
@@ -111,6 +113,11 @@ def _grid(document: Document) -> str:
     pages = []
     for heading, text, value in (
         ("Measured: linear top-1, %", lambda row: _spread(row["linear_top1"]), measured_mean),
+        (
+            "Measured: kNN top-1, %",
+            lambda row: _spread(row["knn_top1"]),
+            lambda row: measured_mean(row, "knn_top1"),
+        ),
         ("published", lambda row: _published(row["published"]), lambda row: row["published"]),
     ):
         lines = []

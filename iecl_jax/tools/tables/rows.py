@@ -46,6 +46,7 @@ class Table(NamedTuple):
       images: scale -> images per epoch, to show the time of an epoch; {} = show that of a step.
       flags: scale -> overrides for every row.
       timing: scale -> {"rounds", "steps"} of the time measurement.
+      notes: sentences about the published numbers.
     """
 
     title: str
@@ -58,6 +59,7 @@ class Table(NamedTuple):
     images: Mapping[str, int] = {}
     flags: Mapping[str, Sequence[str]] = {}
     timing: Mapping[str, Mapping[str, int]] = {}
+    notes: tuple[str, ...] = ()
 
     def rows_at(self, scale: str) -> list[Row]:
         """Returns the rows that are measured at a scale."""

@@ -58,6 +58,7 @@ def view(
     *,
     crop_scale=(0.08, 1.0),
     jitter=(0.4, 0.4, 0.4, 0.1),
+    jitter_prob=0.8,
     gray_prob=0.2,
     blur_prob=0.5,
     solarize_prob=0.0,
@@ -67,12 +68,11 @@ def view(
     Args:
       crop_scale: (lowest, highest) share of the image's area.
       jitter: strengths of brightness, contrast, saturation and hue.
-      gray_prob: probability of grey.
-      blur_prob: probability of the blur.
-      solarize_prob: probability of the solarisation.
+      jitter_prob, gray_prob, blur_prob, solarize_prob: probabilities of the operators.
     """
     made = section.defaults(View)
-    made.crop.scale, made.gray.prob = crop_scale, gray_prob
+    made.crop.scale = crop_scale
+    made.jitter.prob, made.gray.prob = jitter_prob, gray_prob
     made.blur.prob, made.solarize.prob = blur_prob, solarize_prob
     names = ("brightness", "contrast", "saturation", "hue")
     made.jitter.update(dict(zip(names, jitter, strict=True)))
@@ -117,6 +117,8 @@ def _make_smoke(config: ml_collections.ConfigDict) -> None:
     config.diagnostics.update({"every_steps": 2, "num_images": 16, "lanczos_depth": 4})
     config.checkpoint.every_steps = 2
     _shrink_method(config, queue_size=32, prototypes=8)
+    if "transformer" in config.method:
+        config.method.transformer.num_layers = 1
     if config.method.get("whitening_size"):
         config.method.whitening_size = 16
         config.projector.output_dim = 8
@@ -161,6 +163,10 @@ def _shrink_method(config: ml_collections.ConfigDict, *, queue_size: int, protot
         method.queue_start_epoch = 0
     if "prototypes" in method:
         method.prototypes.update({"count": prototypes, "frozen_epochs": 0.05})
+    if "num_clusters" in method:
+        method.num_clusters = prototypes
+    if "first_epoch" in method:  # So short a run may have no other.
+        method.first_epoch = "encode"
 
 
 def _shrink_heads(config: ml_collections.ConfigDict, *, hidden_dim: int, output_dim: int) -> None:
@@ -176,4 +182,7 @@ def _shrink_heads(config: ml_collections.ConfigDict, *, hidden_dim: int, output_
         if name in config.method:
             widths = (w * output_dim // config.projector.output_dim for w in config.method[name])
             config.method[name] = tuple(dict.fromkeys(max(width, 2) for width in widths))
+    if "transformer" in config.method:
+        transformer = config.method.transformer
+        transformer.hidden_dim = min(transformer.hidden_dim, hidden_dim)
     config.projector.update({"hidden_dim": hidden_dim, "output_dim": output_dim})

@@ -31,7 +31,7 @@ def get_config(arg: str = "100") -> ml_collections.ConfigDict:
     parsed = methods.parse(method)
     if len(words) > 2 or epochs not in EPOCHS or parsed is None:
         wanted = f"EPOCHS or EPOCHS,METHOD with one of {', '.join(EPOCHS)} and {methods.WANTED}"
-        raise common.unknown_variant(arg, wanted, common.SCALES)
+        raise common.unknown_variant(arg, wanted, common.SCALES, (*EPOCHS, *methods.WORDS))
     config = config_lib.new("pretrain")
     config.train.num_epochs = int(epochs)
     config.train.batch_size = BATCH_SIZES.get(parsed[0], config.train.batch_size)

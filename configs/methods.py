@@ -124,6 +124,36 @@ RECIPES: dict[str, dict[str, Any]] = {
         "optimizer": LARS | {"learning_rate": 0.4, "weight_decay": 1e-5},
         "views": "asymmetric",
     },
+    "deepcluster": {  # The paper's and the authors' code's; `CLUSTERS` has their number.
+        "optimizer": {
+            "name": "sgd",
+            "learning_rate": 0.05,
+            "momentum": 0.9,
+            "weight_decay": 1e-5,
+        },
+        "schedule": {"warmup_epochs": 0.0, "end_factor": 1.0},  # constant
+        "views": "plain",
+    },
+    "deepcluster_v2": {
+        # An epoch more of the warm-up than others have, because nothing is learned in the first.
+        "method": {"num_clusters": 3000, "num_heads": 3, "first_epoch": "ignore"},
+        "projector": _projector(2, 2048, 128, **NO_LAST_BN),
+        "optimizer": LARS | {"learning_rate": 0.6, "weight_decay": 1e-6},
+        "schedule": {"warmup_epochs": 11.0, "end_factor": 0.001},
+        "views": "symmetric",
+    },
+    "all4one": {
+        # The recipe has 98304, more than the 50,000 images of CIFAR.
+        "method": {
+            "temperature": 0.2,
+            "queue_size": 32768,
+            "predictor": _predictor(4096),
+            "ema": COSINE_TO_ONE,
+        },
+        "projector": _projector(3, 2048, 256, output_affine=True),
+        "optimizer": LARS | {"learning_rate": 1.0, "weight_decay": 1e-5},
+        "views": "asymmetric",
+    },
     "w_mse": {
         "method": {"whitening_size": 128},
         "projector": _projector(2, 1024, 64, **NO_LAST_BN),
@@ -159,7 +189,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     # Ours, because the authors' is not public: optimizer, schedule and views of MinEnt.
     "s3oc": {
         "method": {"levels": (1024, 512, 256, 128, 64), "temperature": 0.1},
-        "projector": _projector(1, 512, 512),
         "optimizer": MINENT_ADAM,
         "schedule": MINENT_SCHEDULE,
         "views": "minent",
@@ -198,6 +227,7 @@ ON_IMAGENET: dict[str, dict[str, Any]] = {
         "optimizer": {"learning_rate": 0.5, "weight_decay": 1e-6},
     },
     "nnclr": {"method": {"queue_size": 65536}},
+    "all4one": {"method": {"queue_size": 98304}},
     "minent": {"views": "symmetric"},
     "s3oc": {"views": "symmetric"},
 }
@@ -209,6 +239,14 @@ ON_STL10: dict[str, dict[str, Any]] = {
         "views": "minent",
     },
     "s3oc": {"views": "minent"},
+}
+# Clusters of DeepCluster: ten for each class (Caron et al. 2018, section 4.2).
+CLUSTERS = {
+    "cifar10": 100,
+    "cifar100": 1000,
+    "stl10": 100,
+    "imagenet100": 1000,
+    "imagenet2012": 10000,
 }
 # A method without a recipe has its file's defaults, and the heads, optimizer and views of IE-CL.
 METHODS = (*RECIPES, *(name for name in kinds.names("method") if name not in RECIPES))
@@ -264,6 +302,8 @@ def _follow_recipe(config: ml_collections.ConfigDict, name: str) -> None:
     views = recipe.pop("views", None)
     config.method = ml_collections.ConfigDict({"name": name} | recipe.pop("method", {}))
     config.method = config_lib.complete(config).method  # Adds the defaults of missing keys.
+    if name == "deepcluster":
+        config.method.num_clusters = CLUSTERS[config.data.name]
     for part, changes in recipe.items():
         config[part].update(changes)
     if views:
@@ -290,6 +330,7 @@ def _views(
             {"jitter": cool, "crop_scale": from_fifth, "blur_prob": 1.0},
         ],
         "minent": [{"jitter": half, "crop_scale": from_fifth, "gray_prob": 0.1, "blur_prob": 0.0}],
+        "plain": [{"jitter_prob": 0.0, "gray_prob": 0.0, "blur_prob": 0.0}],  # crop and flip
         "vicreg": [{"jitter": cool, "crop_scale": from_fifth, "solarize_prob": 0.1}],
         "w_mse": [{"jitter": full, "crop_scale": from_fifth, "blur_prob": 0.2}],
     }

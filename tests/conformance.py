@@ -87,6 +87,8 @@ def tiny_config(name: str, *, saib: bool, **overrides: Any):
     if "predictor" in config.method:
         config.method.predictor.hidden_dim = 32
     config.optimizer.learning_rate = LEARNING_RATES.get(name, 0.16)  # 0.01 at this batch
+    if "transformer" in config.method:
+        config.method.transformer.num_heads = 2
     if config.optimizer.name == "adam":  # optax's is not for the strict promotion of the tests
         config.optimizer.name = "sgd"
     config.update_from_flattened_dict(overrides)
@@ -129,7 +131,12 @@ def make_case(config: Any, *, steps: int = STEPS) -> Case:
         "label": rng.integers(0, 10, (2, BATCH // 2)).astype(np.int32),
         "index": np.arange(BATCH, dtype=np.int32).reshape(2, -1),
     }
-    initial = jax.device_get(built.create_state())
+    state = built.create_state()
+    pooled = jax.eval_shape(
+        built.method.encode, state.params, state.method_state, jnp.zeros((1, SIDE, SIDE, 3))
+    )["pooled"]
+    features = rng.normal(size=(BATCH, pooled.shape[-1])).astype(np.float32)
+    initial = jax.device_get(built.begin_epoch(state, 0, lambda *_: features))
     case = Case(config, built, lambda state: pmapped(state, batch), traces, initial, [])
     state = initial
     for _ in range(steps):

@@ -355,15 +355,81 @@ def _dino(settings, z):
     return loss, terms
 
 
+def _deepcluster_v2(settings, z):
+    """Caron et al. 2020, appendix D: every view predicts the label, once for each head."""
+    of_heads = []
+    for head, prototypes in enumerate(z["prototypes"]):
+        found = []
+        for name in PROJECTIONS:
+            for row, labels in zip(z[name], z["labels"], strict=True):
+                if labels[head] >= 0:
+                    scores = [product(unit(row), prototype) for prototype in prototypes]
+                    own = scores.pop(labels[head])
+                    found.append(cross_entropy(own, scores, settings.temperature))
+        of_heads.append([mean(column) for column in zip(*found)])
+    loss, top1 = (mean(column) for column in zip(*of_heads))
+    return loss, {"cluster_top1": top1}
+
+
+def _deepcluster(settings, z):
+    """Caron et al. 2018, Eq. 2, of the pooled features, weighted."""
+    losses, hits = [], []
+    for name in PROJECTIONS[: 2 if settings.symmetric else 1]:
+        for row, (label, _) in zip(z[name], z["labels"], strict=True):
+            if label >= 0:
+                columns = zip(zip(*z["kernel"]), z["bias"], strict=True)
+                scores = [product(row, column) + bias for column, bias in columns]
+                loss, hit = cross_entropy(scores.pop(label), scores, 1)
+                losses.append(z["weights"][label] * loss)
+                hits.append(hit)
+    return mean(losses), {"cluster_top1": mean(hits)}
+
+
+def _all4one(settings, z):
+    """Estepa et al. 2023: the three losses, each the mean of both directions.
+
+    The feature loss is 10 (on / 2 + off / 2), where on and off are the roots of the mean squares
+    of 1 - C_ii and of C_ij, over both of the matrices C.
+    """
+    args = settings.temperature, settings.centroid_temperature
+    neighbor, top1 = info_nce(z["anchor_neighbor"], z["query_prediction"], args[0])
+    neighbor += info_nce(z["query_neighbor"], z["anchor_prediction"], args[0])[0]
+    centroid, centroid_top1 = info_nce(
+        z["anchor_centroid"], z["query_centroid_prediction"], args[1]
+    )
+    centroid += info_nce(z["query_centroid"], z["anchor_centroid_prediction"], args[1])[0]
+    on, off = [], []
+    for m, q in (("anchor_key", "query_projection"), ("query_key", "anchor_projection")):
+        for i, first in enumerate(zip(*z[m])):
+            for j, second in enumerate(zip(*z[q])):
+                cosine = product(unit(first), unit(second))
+                on += [(1 - cosine) ** 2] * (i == j)
+                off += [cosine**2] * (i != j)
+    on, off = math.sqrt(mean(on)), math.sqrt(mean(off))
+    losses = neighbor / 2, centroid / 2, 10 * (on / 2 + off / 2)
+    weights = settings.neighbor_weight, settings.centroid_weight, settings.feature_weight
+    terms = dict(zip(("neighbor_loss", "centroid_loss", "feature_loss"), losses, strict=True))
+    terms |= {"on_diagonal": on, "off_diagonal": off}
+    terms |= {"info_nce_top1": top1, "centroid_top1": centroid_top1}
+    terms |= {name: mean(map(mean, z[name])) for name in NEIGHBORHOOD}
+    return product(weights, losses), terms
+
+
 PROJECTIONS = ("anchor_projection", "query_projection")
 PREDICTED = (*PROJECTIONS, "anchor_prediction", "query_prediction")
 KEYS = ("query_key", "anchor_key")
+CLUSTERS = ("labels", "prototypes")
+TOP_LAYER = ("labels", "weights", "kernel", "bias")
 NEIGHBORS = ("anchor_neighbor", "query_neighbor")
 HEADS = ("anchor_head1", "query_head1")
 LEVELS = ("anchor_level0", "query_level0", "anchor_level1", "query_level1")
+CENTROIDS = ("anchor_centroid", "query_centroid")
+CENTROIDS += tuple(f"{name}_prediction" for name in CENTROIDS)
+NEIGHBORHOOD = ("neighbor_cosine", "neighbor_overlap")
 ASSIGNED = ("scores", "assigned_scores", "counted")
 TAUGHT = ("scores", "teacher_scores", "center", "teacher_temperature")
-TRAINED = (*PREDICTED, *HEADS, *LEVELS, "scores")  # what depends on the parameters
+# What depends on the parameters.
+TRAINED = (*PREDICTED, *CENTROIDS, *HEADS, *LEVELS, "scores", "kernel", "bias")
 # The outputs that are not a row for each image: BATCH is the axis of the images of a device.
 SHAPES: dict[str, tuple[int, ...]] = {
     "negatives": (QUEUE, WIDTH),
@@ -373,6 +439,11 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "teacher_scores": (2, BATCH, WIDTH),
     "center": (WIDTH,),
     "teacher_temperature": (),
+    "labels": (BATCH, 2),
+    "prototypes": (2, WIDTH, WIDTH),
+    "weights": (WIDTH,),
+    "kernel": (WIDTH, WIDTH),
+    "bias": (WIDTH,),
 }
 
 
@@ -401,6 +472,7 @@ def _s3oc_case(**settings):
     return Case("s3oc", _s3oc, LEVELS, {"levels": (WIDTH, WIDTH)} | settings)
 
 
+OF_ALL4ONE = PREDICTED + KEYS + NEIGHBORS + CENTROIDS + NEIGHBORHOOD
 VICREG_WEIGHTS = {"invariance_weight": 3.0, "variance_weight": 5.0, "covariance_weight": 7.0}
 CASES = {
     "moco_v2": _moco(symmetric=False, queue_size=0),
@@ -419,6 +491,19 @@ CASES = {
     "moco_v3 warm": Case("moco_v3", _moco_v3, PREDICTED + KEYS, {"temperature": 0.4}),
     "nnclr": Case("nnclr", _nnclr, PREDICTED + NEIGHBORS),
     "nnclr warm": Case("nnclr", _nnclr, PREDICTED + NEIGHBORS, {"temperature": 0.4}),
+    "all4one": Case("all4one", _all4one, OF_ALL4ONE),
+    "all4one reweighted": Case(
+        "all4one",
+        _all4one,
+        OF_ALL4ONE,
+        {
+            "temperature": 0.4,
+            "centroid_temperature": 0.3,
+            "neighbor_weight": 0.7,
+            "centroid_weight": 0.2,
+            "feature_weight": 0.1,
+        },
+    ),
     "simclr": Case("simclr", _simclr, PROJECTIONS),
     "simclr warm": Case("simclr", _simclr, PROJECTIONS, {"temperature": 0.4}),
     "byol": Case("byol", _byol, PREDICTED + KEYS),
@@ -429,6 +514,14 @@ CASES = {
     ),
     "vicreg": Case("vicreg", _vicreg, PROJECTIONS),
     "vicreg reweighted": Case("vicreg", _vicreg, PROJECTIONS, VICREG_WEIGHTS),
+    "deepcluster": Case("deepcluster", _deepcluster, PROJECTIONS[:1] + TOP_LAYER),
+    "deepcluster symmetric": Case(
+        "deepcluster", _deepcluster, PROJECTIONS + TOP_LAYER, {"symmetric": True}
+    ),
+    "deepcluster_v2": Case("deepcluster_v2", _deepcluster_v2, PROJECTIONS + CLUSTERS),
+    "deepcluster_v2 warm": Case(
+        "deepcluster_v2", _deepcluster_v2, PROJECTIONS + CLUSTERS, {"temperature": 0.4}
+    ),
     "w_mse one slice": Case("w_mse", _w_mse, PROJECTIONS, {"whitening_size": BATCH}),
     "w_mse shrunk, query constant": Case(
         "w_mse",

@@ -3,10 +3,12 @@
 import importlib
 from typing import Any
 
+import jax.numpy as jnp
 import ml_collections
 import pytest
 
 from iecl_jax import config as config_lib
+from iecl_jax import methods
 from iecl_jax.config import section
 
 pytestmark = pytest.mark.quick
@@ -144,6 +146,21 @@ IMPOSSIBLE: list[tuple[tuple[str, str], int, dict[str, Any], list[str]]] = [
         ["method.whitening_size=16 must be more than projector.output_dim=16"],
     ),
     (
+        ("plug_and_play", "all4one,smoke"),
+        1,
+        {"method.transformer.num_heads": 5},
+        [
+            "method.transformer.num_heads=5 must divide projector.output_dim (16)",
+            "2 or 4 or 8 would",
+        ],
+    ),
+    (
+        ("plug_and_play", "all4one,smoke"),
+        1,
+        {"method.neighbors": 33},
+        ["method.neighbors=33 must be at most method.queue_size=32"],
+    ),
+    (
         ("plug_and_play", "nnclr,smoke"),
         1,
         {"method.queue_size": 0},
@@ -228,6 +245,22 @@ def test_groups_of_batch_norm_may_span_devices_and_saib_may_be_off():
         config_lib.check(changed(load(*TINY), {"encoder.bn_group": group}), 4)
     config = changed(load(*TINY), {"saib.enabled": False, "saib.group_size": 7})
     config_lib.check(config, 1)
+
+
+@pytest.mark.parametrize("method", ["nnclr", "all4one"])
+def test_a_queue_of_neighbours_longer_than_the_data_set_is_an_alarm(method):
+    config = load("plug_and_play", f"{method},smoke")
+    config.method.queue_size = 512
+    config_lib.check(config, 1)
+    config_lib.check_length(config, num_images=256, steps_per_epoch=16, total_steps=32)
+    age = methods.make(config, total_steps=32, num_images=256).schedules["queue_epochs"]
+    for step, epochs in ((0, 0.0), (8, 0.5), (16, 1.0), (24, 1.5), (40, 2.0)):
+        metrics = {"queue_epochs": float(age(jnp.int32(step)))}
+        assert metrics["queue_epochs"] == epochs
+        alarms = methods.alarms(config, metrics)
+        assert len(alarms) == (epochs > 1)
+        assert all("lower method.queue_size=512" in alarm for alarm in alarms)
+    assert methods.alarms(config, {}) == []  # before the first entry of the log
 
 
 @pytest.mark.parametrize(

@@ -3,5 +3,5 @@
 from conformance import *  # noqa: F403
 from conformance import cases
 
-# These two run with SAIB in every suite.
-case = cases(saib=False, slow=("byol", "vicreg"))
+# Two run with SAIB in every suite; swav has prototypes too, and others a momentum network.
+case = cases(saib=False, slow=("byol", "vicreg", "dino"))

@@ -150,6 +150,7 @@ def digits_dir(tmp_path_factory):
     process = prepare_digits(directory)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr.decode()
+    assert not stderr  # TensorFlow would tell of oneDNN.
     return directory
 
 

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import pathlib
+import re
 import shutil
 
 import jax
@@ -90,8 +92,9 @@ def refused(command, arguments, capsys):
 def test_loss_curves_of_two_runs(run, tmp_path, capsys):
     other = copy(run, tmp_path / "b", enabled=False)
     loss_curves.main([f"--runs={run},{other}"])
-    path = run / "figures" / "loss_curves.png"
-    assert capsys.readouterr().out == f"{path}\n"
+    path = pathlib.Path(capsys.readouterr().out.strip())
+    assert re.fullmatch(r"loss_curves-runs=b-[0-9a-f]{8}\.png", path.name)
+    assert path.parent == run / "figures"
     assert pixels(path, style.RED) > 200  # over the first, whose curve is the same
     legend = loss_curves.draw({"one": events.read(run)}).axes[0].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["one: 1.800 at the end"]

@@ -144,7 +144,10 @@ def test_in_tensorboard_what_matters_comes_first_and_every_name_comes_back():
     first = ["1_train/loss", "2_eval/knn_top1", "2_eval/online_probe_top1", "3_details/entropy"]
     assert sorted(tags.values())[:4] == first
     assert tags["conv_matrix_norm/stem"] == "5_layers/conv_matrix_norm/stem"
-    for name, tag in (tags | {"probe/loss": names.number_in_tensorboard("probe/loss")}).items():
+    others = ("probe/loss", "eval/comparison/raw_pixels/knn_top1")
+    tags |= {name: names.number_in_tensorboard(name) for name in others}
+    assert tags[others[1]] == "6_tables/comparison/raw_pixels/knn_top1"
+    for name, tag in tags.items():
         assert names.from_tensorboard(tag) == name
         assert names.from_tensorboard(name) == name  # the tag of an earlier revision
     for name in ("gallery", "jacobian_spectrum", "another"):

@@ -67,6 +67,7 @@ def test_the_log_and_tensorboard_hold_the_curves(workdir):
     names += "grad_norm_online grad_norm_saib info_nce_top1 images_per_second"
     wanted = {f"train/{name}" for name in names.split()}
     wanted |= {"eval/knn_top1", "eval/online_probe_top1"}
+    wanted |= {f"eval/comparison/{name}_encoder/knn_top1" for name in ("untrained", "trained")}
     wanted |= {"diagnostics/log_det", "diagnostics/rank_me", "conv_operator_norm/conv1"}
     log = events.read(workdir)
     assert wanted <= set(log.scalars)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from iecl_jax import console
-from iecl_jax.run import events
+from iecl_jax.run import events, metrics
 from iecl_jax.run.checkpoint import Checkpointer
 from iecl_jax.run.preemption import EXIT_CODE
 from iecl_jax.train import actions, loop
@@ -136,8 +136,21 @@ def test_a_run_says_how_far_it_is_and_how_long_it_takes(start, caplog, monkeypat
         caplog.text
     )
     assert "Expected time: 2 h 13 min, until " in caplog.text
+    actions.Log(run, 1)(loop.Now(1003, last=True))
+    assert run.shown.note == "loss 2.5, kNN 50.0 %, 0.25 images/s"  # nothing is left to go
     said = caplog.text.index
     assert said("compiling the training step ...") < said("Training: step 2")
+
+
+def test_numbers_of_tables_are_logged_and_no_walls_of_them():
+    scores = {
+        "knn_top1": np.float32(0.5),
+        "comparison": {"raw pixels": {"knn_top1": 0.25, "note": "x"}, "trained encoder": {}},
+        "by class": {f"class {number}": 1.0 for number in range(51)},
+        "spectrum": [1.0, 2.0],
+        "text": "x",
+    }
+    assert metrics.flat(scores) == {"knn_top1": 0.5, "comparison/raw_pixels/knn_top1": 0.25}
 
 
 def test_what_is_not_finite_leaves_the_last_good_checkpoint_on_the_disk(start, tmp_path):

@@ -15,9 +15,11 @@ from loss_reference import numeric_gradient
 from method_losses import (
     BATCH,
     CASES,
+    CENTROIDS,
     HEADS,
     KEYS,
     LEVELS,
+    NEIGHBORHOOD,
     NEIGHBORS,
     PREDICTED,
     SHAPES,
@@ -54,13 +56,15 @@ def _outputs(name):
     rng = np.random.default_rng(38)
     images = rng.normal(size=(BATCH, WIDTH)) * [0.4, 1.0, 1.6] + [0.5, 0.0, -1.0]
     found = {}
-    for output in (*PREDICTED, *KEYS, *NEIGHBORS, *HEADS, *LEVELS):
+    rows = (*PREDICTED, *KEYS, *NEIGHBORS, *CENTROIDS, *NEIGHBORHOOD, *HEADS, *LEVELS)
+    for output in rows:
         found[output] = images + rng.normal(size=images.shape) * [0.5, 0.8, 0.3]
-    found |= {output: rng.uniform(-1, 1, shape) for output, shape in SHAPES.items()}
-    found["counted"] = (
-        np.arange(*SHAPES["counted"]) % 15 != 14
-    )  # all of the batch, most of the queue
+    for output, shape in SHAPES.items():
+        found[output] = rng.normal(size=shape)
+    # All of the batch, and most of the queue.
+    found["counted"] = np.arange(*SHAPES["counted"]) % 15 != 14
     found["teacher_temperature"] = np.array(0.2)
+    found["labels"] = rng.integers(-1, WIDTH, SHAPES["labels"]).astype(np.int32)
     return {output: found[output] for output in CASES[name].outputs}
 
 
@@ -77,7 +81,10 @@ def _reference(name, outputs):
 
 
 def _float32(tree):
-    return jax.tree.map(lambda x: jnp.asarray(x, bool if x.dtype == bool else jnp.float32), tree)
+    """The same with float32 for float64."""
+    return jax.tree.map(
+        lambda x: jnp.asarray(x, jnp.float32 if x.dtype == np.float64 else x.dtype), tree
+    )
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -49,6 +49,16 @@ def test_the_nearest_are_those_of_the_largest_cosine():
     assert_allclose(cosines, -np.sort(-exact, axis=1)[:, :4], rtol=1e-5)
 
 
+def test_the_name_of_a_class_in_two_groups_stands_on_one_of_them():
+    generator = np.random.default_rng(0)
+    groups = [generator.normal(centre, 0.1, (20, 2)) for centre in (-5.0, 5.0)]
+    for points in (np.concatenate(groups), np.zeros((3, 2)), np.ones((1, 2))):
+        chosen = map_picture.densest(points)
+        assert (points == chosen).all(1).any()
+        distances = np.linalg.norm(points - chosen, axis=1)
+        assert (distances < 0.5).sum() >= len(points) / 2
+
+
 @pytest.mark.parametrize("method", ["pca", "tsne"])
 def test_the_map_keeps_classes_together_and_is_the_same_again(method):
     features, labels = clusters()
@@ -260,6 +270,15 @@ def test_the_commands_draw_a_finished_run(run, tmp_path, capsys):
     map_command.main([f"--workdir={run}", "--method=pca", f"--out={tmp_path / 'm.svg'}"])
     assert (tmp_path / "m.svg").read_text().startswith("<?xml")
     assert capsys.readouterr().out == f"{out}\n{tmp_path / 'm.svg'}\n"
+    folder = run / "figures"
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    map_command.main([f"--workdir={run}", "--method=pca"])
+    neighbours_command.main([f"--workdir={run}", "--queries=2", "--k=3"])
+    drawn = [folder / "feature_map-method=pca.png", folder / "neighbours-k=3-queries=2.png"]
+    assert capsys.readouterr().out.split() == list(map(str, drawn))
+    assert before == {path: path.read_bytes() for path in before}  # those of the run itself
+    for path in drawn:
+        path.unlink()
     for command, flags, words in (
         (neighbours_command, ["--out=a.pdf"], "must end in .png"),
         (neighbours_command, ["--k=0"], "of at least 1"),

@@ -79,6 +79,13 @@ def test_configs_are_imported_by_the_package():
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize("module", ["iecl_jax.main", "iecl_jax.tools.prepare", "iecl_jax.evals"])
+def test_every_command_keeps_tensorflow_from_telling_of_onednn(module):
+    code = f"import os, {module}; print(os.environ['TF_ENABLE_ONEDNN_OPTS'])"
+    assert call(sys.executable, "-c", code, cwd=ROOT) == "0\n"
+
+
+@pytest.mark.quick
 def test_the_version_is_the_same_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == iecl_jax.__version__

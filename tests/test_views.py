@@ -1,8 +1,10 @@
 """Views as the command line asks for them: own operators, further views, and what is refused."""
 
+import functools
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_network
@@ -88,8 +90,11 @@ def test_methods_use_the_first_two_views(name):
     method = methods.make(config, total_steps=10)
     view, small = np.zeros((8, 8, 8, 3), np.float32), np.zeros((8, 4, 4, 3), np.float32)
     params, state = jax.eval_shape(method.init, jax.random.key(0), [view] * 2)
+    facts = {"index": jnp.arange(8), "step": jnp.int32(0), "epoch": jnp.int32(0)}
+    facts |= {"keys": jax.random.split(jax.random.key(0), 8)}
+    forward = functools.partial(method.forward, **{name: facts[name] for name in method.reads})
     primitives = [
-        [each.primitive.name for each in jax.make_jaxpr(method.forward)(params, state, views).eqns]
+        [each.primitive.name for each in jax.make_jaxpr(forward)(params, state, views).eqns]
         for views in ([view] * 2, [view, view, small])
     ]
     assert primitives[0] == primitives[1]

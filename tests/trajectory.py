@@ -70,10 +70,23 @@ class Trainer:
 
     def __init__(self, case: str):
         self.config = tiny_config(case)
-        self.built = experiment.build(
-            self.config, total_steps=10**6, steps_per_epoch=1000, num_classes=10
-        )
         self.split = data.open_split(self.config.data, "pretrain")
+        self.built = experiment.build(
+            self.config,
+            total_steps=10**6,
+            steps_per_epoch=1000,
+            num_classes=10,
+            num_images=len(self.split),
+        )
+
+    def initial(self) -> Any:
+        """The state with which the first epoch begins; drawn features take those of the images."""
+        state = self.built.create_state()
+        image = np.zeros((1, *self.split.image_shape, 3), np.float32)
+        encode = self.built.method.encode
+        width = jax.eval_shape(encode, state.params, state.method_state, image)["pooled"].shape[1]
+        drawn = np.random.default_rng(0).normal(size=(len(self.split), width))
+        return self.built.begin_epoch(state, 0, lambda *_: np.float32(drawn))
 
     def run(
         self,
@@ -85,7 +98,7 @@ class Trainer:
         save: Callable[[int, Any, int], None] = lambda step, state, position: None,
     ) -> Run:
         """Trains from step `start` up to `steps`; see the head of the file for what it returns."""
-        state = self.built.create_state() if state is None else state
+        state = self.initial() if state is None else state
         rows, sums = [], []
         with data.TrainBatches(self.config, self.split, start=start) as batches:
             for step in range(start + 1, steps + 1):

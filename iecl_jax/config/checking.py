@@ -173,7 +173,10 @@ def check_length(
 ) -> None:
     """Raises ValueError if the data set is too small for the run, or the run for its warm-up."""
     held = {"train.batch_size": config.train.batch_size}
-    held["method.queue_size"] = config.method.get("queue_size", 0)
+    # Where the queue holds neighbours, a longer one only raises an alarm.
+    long_queue = getattr(kinds.load("method", config.method.name), "LONG_QUEUE", False)
+    for name in ("num_clusters",) if long_queue else ("queue_size", "num_clusters"):
+        held[f"method.{name}"] = config.method.get(name, 0)
     for name, count in held.items():
         if count > num_images:
             raise ValueError(

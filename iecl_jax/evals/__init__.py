@@ -10,8 +10,8 @@ a file of this folder or the path of any other `.py` file with the same contents
     RESULTS                      {result: description for a reader}. A description that ends in
                                  "(%)" means that the value is a share from 0 to 1, shown times 100
     measure(subject, settings)   returns {result: number}; see `parts.subject.Subject`. It may also
-                                 return results that are not in RESULTS and tables of numbers: they
-                                 are only written to results.json
+                                 return results that are not in RESULTS, and tables of numbers as
+                                 nested mappings: they are not told on the console
 
 and may have
 

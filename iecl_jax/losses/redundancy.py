@@ -1,4 +1,4 @@
-"""The redundancy-reduction losses: Barlow Twins and VICReg.
+"""The redundancy-reduction losses: Barlow Twins, VICReg and the feature loss of All4One.
 
 Each takes the embeddings of the two views from all devices, where row i of both is the same image.
 It computes in float32 whatever their type and returns its terms unweighted; the method weights
@@ -8,6 +8,7 @@ them. The values do not change if the views are exchanged or the images reordere
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
+from iecl_jax.losses.contrastive import l2_normalize
 from iecl_jax.losses.product import product
 from iecl_jax.losses.standardize import standardize
 
@@ -87,3 +88,35 @@ def vicreg(
     (variance, covariance), (variance2, covariance2) = spread(first), spread(second)
     invariance = jnp.square(first - second).mean()
     return invariance, variance + variance2, covariance + covariance2
+
+
+def feature_correlation(
+    *pairs: tuple[Float[Array, "n d"], Float[Array, "n d"]],
+) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
+    """Returns the two terms of All4One's feature loss, from pairs of embeddings.
+
+    Each pair has a matrix C [d, d] of the cosines between the features of its first and of its
+    second embeddings. A feature is a column of n entries, scaled to unit length and not centred.
+
+    The loss of All4One is 5 times the sum of both terms.
+
+    Returns:
+      (on_diagonal, off_diagonal): the root of the mean of (1 - C_ii)^2, and that of the mean of
+      C_ij^2 where i and j differ; the means are also over the pairs. Each is from 0 to 2, and
+      off_diagonal to 1. A feature that is 0 everywhere has the cosine 0. Gradients are finite.
+
+    Raises:
+      ValueError: the embeddings have a single feature.
+
+    Reference: Estepa et al. 2023 (All4One), as in their code.
+    """
+    d = pairs[0][0].shape[1]
+    if d < 2:
+        raise ValueError("feature_correlation compares features, and there is 1: give it two.")
+    on = off = jnp.float32(0)
+    for first, second in pairs:
+        cosines = product(l2_normalize(first.T), l2_normalize(second.T).T)
+        on = on + jnp.square(1 - jnp.diagonal(cosines)).mean() / len(pairs)
+        off = off + _off_diagonal(cosines) / (d * (d - 1)) / len(pairs)
+    # The root has no finite slope at 0.
+    return jnp.sqrt(jnp.maximum(on, 1e-12)), jnp.sqrt(jnp.maximum(off, 1e-12))

@@ -7,6 +7,8 @@ predictions p of all devices. The loss is the mean of both directions, and the l
 of the first. z_anchor enters the queue after the look-up.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -19,6 +21,7 @@ from iecl_jax.methods.parts import contrast, online, queue
 from iecl_jax.methods.parts.method import Loss, Method, Outputs, Tree, Views, unmoved
 
 TITLE = "NNCLR"
+LONG_QUEUE = True  # longer than the data set, as in solo-learn's recipe: an alarm tells
 
 
 class Settings(online.Settings, online.PredictorSettings):
@@ -33,8 +36,17 @@ def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
     queue.check(config)
 
 
+def alarms(config: ml_collections.ConfigDict, metrics: Mapping[str, float]) -> list[str]:
+    """Returns the alarm of a queue that is longer than the data set."""
+    return queue.alarms(config, metrics)
+
+
 def make(
-    config: ml_collections.ConfigDict, *, total_steps: int, axis_name: str | None = None
+    config: ml_collections.ConfigDict,
+    *,
+    total_steps: int,
+    axis_name: str | None = None,
+    num_images: int = 1,
 ) -> Method:
     """Returns NNCLR as a `Method`."""
     network = online.make(config, axis_name, predictor=True)
@@ -64,7 +76,8 @@ def make(
         info = (first + second) / 2
         return info, {"info_nce": info, "info_nce_top1": top1}
 
-    return Method(init, forward, loss, unmoved, network.encode, network.embed, {})
+    schedules = {"queue_epochs": queue.epochs(config, num_images)}
+    return Method(init, forward, loss, unmoved, network.encode, network.embed, schedules)
 
 
 def nearest(z: Float32[Array, "b d"], support: Float32[Array, "K d"]) -> Float32[Array, "b d"]:

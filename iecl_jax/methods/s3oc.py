@@ -7,13 +7,12 @@ between both is the loss. Several headers of different widths stand in a cascade
 
     loss = sum over levels of [CE(s_anchor / T, t_query) + CE(s_query / T, t_anchor)] / 2
 
-s are the cosines of a level's input with its centres. The first level gets the projection, and each
-further one the cosines of the level before. t are the classes that the other view gets, a constant:
-the largest of the scores after a normalisation along the batch of all devices, as in the authors'
-later MinEnt (`normalization="bn"`), or of an assignment that uses all classes equally
-("sinkhorn"; the authors' earlier work limits the images of a class, too).
-
-The projector is ours as well; the recipe has a linear layer with batch norm.
+s are the cosines of a level's input with its centres. The first level gets the encoder's pooled
+features, without a projector, and each further one the cosines of the level before. t are the
+classes that the other view gets, a constant: the largest of the scores after a normalisation along
+the batch of all devices, as in the authors' later MinEnt (`normalization="bn"`), or of an
+assignment that uses all classes equally ("sinkhorn"; the authors' earlier work limits the images of
+a class, too).
 """
 
 from collections.abc import Mapping
@@ -46,7 +45,9 @@ def make(
 ) -> Method:
     """Returns S3OC as a `Method`."""
     settings = config.method
-    network = online.make(config, axis_name, further=Cascade(tuple(settings.levels)))
+    network = online.make(
+        config, axis_name, projector=False, further=Cascade(tuple(settings.levels))
+    )
     names = [f"level{i}" for i in range(len(settings.levels))]
 
     def loss(outputs: Outputs) -> Loss:

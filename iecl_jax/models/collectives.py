@@ -9,7 +9,7 @@ import itertools
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
-from jaxtyping import Array, Int32
+from jaxtyping import Array, Bool, Float32, Int32
 
 
 def gather(tree, axis_name: str | None, *, devices: int = 0):
@@ -49,6 +49,15 @@ def mean(tree, axis_name: str | None):
     total = jax.lax.axis_size(axis_name)
     flat, restore = jax.flatten_util.ravel_pytree(tree)
     return jax.tree.map(lambda leaf: leaf / total, restore(jax.lax.psum(flat, axis_name)))
+
+
+def mean_count(counted: Bool[Array, "b ..."], axis_name: str | None) -> Float32[Array, "..."]:
+    """Returns the mean over devices of the number of True rows, or 1e-6 if none is True.
+
+    What each device sums over its True rows and divides by this has as its mean over devices the
+    mean over the True rows of all devices, however they are spread.
+    """
+    return jnp.maximum(mean(counted.astype(jnp.float32).sum(0), axis_name), 1e-6)
 
 
 def places(batch_size: int, axis_name: str | None) -> Int32[Array, "{batch_size}"]:

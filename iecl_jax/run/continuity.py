@@ -21,7 +21,8 @@ FIXED = {
     r"seed": "the order of the images and all random numbers come from it",
     r"data\.name|data\.image_size": "what was learned so far is that of other images",
     r"method\.name": "what was learned so far is that of another method",
-    r"method\.(queue_size|predictor\..+)|projector\..+|encoder\.(?!bn_group$|remat$).+|saib\..+": (
+    r"method\.(queue_size|num_clusters|num_heads|predictor\..+|transformer\.(num|hidden)_.+)"
+    r"|projector\..+|saib\..+|encoder\.(?!bn_group$|remat$).+": (
         "the checkpoint's network was built with it"
     ),
     r"optimizer\.name": "the checkpoint holds the statistics of the other optimizer",

@@ -1,6 +1,7 @@
 """Collects the metrics of each step, checks that they are finite, and writes their means."""
 
 import contextlib
+import numbers
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -9,6 +10,8 @@ import jax
 import numpy as np
 
 from iecl_jax.run.writer import Writer
+
+_MOST_OF_A_TABLE = 50  # numbers
 
 
 class MetricLog:
@@ -138,6 +141,35 @@ def check_finite(
             else "no checkpoint was written before it"
         )
         raise FloatingPointError(f"step {step}: {', '.join(bad)} not finite; {saved}.")
+
+
+def flat(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the numbers among an evaluation's results, and those of its tables by their place.
+
+    A table is a nested mapping: {"comparison": {"raw pixels": {"knn_top1": 0.9}}} becomes
+    {"comparison/raw_pixels/knn_top1": 0.9}. Sequences, and tables of more than 50 numbers, are left
+    out: they would be a wall of curves, and results.json has them.
+    """
+    found: dict[str, float] = {}
+    for name, value in scores.items():
+        if isinstance(value, Mapping):
+            table = _numbers(value, name)
+            found |= table if len(table) <= _MOST_OF_A_TABLE else {}
+        else:
+            found |= _numbers({name: value})
+    return found
+
+
+def _numbers(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    found: dict[str, float] = {}
+    for key, value in tree.items():
+        word = "_".join(str(key).replace("/", " ").split())
+        path = f"{prefix}/{word}" if prefix else word
+        if isinstance(value, Mapping):
+            found |= _numbers(value, path)
+        elif isinstance(value, numbers.Real):
+            found[path] = float(value)
+    return found
 
 
 def write_scalars(writer: Writer, group: str, step: int, values: Mapping[str, float]) -> None:

@@ -3,12 +3,13 @@
 import argparse
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from iecl_jax import console
 from iecl_jax.config import files, own_files, paths
+from iecl_jax.run import default_folder
 
 
 class Parser(argparse.ArgumentParser):
@@ -87,6 +88,15 @@ def new_folder(text: str) -> Path:
 def new_file(text: str) -> Path:
     """Returns the path of a file to write, and refuses one whose folder cannot be made."""
     return new_folder(str(folder(text).parent)) / folder(text).name
+
+
+def picture(workdir: Path, figure: str, changed: Mapping[str, Any]) -> Path:
+    """Returns where a figure of a run lies unless --out says otherwise: RUN/figures/NAME.png.
+
+    NAME has the flags, by name, that make it another picture than the command draws without them,
+    so that neither takes the other's place.
+    """
+    return workdir / "figures" / f"{default_folder.name(figure, changed)}.png"
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:

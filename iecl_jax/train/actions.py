@@ -6,7 +6,6 @@ Each action knows when it is due (`due`) and does its work when called. `train.l
 import contextlib
 import dataclasses
 import datetime
-import numbers
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -17,8 +16,7 @@ import numpy as np
 from absl import logging
 
 from iecl_jax import console
-from iecl_jax.run import distributed
-from iecl_jax.run.metrics import write_scalars
+from iecl_jax.run import distributed, metrics
 from iecl_jax.train.loop import Action, Now, Run
 
 _WORTH_SAYING = 60.0  # seconds of expected time
@@ -179,10 +177,10 @@ class Diagnose:
         with console.waiting("Measuring entropy, rank and Jacobian"):
             found = self._diagnostics(self._run.state)
         now.diagnosis = found.values
-        write_scalars(self._run.writer, "diagnostics", now.step, found.values)
+        metrics.write_scalars(self._run.writer, "diagnostics", now.step, found.values)
         if self._milestone(now):
             for group, layers in found.layers.items():
-                write_scalars(self._run.writer, group, now.step, layers)
+                metrics.write_scalars(self._run.writer, group, now.step, layers)
             _write_pictures(self._run, now, found.pictures(now.step))
 
 
@@ -202,9 +200,9 @@ class Evaluate:
         with _only_measures(self._evaluation.name, now):
             scores = self._evaluation(self._run.state, now)
             now.scores |= scores
-            if plain := _plain_numbers(scores):
-                self._run.scores |= plain
-                write_scalars(self._run.writer, "eval", now.step, plain)
+            if flat := metrics.flat(scores):
+                self._run.scores |= flat
+                metrics.write_scalars(self._run.writer, "eval", now.step, flat)
 
 
 class Draw:
@@ -261,9 +259,9 @@ class Save:
 
     def __call__(self, now: Now) -> None:
         if not self._exists(now):
-            self.run.save(metrics=_plain_numbers(now.scores), stopped=now.stop)
+            self.run.save(metrics=metrics.flat(now.scores), stopped=now.stop)
         elif not now.stop:
-            self.run.checkpointer.measured(now.step, _plain_numbers(now.scores))
+            self.run.checkpointer.measured(now.step, metrics.flat(now.scores))
 
     def _exists(self, now: Now) -> bool:
         """Returns whether this step has a checkpoint, which lacks the scores."""
@@ -320,7 +318,3 @@ def _only_measures(what: str, now: Now) -> Iterator[None]:
 def _write_pictures(run: Run, now: Now, pictures: Mapping[str, np.ndarray]) -> None:
     if pictures:
         run.writer.write_images(now.step, pictures)
-
-
-def _plain_numbers(scores: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(x) for name, x in scores.items() if isinstance(x, numbers.Real)}

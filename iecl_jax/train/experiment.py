@@ -152,11 +152,12 @@ class Experiment:
         if new_epoch is None:
             return state
         features = None
-        if new_epoch.encodes:
+        if new_epoch.encodes and not (new_epoch.first_only and epoch > 0):
             assert encode is not None, "this method needs the features of all images"
             features = jax.device_put(encode(state.params, state.method_state), _everywhere())
-        # The seed's two keys initialise the parameters and make the views.
-        key = jax.random.fold_in(jax.random.key(self.config.seed), epoch)
+        # Numbers 0 and 1 are the keys of the parameters and of the views: `split` is such a fold.
+        key = jax.random.fold_in(jax.random.key(self.config.seed), 2)
+        key = jax.random.fold_in(key, epoch)
         params, method_state = self._new_epoch(state.params, state.method_state, key, features)
         return dataclasses.replace(state, params=params, method_state=method_state)
 

@@ -15,6 +15,9 @@ from iecl_jax.methods import Method
 SIZES_OF = {
     "projector": "projector.hidden_dim or projector.output_dim",
     "predictor": "method.predictor.hidden_dim or projector.output_dim",
+    "memory": "projector.output_dim",
+    "prototypes": "method.num_clusters or projector.output_dim",
+    "transformer": "method.transformer.hidden_dim or projector.output_dim",
     "queue": "method.queue_size or projector.output_dim",
     "saib": "saib.group_size or data.image_size",
     "encoder": "the sizes of encoder, such as encoder.width",

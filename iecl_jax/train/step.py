@@ -119,8 +119,7 @@ def probe_metrics(
     """
     logits = product(standardize(features), probe["kernel"]) + probe["bias"][None]
     labelled = (labels >= 0).astype(jnp.float32)
-    # The mean count per device: devices may hold different numbers of labelled images.
-    count = jnp.maximum(collectives.mean(labelled.sum(), axis_name), 1e-6)
+    count = collectives.mean_count(labels >= 0, axis_name)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
     correct = (logits.argmax(1) == labels).astype(jnp.float32)
     return {

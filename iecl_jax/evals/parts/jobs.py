@@ -14,6 +14,7 @@ from iecl_jax.evals.parts.encoder import SplitEncoder
 from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.run import command_line, metrics_file, workdir
 from iecl_jax.run.checkpoint import load_for_evaluation
+from iecl_jax.run.metrics import flat
 from iecl_jax.run.seal import digest
 
 
@@ -57,10 +58,8 @@ def run(
         params_digest=digest(subject.params if work.params is None else work.params),
     )
     if jax.process_index() == 0:
-        numbers = {name: x for name, x in written["metrics"].items() if isinstance(x, (int, float))}
-        metrics_file.replace(
-            run_dir, work.steps, {f"eval/{name}": x for name, x in numbers.items()}
-        )
+        numbers = {f"eval/{name}": x for name, x in flat(written["metrics"]).items()}
+        metrics_file.replace(run_dir, work.steps, numbers)
     if config.pictures and subject.knows_features():
         with console.waiting("Drawing neighbours and a map of the features"):
             overview.measure(subject, None)

@@ -1,4 +1,4 @@
-"""Draws points in the plane, coloured by class, with the name of each class at its middle."""
+"""Draws points in the plane, coloured by class, with the name of each class where it is densest."""
 
 from collections.abc import Sequence
 
@@ -36,7 +36,7 @@ def figure(points: np.ndarray, labels: np.ndarray, names: Sequence[str], title: 
         outline = withStroke(linewidth=2.5, foreground="white")
         axes.annotate(
             name,
-            np.median(of_class, axis=0),
+            densest(of_class),
             ha="center",
             va="center",
             fontsize=10,
@@ -54,3 +54,13 @@ def figure(points: np.ndarray, labels: np.ndarray, names: Sequence[str], title: 
         for text in legend.get_texts():
             text.set_parse_math(False)
     return drawn
+
+
+def densest(points: np.ndarray) -> np.ndarray:
+    """Returns the one of points [N, 2] around which the smallest circle holds a quarter of them.
+
+    The mean or median of a class that lies in several groups would be between them.
+    """
+    squares = ((points[:, None] - points) ** 2).sum(-1)
+    radius = np.partition(squares, len(points) // 4, axis=1)[:, len(points) // 4]
+    return points[radius.argmin()]

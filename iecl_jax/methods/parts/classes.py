@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from iecl_jax.losses import assignment, hard_labels
+from iecl_jax.losses import assignment, pseudo_labels
+from iecl_jax.methods.parts.clusters import cluster_sizes
 from iecl_jax.methods.parts.method import Outputs, Scalar
 from iecl_jax.models import collectives
 
@@ -23,13 +24,13 @@ def swapped(
     """Returns the loss of each classifier, and terms to log.
 
     The loss is the mean of both directions: the cross-entropy of one view's scores, divided by the
-    temperature, against the classes of the other view (`hard_labels.labels`). The classes are
+    temperature, against the classes of the other view (`pseudo_labels.of_batch`). The classes are
     constants, and their normalisation is over the images of all devices.
 
     Args:
       outputs: has the scores "anchor_NAME" and "query_NAME" [b, K] of each classifier.
       names: the names of the classifiers.
-      normalization: see `hard_labels.labels`.
+      normalization: see `pseudo_labels.of_batch`.
       axis_name: the axis of the devices.
       temperature: above 0.
 
@@ -45,17 +46,17 @@ def swapped(
     losses: list[Scalar] = []
     terms: dict[str, Scalar] = {}
     for i, (own, of_all) in enumerate(zip(scores, everyone, strict=True)):
-        classes = [hard_labels.labels(view, normalization) for view in of_all]
+        classes = [pseudo_labels.of_batch(view, normalization) for view in of_all]
         first, second = (
-            hard_labels.cross_entropy(view / temperature, other[places])
+            pseudo_labels.cross_entropy(view / temperature, other[places]).mean()
             for view, other in zip(own, classes[::-1], strict=True)
         )
         losses.append((first + second) / 2)
-        shares = jnp.stack([hard_labels.frequencies(view, own[0].shape[1]) for view in classes])
+        sizes = jnp.stack([cluster_sizes(view, own[0].shape[1]) for view in classes])
         terms |= {
             f"head{i}_loss": losses[-1],
-            f"head{i}_classes": (shares > 0).sum(1).astype(jnp.float32).mean(),
-            f"head{i}_entropy": assignment.entropy(shares).mean(),
+            f"head{i}_classes": (sizes > 0).sum(1).astype(jnp.float32).mean(),
+            f"head{i}_entropy": assignment.entropy(sizes / len(classes[0])).mean(),
         }
     return losses, terms
 

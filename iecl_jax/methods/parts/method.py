@@ -50,11 +50,13 @@ class NewEpoch(NamedTuple):
         device, so that its result does not depend on their number.
       encodes: whether `function` needs the features, which takes a pass over all images.
       title: what it does, for the console.
+      first_only: whether it gets the features only before the first epoch.
     """
 
     function: Callable[..., tuple[Tree, Tree]]
     encodes: bool
     title: str
+    first_only: bool = False
 
 
 class Method(NamedTuple):

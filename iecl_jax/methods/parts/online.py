@@ -38,18 +38,21 @@ class Network(nn.Module):
     """The networks in a row, from the images of V views one after another.
 
     A call returns "pooled" of the encoder, "projection" and, with a predictor, "prediction"
-    [V * b, d]. `further` heads get these, and their outputs are returned, too.
+    [V * b, d]. Without a projector, "projection" is "pooled". `further` heads get these, and their
+    outputs are returned, too.
     """
 
     encoder: nn.Module
-    projector: nn.Module
+    projector: nn.Module | None
     predictor: nn.Module | None = None
     further: nn.Module | None = None
 
     def __call__(self, images: Images, **mode: Any) -> dict[str, Float[Array, "B ..."]]:
         outputs = self.encoder(images, **mode)
         _check_pooled(outputs, len(images))
-        projection = self.projector(outputs["pooled"], **mode)
+        projection = outputs["pooled"]
+        if self.projector is not None:
+            projection = self.projector(projection, **mode)
         outputs = {"pooled": outputs["pooled"], "projection": projection}
         if self.predictor is not None:
             outputs["prediction"] = self.predictor(projection, **mode)
@@ -82,17 +85,19 @@ def make(
     config: ml_collections.ConfigDict,
     axis_name: str | None,
     *,
+    projector: bool = True,
     predictor: bool = False,
     further: nn.Module | None = None,
 ) -> Online:
     """Builds the trained network.
 
-    It reads config.{encoder, projector, train.precision}, config.method.running_stats and, for a
-    predictor, config.method.predictor. `further` are the heads of `models.heads`, if there are any.
+    It reads config.{encoder, train.precision}, config.method.running_stats and, for a projector and
+    a predictor, config.projector and config.method.predictor. `further` are the heads of
+    `models.heads`, if there are any.
     """
     network = Network(
         build.encoder(config, axis_name),
-        build.projector(config, axis_name),
+        build.projector(config, axis_name) if projector else None,
         build.predictor(config, axis_name) if predictor else None,
         further,
     )

@@ -1,5 +1,6 @@
 """The queue of earlier embeddings: negatives (MoCo), neighbours (NNCLR), more to assign (SwAV)."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from jaxtyping import Array, Bool, Float32, Key
 
 from iecl_jax.config.rules import multiple
 from iecl_jax.losses.contrastive import l2_normalize
+from iecl_jax.methods.parts.method import Scalar, Step
 from iecl_jax.models import collectives
 
 
@@ -49,3 +51,28 @@ def enqueue(
     # The queue's length is a multiple of the batch (`check`), so the slice never wraps around.
     keys = jax.lax.dynamic_update_slice_in_dim(queue["keys"], rows, queue["next"], axis=0)
     return {"keys": keys, "next": (queue["next"] + len(rows)) % len(keys)}
+
+
+def epochs(config: ml_collections.ConfigDict, num_images: int) -> Callable[[Step], Scalar]:
+    """Returns the function from a step to the age of the queue's oldest embedding, in epochs.
+
+    It grows until the queue is full. Above 1, the queue holds earlier embeddings of the same image.
+    """
+    size, batch = config.method.queue_size, config.train.batch_size
+
+    def age(step: Step) -> Scalar:
+        return jnp.minimum(step.astype(jnp.float32) * batch, size) / num_images
+
+    return age
+
+
+def alarms(config: ml_collections.ConfigDict, metrics: Mapping[str, float]) -> list[str]:
+    """Returns a sentence if `queue_epochs`, the value of `epochs`, is above 1."""
+    age = metrics.get("queue_epochs", 0.0)
+    if age <= 1:
+        return []
+    return [
+        f"queue_epochs is {age:.3g}: the queue holds earlier embeddings of the same image, which "
+        f"are its neighbours; lower method.queue_size={config.method.queue_size} to the number of "
+        "images or less."
+    ]

@@ -136,12 +136,15 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--workdir", required=True, type=arguments.folder)
     parser.add_argument("--steps", default="", help="comma-separated; default: all that are kept")
     parser.add_argument(
-        "--out", type=arguments.new_file, help="default: WORKDIR/figures/augmentations.png"
+        "--out",
+        type=arguments.new_file,
+        help="default: WORKDIR/figures/augmentations.png, with --steps",
     )
     parser.add_argument("--data_dir", default="", help="default: data.dir of the run's config")
     arguments.add_trust(parser)
     args = parser.parse(words)
-    path = pathlib.Path(args.out or args.workdir / "figures" / "augmentations.png")
+    steps = {"steps": args.steps} if args.steps else {}
+    path = args.out or arguments.picture(args.workdir, "augmentations", steps)
     own_files.trust_checkpoints(args.trust_checkpoint_code)
     with own_files.sentences():
         if path.suffix != ".png":

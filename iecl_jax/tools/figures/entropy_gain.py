@@ -5,7 +5,6 @@
 It reads the event files of a run with `diagnostics.every_steps` above 0.
 """
 
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -82,7 +81,7 @@ def main(words: Sequence[str] | None = None) -> None:
         help="PNG, SVG or PDF; default: WORKDIR/figures/entropy_gain.png",
     )
     args = parser.parse(words)
-    path = pathlib.Path(args.out or args.workdir / "figures" / "entropy_gain.png")
+    path = args.out or arguments.picture(args.workdir, "entropy_gain", {})
     with own_files.sentences():
         style.check_path(path)
         style.save(draw(events.read(args.workdir)), path)

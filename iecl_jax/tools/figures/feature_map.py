@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from iecl_jax.evals.measures import feature_map
 from iecl_jax.evals.parts import overview
@@ -16,7 +17,7 @@ from iecl_jax.tools.figures import finished
 
 def main(words: Sequence[str] | None = None) -> None:
     """Draws the map of the run that the command line names."""
-    parser = finished.parser(__doc__, f"{overview.FOLDER}/{overview.MAP}")
+    parser = finished.parser(__doc__, Path(overview.MAP).stem)
     parser.add_argument("--method", choices=feature_map.METHODS, default="tsne")
     parser.add_argument("--points", type=finished.count, default=overview.POINTS)
 

@@ -10,9 +10,11 @@ from iecl_jax.evals.parts import jobs, overview
 from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.tools import arguments
 
+_SAME_PICTURE = ("workdir", "out", "data_dir", own_files.TRUST_FLAG.lstrip("-"), "overrides")
 
-def parser(text: str | None, out: str) -> arguments.Parser:
-    """Returns a parser with the shared flags; --out is WORKDIR/`out` by default."""
+
+def parser(text: str | None, figure: str) -> arguments.Parser:
+    """Returns a parser with the shared flags; `figure` is the name of the file, without `.png`."""
     made = arguments.Parser(text, overrides=False)
     made.add_argument("--workdir", required=True, type=arguments.folder)
     made.add_argument("--data_dir", default="", help="default: data.dir of the run's config")
@@ -22,8 +24,12 @@ def parser(text: str | None, out: str) -> arguments.Parser:
         default=10 * overview.MOST_ENCODED,
         help="how many test and training images are encoded at most",
     )
-    made.add_argument("--out", type=arguments.new_file, help=f"default: WORKDIR/{out}")
-    made.set_defaults(default_out=out)
+    made.add_argument(
+        "--out",
+        type=arguments.new_file,
+        help=f"default: WORKDIR/figures/{figure}.png, with the flags that change the picture",
+    )
+    made.set_defaults(figure=figure)
     arguments.add_trust(made)
     return made
 
@@ -46,7 +52,12 @@ def draw(
     A mistake ends the process with a sentence.
     """
     args = made.parse(words)
-    path = args.out or args.workdir / args.default_out
+    changed = {
+        name: value
+        for name, value in vars(args).items()
+        if name not in _SAME_PICTURE and value != made.get_default(name)
+    }
+    path = args.out or arguments.picture(args.workdir, args.figure, changed)
     if path.suffix not in suffixes:
         made.error(f"--out={path} must end in {' or '.join(suffixes)}")
     own_files.trust_checkpoints(args.trust_checkpoint_code)

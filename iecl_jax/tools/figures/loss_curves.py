@@ -75,7 +75,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--out",
         type=arguments.new_file,
-        help="PNG, SVG or PDF; default: figures/loss_curves.png of the first",
+        help="PNG, SVG or PDF; default: figures/loss_curves-runs=OTHERS.png of the first",
     )
     args = parser.parse(words)
     with own_files.sentences():
@@ -85,7 +85,8 @@ def main(words: Sequence[str] | None = None) -> None:
             raise ValueError(
                 f"--labels={args.labels!r} must be {len(workdirs)} different names, one a run."
             )
-        path = pathlib.Path(args.out or workdirs[0] / "figures" / "loss_curves.png")
+        others = {"runs": ",".join(map(str, workdirs[1:]))} if workdirs[1:] else {}
+        path = args.out or arguments.picture(workdirs[0], "loss_curves", others)
         style.check_path(path)
         runs = {label: events.read(workdir) for label, workdir in zip(labels, workdirs)}
         style.save(draw(runs), path)

@@ -6,6 +6,7 @@ A run draws this picture itself at its end, unless `eval.pictures=False`.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from iecl_jax.evals.parts import overview
 from iecl_jax.evals.pictures import gallery
@@ -14,7 +15,7 @@ from iecl_jax.tools.figures import finished
 
 def main(words: Sequence[str] | None = None) -> None:
     """Draws the picture of the run that the command line names."""
-    parser = finished.parser(__doc__, f"{overview.FOLDER}/{overview.NEIGHBOURS}")
+    parser = finished.parser(__doc__, Path(overview.NEIGHBOURS).stem)
     parser.add_argument("--queries", type=finished.count, default=overview.QUERIES)
     parser.add_argument("--k", type=finished.count, default=overview.NEAREST)
 

@@ -33,8 +33,7 @@ def section(workdir: Path, config: Any) -> str:
         if (folder / name).is_file():
             drawn = page.image((folder / name).read_bytes(), f"{title}. {text}")
             pictures.append(
-                f'<figure><h3>{title}</h3><div class="scroll sheet">{drawn}</div>'
-                f"<figcaption>{text}</figcaption></figure>"
+                f"<figure><h3>{title}</h3>{drawn}<figcaption>{text}</figcaption></figure>"
             )
     body = (page.pairs(pictures) if pictures else "") + _classes(folder / overview.CLASSES)
     body = body or page.paragraph(_reason(config), "missing")

@@ -41,7 +41,6 @@ p.missing {{ font-style: italic; }}
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); }}
 .pairs {{ margin-bottom: 2rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr)); }}
-.sheet img {{ min-width: 30rem; }}
 figure {{ margin: 0; min-width: 0; }}
 figcaption {{ font-size: .84rem; color: var(--muted); }}
 .chart {{ display: block; width: 100%; height: auto; }}

@@ -192,10 +192,11 @@ def others(curves: Curves) -> list[Panel]:
     """Returns a chart for each scalar that no section shows."""
     shown = {tag for section in SECTIONS for panel in section.panels for tag, _ in panel.lines}
     shown |= {*_ERRORS.values(), "train/epoch"}
+    tables = ("eval/comparison/",)  # The results have it as a table.
     return [
         Panel(tag, "value", ((tag, tag.split("/")[-1]),))
         for tag in curves
-        if tag not in shown and not tag.startswith(tuple(LAYER_TAGS))
+        if tag not in shown and not tag.startswith((*LAYER_TAGS, *tables))
     ]
 
 

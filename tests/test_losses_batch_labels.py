@@ -13,7 +13,7 @@ from method_losses import labels
 
 from iecl_jax.config import kinds
 from iecl_jax.configs import plug_and_play
-from iecl_jax.losses import hard_labels
+from iecl_jax.losses import pseudo_labels
 from iecl_jax.methods.parts import classes
 
 pytestmark = pytest.mark.quick
@@ -34,7 +34,7 @@ def test_targets_loss_and_gradient_of_the_authors_program():
     logits = jnp.float32(REFERENCE["minent_logits"])
     (loss, terms), gradient = jax.jit(jax.value_and_grad(_swapped, has_aux=True))(logits)
     for view, targets in zip(logits, REFERENCE["minent_targets"], strict=True):
-        np.testing.assert_array_equal(hard_labels.labels(view, "bn"), targets)
+        np.testing.assert_array_equal(pseudo_labels.of_batch(view, "bn"), targets)
     np.testing.assert_allclose(loss, REFERENCE["minent_loss"], rtol=1e-6)
     np.testing.assert_allclose(gradient, REFERENCE["minent_grad"], rtol=1e-5, atol=1e-7)
     used = np.mean([len(set(targets)) for targets in REFERENCE["minent_targets"].tolist()])
@@ -45,7 +45,7 @@ def test_targets_loss_and_gradient_of_the_authors_program():
 def test_labels_are_those_of_the_loop_and_have_no_gradient(normalization):
     rng = np.random.default_rng(4)
     scores = rng.normal(size=(40, 6)) * rng.uniform(0.3, 2, 6) + rng.normal(size=6)
-    got = hard_labels.labels(jnp.float32(scores), normalization)
+    got = pseudo_labels.of_batch(jnp.float32(scores), normalization)
     assert got.dtype == jnp.int32
     np.testing.assert_array_equal(got, labels(scores.tolist(), normalization))
     assert len(set(got.tolist())) > 2
@@ -54,7 +54,7 @@ def test_labels_are_those_of_the_loop_and_have_no_gradient(normalization):
 def test_a_class_that_is_largest_everywhere_does_not_get_every_image():
     scores = jnp.float32(np.random.default_rng(5).normal(size=(200, 8)) + 9 * np.eye(8)[0])
     used = {
-        name: len(np.unique(hard_labels.labels(scores, name)))
+        name: len(np.unique(pseudo_labels.of_batch(scores, name)))
         for name in ("none", "bn", "sinkhorn")
     }
     assert used == {"none": 1, "bn": 8, "sinkhorn": 8}
@@ -63,8 +63,8 @@ def test_a_class_that_is_largest_everywhere_does_not_get_every_image():
 def test_scores_in_bfloat16_are_labelled_in_float32():
     scores = np.random.default_rng(6).normal(size=(50, 4))
     rounded = jnp.bfloat16(scores)
-    expected = hard_labels.labels(rounded.astype(jnp.float32), "bn")
-    np.testing.assert_array_equal(hard_labels.labels(rounded, "bn"), expected)
+    expected = pseudo_labels.of_batch(rounded.astype(jnp.float32), "bn")
+    np.testing.assert_array_equal(pseudo_labels.of_batch(rounded, "bn"), expected)
 
 
 @pytest.mark.parametrize("method", ["minent", "s3oc"])

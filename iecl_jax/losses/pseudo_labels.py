@@ -1,8 +1,4 @@
-"""Labels that a classifier gives to the images of a batch, and that another view learns.
-
-An image gets the class of its largest score, after a normalisation along the batch. Without one,
-all images soon get the same class.
-"""
+"""Classes that images get without labels, and the loss of a classifier that learns them."""
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +8,31 @@ from iecl_jax.losses import assignment
 from iecl_jax.losses.standardize import standardize
 
 
-def labels(scores: Float[Array, "n K"], normalization: str) -> Int32[Array, "n"]:
+def cross_entropy(
+    scores: Float[Array, "*V b K"], labels: Int[Array, "b"]
+) -> Float32[Array, "*V b"]:
+    """Returns -log softmax(scores) at the label of each image in each view, in nats.
+
+    It is 0, without a gradient, for an image without a label (-1).
+
+    Args:
+      scores: the scores of the clusters, divided by their temperature.
+      labels: the cluster of each image, or -1.
+
+    Reference: Caron et al. 2018 (DeepCluster), Eq. 2.
+    """
+    scores = scores.astype(jnp.float32)
+    labels = jnp.broadcast_to(labels, scores.shape[:-1])[..., None]
+    own = jnp.take_along_axis(scores, jnp.maximum(labels, 0), axis=-1)
+    losses = jax.nn.logsumexp(scores, axis=-1) - own[..., 0]
+    return jnp.where(labels[..., 0] >= 0, losses, 0.0)
+
+
+def of_batch(scores: Float[Array, "n K"], normalization: str) -> Int32[Array, "n"]:
     """Returns the class of each image: that of its largest normalised score, without gradient.
+
+    The normalisation is of each class along the batch. Without one, all images soon get the same
+    class.
 
     Args:
       scores: the scores of the images of all devices; computed in float32 whatever the type.
@@ -37,14 +56,3 @@ def labels(scores: Float[Array, "n K"], normalization: str) -> Int32[Array, "n"]
     elif normalization == "sinkhorn":
         scores = assignment.sinkhorn(scores, epsilon=0.05, iterations=3)
     return scores.argmax(1).astype(jnp.int32)
-
-
-def cross_entropy(scores: Float[Array, "n K"], classes: Int[Array, "n"]) -> Float32[Array, ""]:
-    """Returns the mean of -log softmax(scores) at each row's class, in nats and float32."""
-    log_probs = jax.nn.log_softmax(scores.astype(jnp.float32))
-    return -jnp.take_along_axis(log_probs, classes[:, None], axis=1).mean()
-
-
-def frequencies(classes: Int[Array, "n"], count: int) -> Float32[Array, "{count}"]:
-    """Returns the share of the images in each of `count` classes."""
-    return (classes[:, None] == jnp.arange(count)[None]).astype(jnp.float32).mean(0)

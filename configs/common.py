@@ -120,6 +120,7 @@ def _make_smoke(config: ml_collections.ConfigDict) -> None:
     _shrink_heads(config, hidden_dim=32, output_dim=16)
     config.saib.update({"group_size": 4, "patch_size": 4})
     config.schedule.warmup_epochs = 0.0
+    _drop_before_end(config, 0.12)
     config.eval.update({"every_epochs": 1, "batch_size": 16})
     config.eval.knn.k, config.eval.linear.num_epochs = 5, 2
     config.diagnostics.update({"every_steps": 2, "num_images": 16, "lanczos_depth": 4})
@@ -140,6 +141,7 @@ def _make_small(config: ml_collections.ConfigDict) -> None:
     _shrink_heads(config, hidden_dim=256, output_dim=64)
     config.saib.update({"group_size": 32, "patch_size": 4})
     config.schedule.warmup_epochs = 0.05
+    _drop_before_end(config, 0.032)
     config.augment = simclr_small_augment()
     config.eval.update({"every_epochs": 0, "batch_size": 500})
     config.eval.knn.update({"k": 20, "temperature": 0.07})
@@ -147,6 +149,12 @@ def _make_small(config: ml_collections.ConfigDict) -> None:
     config.diagnostics.update({"every_steps": 250, "num_images": 256, "lanczos_depth": 32})
     config.checkpoint.update({"every_steps": 250, "keep": 1, "keep_best": 0})
     _shrink_method(config, queue_size=4096, prototypes=256)
+
+
+def _drop_before_end(config: ml_collections.ConfigDict, epochs: float) -> None:
+    """Lets the rate drop at so many epochs, and half as many, before the end, if it drops."""
+    if config.schedule.decay == "drops":
+        config.schedule.drop_epochs = (epochs, epochs / 2)
 
 
 def _shrink_encoder(config: ml_collections.ConfigDict) -> None:
@@ -171,11 +179,18 @@ def _shrink_method(config: ml_collections.ConfigDict, *, queue_size: int, protot
 
 
 def _shrink_heads(config: ml_collections.ConfigDict, *, hidden_dim: int, output_dim: int) -> None:
-    """Narrows the heads. A predictor keeps its width relative to the output, up to `hidden_dim`."""
+    """Narrows the heads. Others keep their width relative to the projector's output.
+
+    A predictor has `hidden_dim` units at most; of further heads, each width is there once.
+    """
     if "predictor" in config.method:
         predictor = config.method.predictor
         proportional = predictor.hidden_dim * output_dim // config.projector.output_dim
         predictor.hidden_dim = min(hidden_dim, proportional)
+    for name in ("further_heads", "levels"):
+        if name in config.method:
+            widths = (w * output_dim // config.projector.output_dim for w in config.method[name])
+            config.method[name] = tuple(dict.fromkeys(max(width, 2) for width in widths))
     if "transformer" in config.method:
         transformer = config.method.transformer
         transformer.hidden_dim = min(transformer.hidden_dim, hidden_dim)

@@ -20,6 +20,10 @@ COSINE_TO_ONE = {"schedule": "cosine", "start": 0.99, "end": 1.0}
 LARS = {"name": "lars", "trust_coefficient": 0.02, "trust_clip": True}
 NO_BN = {"hidden_bn": False, "output_bn": False}
 NO_LAST_BN = {"hidden_bn": True, "output_bn": False}
+# MinEnt has the rate 1e-3 at batch 128, and PyTorch's Adam, with which everything decays.
+MINENT_ADAM = {"name": "adam", "learning_rate": 2e-3, "weight_decay": 1e-6, "decay": "all"}
+# 500 steps of 128 images are 1.28 epochs of CIFAR.
+MINENT_SCHEDULE = {"warmup_epochs": 1.28, "decay": "drops", "drop_epochs": (50.0, 25.0)}
 
 
 def _projector(num_layers: int, hidden_dim: int, output_dim: int, **bn: bool) -> dict[str, Any]:
@@ -158,6 +162,39 @@ RECIPES: dict[str, dict[str, Any]] = {
         "optimizer": {"name": "adam", "learning_rate": 2e-3, "weight_decay": 1e-6},
         "views": "w_mse",
     },
+    # The authors' recipe is for ResNet-50 on ImageNet (main_pretrain.py of Matrix-SSL); it has none
+    # for small images, so there the sizes and the rate of ImageNet are our choice.
+    "matrix_ssl": {
+        "method": {
+            "predictor": _predictor(512),
+            "ema": {"schedule": "cosine", "start": 0.996, "end": 1.0},
+        },
+        "projector": _projector(3, 2048, 2048),
+        "optimizer": {
+            "name": "sgd",
+            "learning_rate": 0.5,
+            "weight_decay": 1e-5,
+            "decay": "all",
+        },
+        "encoder": {"zero_init_residual": True},
+        "views": "matrix_ssl",
+    },
+    # The authors' recipe (config.py and runner.py of MinEnt). Heads of 2048, 1024, ..., 16 classes;
+    # the projector is the first.
+    "minent": {
+        "method": {"further_heads": (1024, 512, 256, 128, 64, 32, 16)},
+        "projector": _projector(3, 1024, 2048, **NO_LAST_BN),
+        "optimizer": MINENT_ADAM,
+        "schedule": MINENT_SCHEDULE,
+        "views": "minent",
+    },
+    # Ours, because the authors' is not public: optimizer, schedule and views of MinEnt.
+    "s3oc": {
+        "method": {"levels": (1024, 512, 256, 128, 64), "temperature": 0.1},
+        "optimizer": MINENT_ADAM,
+        "schedule": MINENT_SCHEDULE,
+        "views": "minent",
+    },
     "swav": {
         "method": {
             "prototypes": {"count": 3000, "frozen_epochs": 2.0},
@@ -195,7 +232,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 # Method -> overrides of its recipe on images that are not small.
-ON_IMAGENET: dict[str, dict[str, dict[str, Any]]] = {
+ON_IMAGENET: dict[str, dict[str, Any]] = {
     "moco_v2": {"method": {"queue_size": 65536}},
     "light_moco": {"method": {"queue_size": 65536}},
     "simclr": {
@@ -208,6 +245,17 @@ ON_IMAGENET: dict[str, dict[str, dict[str, Any]]] = {
     },
     "nnclr": {"method": {"queue_size": 65536}},
     "all4one": {"method": {"queue_size": 98304}},
+    "minent": {"views": "symmetric"},
+    "s3oc": {"views": "symmetric"},
+}
+# Method -> overrides of both on STL-10.
+ON_STL10: dict[str, dict[str, Any]] = {
+    "minent": {
+        "method": {"further_heads": (4096, 2048, 1024, 512, 256, 128, 64)},
+        "projector": {"output_dim": 8192},
+        "views": "minent",
+    },
+    "s3oc": {"views": "minent"},
 }
 # Clusters of DeepCluster: ten for each class (Caron et al. 2018, section 4.2).
 CLUSTERS = {
@@ -271,8 +319,10 @@ def _follow_recipe(config: ml_collections.ConfigDict, name: str) -> None:
     """Gives a config the settings of a method's recipe."""
     small_images = config.encoder.get("stem") == "cifar"
     recipe = copy.deepcopy(RECIPES.get(name, {}))
-    for part, changes in ({} if small_images else ON_IMAGENET.get(name, {})).items():
-        recipe.setdefault(part, {}).update(changes)
+    of_data = [] if small_images else [ON_IMAGENET]
+    of_data += [ON_STL10] if config.data.name == "stl10" else []
+    for part, changes in (item for each in of_data for item in each.get(name, {}).items()):
+        recipe[part] = changes if part == "views" else recipe.get(part, {}) | changes
     views, _ = recipe.pop("views", None), recipe.pop("crops", None)
     config.method = ml_collections.ConfigDict({"name": name} | recipe.pop("method", {}))
     config.method = config_lib.complete(config).method  # Adds the defaults of missing keys.
@@ -328,6 +378,11 @@ def _views(recipe: str, *, small_images: bool) -> list[ml_collections.ConfigDict
             {"jitter": cool, "blur_prob": 0.1, "solarize_prob": 0.2},
             {"jitter": cool, "blur_prob": 1.0},
         ],
+        "matrix_ssl": [
+            {"jitter": cool, "crop_scale": from_fifth, "blur_prob": 0.1, "solarize_prob": 0.2},
+            {"jitter": cool, "crop_scale": from_fifth, "blur_prob": 1.0},
+        ],
+        "minent": [{"jitter": half, "crop_scale": from_fifth, "gray_prob": 0.1, "blur_prob": 0.0}],
         "plain": [{"jitter_prob": 0.0, "gray_prob": 0.0, "blur_prob": 0.0}],  # crop and flip
         "vicreg": [{"jitter": cool, "crop_scale": from_fifth, "solarize_prob": 0.1}],
         "w_mse": [{"jitter": full, "crop_scale": from_fifth, "blur_prob": 0.2}],

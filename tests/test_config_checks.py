@@ -275,6 +275,11 @@ def test_a_queue_of_neighbours_longer_than_the_data_set_is_an_alarm(method):
             256,
             ["schedule.warmup_epochs=2", "32 steps", "whole run of 32", "train longer"],
         ),
+        (
+            {"schedule.decay": "drops", "schedule.drop_epochs": (1.0, 2.0)},
+            256,
+            ["schedule.drop_epochs=2", "32 steps before", "run of 32", "train longer"],
+        ),
     ],
 )
 def test_what_does_not_fit_the_data_set_is_one_sentence(values, num_images, parts):

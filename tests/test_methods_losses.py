@@ -16,7 +16,9 @@ from method_losses import (
     BATCH,
     CASES,
     CENTROIDS,
+    HEADS,
     KEYS,
+    LEVELS,
     NEIGHBORHOOD,
     NEIGHBORS,
     PREDICTED,
@@ -59,7 +61,8 @@ def _outputs(name):
     rng = np.random.default_rng(38)
     images = rng.normal(size=(BATCH, WIDTH)) * [0.4, 1.0, 1.6] + [0.5, 0.0, -1.0]
     found = {}
-    for output in (*PREDICTED, *KEYS, *NEIGHBORS, *CENTROIDS, *NEIGHBORHOOD):
+    rows = (*PREDICTED, *KEYS, *NEIGHBORS, *CENTROIDS, *NEIGHBORHOOD, *HEADS, *LEVELS)
+    for output in rows:
         found[output] = images + rng.normal(size=images.shape) * [0.5, 0.8, 0.3]
     for output, shape in SHAPES.items():
         found[output] = rng.normal(size=shape)

@@ -190,3 +190,10 @@ def check_length(
             f"schedule.warmup_epochs={epochs:g} is {warmup} steps, as long as the whole run of "
             f"{total_steps}: lower it or train longer."
         )
+    for epochs in config.schedule.drop_epochs if config.schedule.decay == "drops" else ():
+        steps = round(epochs * steps_per_epoch)
+        if steps >= total_steps:
+            raise ValueError(
+                f"schedule.drop_epochs={epochs:g} is {steps} steps before the end of a run of "
+                f"{total_steps}: lower it or train longer."
+            )

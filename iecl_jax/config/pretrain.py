@@ -49,6 +49,10 @@ CACHES = ("auto", "none", "host", "device")
 BATCH = Rule(lambda value: 2 <= value <= 10**9, "from 2 to 10**9")
 BN_GROUP = Rule(lambda value: value == 0 or 2 <= value <= 10**9, "0, or from 2 to 10**9")
 BIT_DEPTH = Rule(lambda bits: 8 <= bits <= 16, "from 8 to 16")
+DROPS = Rule(
+    lambda epochs: len(epochs) <= 1000 and min(epochs, default=0) >= 0,
+    "() or numbers of at least 0",
+)
 VIEWS = Rule(_are_views, "two different words or more: anchor, query and further views")
 
 
@@ -237,12 +241,17 @@ class Optimizer(Section):
 
 
 class Schedule(Section):
-    """The learning rate over the run: a linear warm-up, then a cosine decay."""
+    """The learning rate over the run: a linear warm-up, then a decay."""
 
-    warmup_epochs = key(
-        10.0, NOT_NEGATIVE, "epochs of linear warm-up from 0, before the cosine decay"
+    warmup_epochs = key(10.0, NOT_NEGATIVE, "epochs of linear warm-up from 0, before the decay")
+    decay = key(
+        "cosine",
+        ("cosine", "drops"),
+        "cosine from the peak down; drops: the peak, which drops near the end",
     )
     end_factor = key(0.0, SHARE, "learning rate at the end of the cosine, as a share of the peak")
+    drop_epochs = key((50.0, 25.0), DROPS, "epochs before the end at which the rate drops")
+    drop_factor = key(0.2, SHARE, "factor of the learning rate at each drop")
 
 
 class View(Section):

@@ -46,6 +46,15 @@ SHARES = Rule(
     lambda pair: len(pair) == 2 and 0 < pair[0] <= pair[1] <= 1,
     "(low, high) with 0 < low <= high <= 1",
 )
+_CLASSES = Rule(lambda value: 2 <= value <= 10**6, "from 2 to 10**6")
+CLASSES_OR_NONE = Rule(
+    lambda widths: len(widths) <= 1000 and all(map(_CLASSES.holds, widths)),
+    f"() or whole numbers {_CLASSES.wanted}",
+)
+CLASSES = Rule(
+    lambda widths: len(widths) > 0 and CLASSES_OR_NONE.holds(widths),
+    f"one whole number or more, {_CLASSES.wanted}",
+)
 RATES = Rule(lambda rates: 0 < len(rates) <= 1000 and min(rates) > 0, "one number or more, above 0")
 
 

@@ -10,7 +10,8 @@ file. The file of a method defines
     check(config, num_devices)              raises ValueError for settings that do not fit together
                                             (optional)
     alarms(config, metrics) -> list of str  a sentence for each metric of the log that is out of its
-                                            limits; `metrics` are floats by name (optional)
+                                            limits; `metrics` are floats by name, with the
+                                            number of epochs as "epoch" (optional)
 """
 
 import inspect

@@ -26,7 +26,7 @@ from iecl_jax.config.section import key
 from iecl_jax.losses import pseudo_labels
 from iecl_jax.losses.contrastive import l2_normalize
 from iecl_jax.losses.product import product
-from iecl_jax.methods.parts import clusters, crops, kmeans, memory, online
+from iecl_jax.methods.parts import clusters, crops, kmeans, memory, online, prototypes
 from iecl_jax.methods.parts.method import Loss, Method, NewEpoch, Outputs, Tree, Views, unmoved
 from iecl_jax.models import build, collectives
 
@@ -80,7 +80,7 @@ def make(
         return outputs, state | {"memory": remembered}
 
     def loss(outputs: Outputs) -> Loss:
-        z = l2_normalize(jnp.stack(online.of_all_views(outputs, "projection")))
+        z = l2_normalize(prototypes.projections(outputs))
         labels = outputs["labels"]
         counts = collectives.mean_count(labels >= 0, axis_name)
         losses, hits = [], []

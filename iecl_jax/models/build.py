@@ -1,10 +1,13 @@
 """Builds the networks that a config describes."""
 
+from collections.abc import Sequence
+
 import ml_collections
 from flax import linen as nn
 
 from iecl_jax.config import kinds
 from iecl_jax.models import precision
+from iecl_jax.models.heads import Parallel
 from iecl_jax.models.mlp import MLP
 from iecl_jax.models.saib import SAIB
 
@@ -32,6 +35,14 @@ def projector(config: ml_collections.ConfigDict, axis_name: str | None = None) -
         axis_name=axis_name,
         dtype=precision.compute_dtype(config),
     )
+
+
+def further_heads(
+    config: ml_collections.ConfigDict, widths: Sequence[int], axis_name: str | None = None
+) -> Parallel | None:
+    """Returns heads like the projector, of other widths; None if there are none."""
+    like = projector(config, axis_name)
+    return Parallel(tuple(like.copy(output_dim=width) for width in widths)) if widths else None
 
 
 def predictor(config: ml_collections.ConfigDict, axis_name: str | None = None) -> MLP:

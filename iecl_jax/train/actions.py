@@ -145,7 +145,7 @@ class Diagnose:
           diagnostics: makes the measurement.
           settings: `config.diagnostics`.
           milestone: when the values of every layer and the pictures are also written.
-          of_method: the alarms of the method, from the newest logged metrics.
+          of_method: the alarms of the method, from the newest logged metrics and "epoch".
         """
         self._run, self._diagnostics, self._milestone = run, diagnostics, milestone
         self._of_method = of_method
@@ -165,7 +165,8 @@ class Diagnose:
         with _only_measures("diagnostics", now):
             self._measure(now)
         alarms = self._diagnostics.alarms(now.diagnosis) if now.diagnosis else []
-        alarms += self._of_method(self._run.log.last)
+        epoch = now.step / self._run.steps_per_epoch
+        alarms += self._of_method(self._run.log.last | {"epoch": epoch})
         for alarm in alarms:
             logging.warning("step %d: %s", now.step, alarm)
         # Processes measure separately; rounding must not make only some of them stop.

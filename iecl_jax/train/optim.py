@@ -1,8 +1,9 @@
 """The optimizers, the learning-rate schedule, and the masks of weight decay and LARS."""
 
 import functools
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,17 +27,33 @@ def peak_learning_rate(config: ml_collections.ConfigDict) -> float:
 def learning_rate(
     config: ml_collections.ConfigDict, *, total_steps: int, steps_per_epoch: int
 ) -> optax.Schedule:
-    """Returns the schedule: linear from 0 to the peak, then a cosine down at `total_steps`.
+    """Returns the schedule: linear from 0 to the peak, then down at `total_steps`.
 
-    It ends at `schedule.end_factor` times the peak, which is 0 by default.
+    With `schedule.decay="cosine"` it falls on a cosine to `schedule.end_factor` times the peak,
+    which is 0 by default. With "drops" it stays at the peak, but drops by `schedule.drop_factor`
+    at each of `schedule.drop_epochs` before the end (Ermolov et al. 2021, MinEnt).
     """
-    peak, end = peak_learning_rate(config), config.schedule.end_factor
-    warmup = round(config.schedule.warmup_epochs * steps_per_epoch)
-    if warmup:
+    settings = config.schedule
+    peak, end = peak_learning_rate(config), settings.end_factor
+    warmup = round(settings.warmup_epochs * steps_per_epoch)
+    if settings.decay == "drops":
+        drops = [total_steps - round(e * steps_per_epoch) for e in settings.drop_epochs]
+        schedule = _dropping(peak, warmup, drops, settings.drop_factor)
+    elif warmup:
         schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, total_steps, end * peak)
     else:
         schedule = optax.cosine_decay_schedule(peak, total_steps, end)
     return lambda step: schedule(jnp.asarray(step, jnp.float32))
+
+
+def _dropping(peak: float, warmup: int, drops: Sequence[int], factor: float) -> optax.Schedule:
+    """Returns the schedule of a warm-up in `warmup` steps, and a factor from each drop on."""
+
+    def schedule(step):
+        rate = jnp.float32(peak) * (jnp.minimum(step / warmup, 1) if warmup else 1)
+        return math.prod([jnp.where(step >= drop, factor, 1) for drop in drops], start=rate)
+
+    return schedule
 
 
 def is_kernel(path: jax.tree_util.KeyPath, leaf: jax.Array) -> bool:

@@ -51,12 +51,14 @@ class Network(nn.Module):
 
     A call returns the encoder's outputs, "projection" and, with a predictor, "prediction"
     [V * b, d]. Without a projector, "projection" is what the encoder returns as "pooled". It is
-    `encode`, the encoder, and then `heads`, which get its "pooled".
+    `encode`, the encoder, and then `heads`, which get its "pooled". The `further` heads get these
+    outputs, and theirs are returned, too.
     """
 
     encoder: nn.Module
     projector: nn.Module | None
     predictor: nn.Module | None = None
+    further: nn.Module | None = None
 
     def __call__(self, images: Images, **mode: Any) -> dict[str, Float[Array, "B ..."]]:
         outputs = self.encode(images, **mode)
@@ -70,10 +72,12 @@ class Network(nn.Module):
 
     def heads(self, pooled: Float32[Array, "B F"], **mode: Any) -> dict[str, Float32[Array, "B _"]]:
         """Returns "projection" and, with a predictor, "prediction" of pooled features."""
-        projected = self.projector is not None
-        outputs = {"projection": self.projector(pooled, **mode) if projected else pooled}
+        projection = pooled if self.projector is None else self.projector(pooled, **mode)
+        outputs = {"projection": projection}
         if self.predictor is not None:
             outputs["prediction"] = self.predictor(outputs["projection"], **mode)
+        if self.further is not None:
+            outputs |= self.further({"pooled": pooled} | outputs, **mode)
         return outputs
 
 
@@ -87,6 +91,7 @@ class Online(NamedTuple):
         anchor), "anchor_projection" and "query_projection" [b, d] if there is a query, and
         "crop_projection" [N, b, d] if there are N further views and the network was made with
         `crops`, which uses them. With a predictor there are "anchor_prediction" and so on, too.
+        An output NAME of the further heads is "anchor_NAME" and "query_NAME".
       encode, embed: see `methods.Method`.
     """
 
@@ -103,6 +108,7 @@ def make(
     projector: bool = True,
     predictor: bool = False,
     crops: bool = False,
+    further: nn.Module | None = None,
 ) -> Online:
     """Builds the trained network.
 
@@ -114,11 +120,13 @@ def make(
       axis_name: the axis of the devices; None for a single device.
       projector, predictor: whether there is one.
       crops: whether `forward` uses the views after the second (`parts.crops`).
+      further: the heads of `models.heads`, if there are any.
     """
     network = Network(
         build.encoder(config, axis_name),
         build.projector(config, axis_name) if projector else None,
         build.predictor(config, axis_name) if predictor else None,
+        further,
     )
     running_views = 2 if config.method.running_stats == "both" else 1
     shared = config.method.batch_stats == "size"

@@ -36,7 +36,8 @@ __all__ = [
 ]
 
 STEPS, BATCH, SIDE = 3, 16, 8
-LEARNING_RATES = {"dino": 0.01}  # a head without BN, and so low temperatures, take small steps
+# A head without BN, and so low temperatures, take small steps.
+LEARNING_RATES = {"dino": 0.01, "light_moco": 0.04}
 OWN_METHOD = '''
 """Pulls the projections of both views together, and away from the mean of all."""
 

@@ -174,6 +174,34 @@ def test_no_digits_are_lost_where_the_mean_is_large_beside_the_deviation(ratio, 
         np.testing.assert_allclose(got, gradient, rtol=1e-3, atol=1e-6 * abs(ratio))
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_backward_pass_stores_no_second_array_of_the_size_of_x(dtype):
+    """x - mean beside x took 1.7 times the memory of a step of ResNet-50 on a GPU."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 5, 3)) + 2, dtype)
+    norm = BatchNorm(use_running_average=False, num_views=2, dtype=dtype)
+    variables = norm.init(jax.random.key(0), x)
+
+    def fn(params, x):
+        return norm.apply(variables | {"params": params}, x, mutable=["batch_stats"])[0]
+
+    pullback = jax.vjp(fn, variables["params"], x)[1]
+    stored = [leaf for leaf in jax.tree.leaves(pullback) if leaf.size >= x.size]
+    assert stored
+    for leaf in stored:  # XLA computes a copy of another shape or type from x again
+        np.testing.assert_array_equal(np.float32(leaf).ravel(), np.float32(x).ravel())
+
+
+@pytest.mark.parametrize("group", [0, 2])
+def test_forward_derivatives_agree_with_backward_ones(group):
+    views, _, cotangent = _inputs(2)
+    tangent = np.random.default_rng(1).normal(size=views.shape)
+    norm = BatchNorm(use_running_average=False, num_views=2, group_size=group, affine=False)
+    x, dx = (np.float32(a.reshape(16, 3, 2)) for a in (views, tangent))
+    got = jax.jvp(lambda x: norm.apply({}, x, mutable=["batch_stats"])[0], (x,), (dx,))[1]
+    expected = (_input_gradient(views, cotangent, group or 8) * tangent).sum()
+    np.testing.assert_allclose((got.reshape(views.shape) * cotangent).sum(), expected, rtol=1e-3)
+
+
 def test_collapsed_features_are_normalised_exactly():
     """What a diagnosis of collapse looks at: features 1 + 0.001 noise, through Dense and BN."""
     rng = np.random.default_rng(0)

@@ -1,10 +1,12 @@
 """Batch normalisation over all devices or over groups of images, for several views at once."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Float32
 
 from iecl_jax.models import collectives
@@ -18,7 +20,13 @@ def _moments(
     x = x.astype(jnp.float32)
     mean = x.mean(2)
     # Not E[x^2] - E[x]^2, which loses all digits where the mean is large beside the deviation.
-    return mean, jnp.square(x - mean[:, :, None]).mean(2)
+    # On a GPU, XLA would write x - mean transposed before it sums the squares: fix its layout.
+    centred = jax.lax.platform_dependent(
+        x - mean[:, :, None],
+        cuda=functools.partial(with_layout_constraint, layouts=Layout(tuple(range(x.ndim)))),
+        default=lambda centred: centred,
+    )
+    return mean, jnp.square(centred).mean(2)
 
 
 @_moments.defjvp

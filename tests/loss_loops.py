@@ -2,6 +2,9 @@
 
 import math
 
+BATCH, WIDTH, QUEUE = 12, 3, 5  # two devices of 6, so that slices of 4 lie across them
+PROJECTIONS = ("anchor_projection", "query_projection")
+
 
 def mean(values):
     values = list(values)

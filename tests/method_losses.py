@@ -8,9 +8,19 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from loss_loops import columns, cross_entropy, info_nce, mean, product, squared_distance, unit
-
-BATCH, WIDTH, QUEUE = 12, 3, 5  # two devices of 6, so that slices of 4 lie across them
+import assigned_losses
+from loss_loops import (
+    BATCH,
+    PROJECTIONS,
+    QUEUE,
+    WIDTH,
+    columns,
+    info_nce,
+    mean,
+    product,
+    squared_distance,
+    unit,
+)
 
 
 def soft_nce(anchors, keys, temperature, negatives, smooth):
@@ -211,158 +221,6 @@ def _matrix_ssl(settings, z):
     return loss, {"uniformity": uniformity, "alignment": alignment}
 
 
-def labels(scores, normalization):
-    """The place of each image's largest score, each class normalised over the images."""
-    if normalization == "sinkhorn":
-        normal = sinkhorn(scores, 0.05, 3)
-    else:
-        normal = []
-        for column in zip(*scores):
-            exponentials = [math.exp(s) for s in column]
-            centred = [s - mean(column) for s in column]
-            deviation = math.sqrt(mean(c * c for c in centred) + 1e-5)
-            normal.append(
-                {
-                    "bn": [c / deviation for c in centred],
-                    "softmax": [e / sum(exponentials) for e in exponentials],
-                    "l2": unit(column),
-                    "none": column,
-                }[normalization]
-            )
-        normal = list(zip(*normal))
-    return [list(row).index(max(row)) for row in normal]
-
-
-def _swapped(scores, normalization, temperature):
-    """(loss, terms) of one classifier of two views: CE(g1, t2) / 2 + CE(g2, t1) / 2."""
-    classes = [labels(view, normalization) for view in scores]
-    losses, entropies = [], []
-    for view, other in zip(scores, classes[::-1], strict=True):
-        for row, label in zip(view, other, strict=True):
-            others = row[:label] + row[label + 1 :]
-            losses.append(cross_entropy(row[label], others, temperature)[0])
-    for given in classes:
-        entropies.append(entropy(given.count(label) / BATCH for label in set(given)))
-    used = mean(len(set(given)) for given in classes)
-    return mean(losses), {"classes": used, "entropy": mean(entropies)}
-
-
-def _of_heads(names, normalization, temperature, z):
-    """(losses, terms) of several classifiers."""
-    losses, terms = [], {}
-    for i, name in enumerate(names):
-        scores = [z[f"{side}_{name}"] for side in ("anchor", "query")]
-        loss, found = _swapped(scores, normalization, temperature)
-        losses.append(loss)
-        terms |= {f"head{i}_{term}": value for term, value in ({"loss": loss} | found).items()}
-    return losses, terms
-
-
-def _minent(settings, z):
-    """Li et al. 2023: the mean over heads, and the scores as they are."""
-    losses, terms = _of_heads(("projection", "head1"), settings.normalization, 1.0, z)
-    return mean(losses), terms
-
-
-def _s3oc(settings, z):
-    """Our reading of Li et al. 2024: the sum over levels."""
-    names = ("level0", "level1")
-    losses, terms = _of_heads(names, settings.normalization, settings.temperature, z)
-    return sum(losses), terms
-
-
-def log_softmax(scores):
-    total = math.log(sum(math.exp(s) for s in scores))
-    return [s - total for s in scores]
-
-
-def entropy(probabilities):
-    return -sum(p * math.log(p) for p in probabilities)
-
-
-def sinkhorn(scores, epsilon, iterations):
-    """Caron et al. 2020, Algorithm 1, where rows are images."""
-    n, k = len(scores), len(scores[0])
-    q = [[math.exp(s / epsilon) for s in row] for row in scores]
-    for _ in range(iterations):
-        shares = [sum(row[j] for row in q) * k for j in range(k)]
-        q = [[x / share for x, share in zip(row, shares, strict=True)] for row in q]
-        q = [[x / (sum(row) * n) for x in row] for row in q]
-    return [[x * n for x in row] for row in q]
-
-
-def of_other_views(targets, scores, temperature):
-    """The mean cross-entropy over the targets' views and all other views."""
-    losses = []
-    for i, of_view in enumerate(targets):
-        for v, other in enumerate(scores):
-            if v != i:
-                for target, row in zip(of_view, other, strict=True):
-                    losses.append(-product(target, log_softmax([s / temperature for s in row])))
-    return mean(losses)
-
-
-def _swav(settings, z):
-    """Caron et al. 2020, Eq. 1, section 3.3 and Algorithm 1."""
-    codes = []
-    for scores in z["assigned_scores"]:
-        shared = [s for s, counted in zip(scores, z["counted"], strict=True) if counted]
-        codes.append(sinkhorn(shared, settings.epsilon, settings.iterations)[:BATCH])
-    terms = {
-        "assignment_entropy": mean(entropy(row) for view in codes for row in view),
-        "mean_assignment_entropy": mean(entropy(map(mean, zip(*view))) for view in codes),
-        "prototypes_used": mean(len({row.index(max(row)) for row in view}) for view in codes),
-    }
-    return of_other_views(codes, z["scores"], settings.temperature), terms
-
-
-def _dino(settings, z):
-    """Caron et al. 2021, Eq. 1 to 4 and Algorithm 1."""
-    targets = []
-    for scores in z["teacher_scores"]:
-        centred = [[s - c for s, c in zip(row, z["center"], strict=True)] for row in scores]
-        logs = [log_softmax([s / z["teacher_temperature"] for s in row]) for row in centred]
-        targets.append([[math.exp(x) for x in row] for row in logs])
-    loss = of_other_views(targets, z["scores"], settings.temperature)
-    everyone = [row for view in targets for row in view]
-    terms = {
-        "teacher_entropy": mean(map(entropy, everyone)),
-        "mean_teacher_entropy": entropy(map(mean, zip(*everyone))),
-        "teacher_student_kl": loss - mean(map(entropy, everyone)),
-    }
-    return loss, terms
-
-
-def _deepcluster_v2(settings, z):
-    """Caron et al. 2020, appendix D: every view predicts the label, once for each head."""
-    of_heads = []
-    for head, prototypes in enumerate(z["prototypes"]):
-        found = []
-        for name in PROJECTIONS:
-            for row, labels in zip(z[name], z["labels"], strict=True):
-                if labels[head] >= 0:
-                    scores = [product(unit(row), prototype) for prototype in prototypes]
-                    own = scores.pop(labels[head])
-                    found.append(cross_entropy(own, scores, settings.temperature))
-        of_heads.append([mean(column) for column in zip(*found)])
-    loss, top1 = (mean(column) for column in zip(*of_heads))
-    return loss, {"cluster_top1": top1}
-
-
-def _deepcluster(settings, z):
-    """Caron et al. 2018, Eq. 2, of the pooled features, weighted."""
-    losses, hits = [], []
-    for name in PROJECTIONS[: 2 if settings.symmetric else 1]:
-        for row, (label, _) in zip(z[name], z["labels"], strict=True):
-            if label >= 0:
-                columns = zip(zip(*z["kernel"]), z["bias"], strict=True)
-                scores = [product(row, column) + bias for column, bias in columns]
-                loss, hit = cross_entropy(scores.pop(label), scores, 1)
-                losses.append(z["weights"][label] * loss)
-                hits.append(hit)
-    return mean(losses), {"cluster_top1": mean(hits)}
-
-
 def _all4one(settings, z):
     """Estepa et al. 2023: the three losses, each the mean of both directions.
 
@@ -393,7 +251,6 @@ def _all4one(settings, z):
     return product(weights, losses), terms
 
 
-PROJECTIONS = ("anchor_projection", "query_projection")
 PREDICTED = (*PROJECTIONS, "anchor_prediction", "query_prediction")
 CROPS = ("crop_projection", "crop_prediction")
 KEYS = ("query_key", "anchor_key")
@@ -445,11 +302,16 @@ def _moco(**settings):
 
 
 def _minent_case(**settings):
-    return Case("minent", _minent, PROJECTIONS + HEADS, {"further_heads": (WIDTH,)} | settings)
+    return Case(
+        "minent",
+        assigned_losses.minent,
+        PROJECTIONS + HEADS,
+        {"further_heads": (WIDTH,)} | settings,
+    )
 
 
 def _s3oc_case(**settings):
-    return Case("s3oc", _s3oc, LEVELS, {"levels": (WIDTH, WIDTH)} | settings)
+    return Case("s3oc", assigned_losses.s3oc, LEVELS, {"levels": (WIDTH, WIDTH)} | settings)
 
 
 OF_ALL4ONE = PREDICTED + KEYS + NEIGHBORS + CENTROIDS + NEIGHBORHOOD
@@ -496,13 +358,18 @@ CASES = {
     ),
     "vicreg": Case("vicreg", _vicreg, PROJECTIONS),
     "vicreg reweighted": Case("vicreg", _vicreg, PROJECTIONS, VICREG_WEIGHTS),
-    "deepcluster": Case("deepcluster", _deepcluster, PROJECTIONS[:1] + TOP_LAYER),
+    "deepcluster": Case("deepcluster", assigned_losses.deepcluster, PROJECTIONS[:1] + TOP_LAYER),
     "deepcluster symmetric": Case(
-        "deepcluster", _deepcluster, PROJECTIONS + TOP_LAYER, {"symmetric": True}
+        "deepcluster", assigned_losses.deepcluster, PROJECTIONS + TOP_LAYER, {"symmetric": True}
     ),
-    "deepcluster_v2": Case("deepcluster_v2", _deepcluster_v2, PROJECTIONS + CLUSTERS),
+    "deepcluster_v2": Case(
+        "deepcluster_v2", assigned_losses.deepcluster_v2, PROJECTIONS + CLUSTERS
+    ),
     "deepcluster_v2 warm": Case(
-        "deepcluster_v2", _deepcluster_v2, PROJECTIONS + CLUSTERS, {"temperature": 0.4}
+        "deepcluster_v2",
+        assigned_losses.deepcluster_v2,
+        PROJECTIONS + CLUSTERS,
+        {"temperature": 0.4},
     ),
     "w_mse one slice": Case("w_mse", _w_mse, PROJECTIONS, {"whitening_size": BATCH}),
     "w_mse shrunk, query constant": Case(
@@ -533,13 +400,13 @@ CASES = {
     "minent none": _minent_case(normalization="none"),
     "s3oc": _s3oc_case(),
     "s3oc warm, balanced": _s3oc_case(temperature=0.5, normalization="sinkhorn"),
-    "swav": Case("swav", _swav, ASSIGNED, {"queue_size": QUEUE}),
+    "swav": Case("swav", assigned_losses.swav, ASSIGNED, {"queue_size": QUEUE}),
     "swav soft": Case(
         "swav",
-        _swav,
+        assigned_losses.swav,
         ASSIGNED,
         {"queue_size": QUEUE, "temperature": 0.4, "epsilon": 0.5, "iterations": 1},
     ),
-    "dino": Case("dino", _dino, TAUGHT),
-    "dino warm": Case("dino", _dino, TAUGHT, {"temperature": 0.4}),
+    "dino": Case("dino", assigned_losses.dino, TAUGHT),
+    "dino warm": Case("dino", assigned_losses.dino, TAUGHT, {"temperature": 0.4}),
 }

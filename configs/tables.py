@@ -16,7 +16,6 @@ scale fixes, so it would repeat that run.
 from typing import Any
 
 from iecl_jax.configs.imagenet_r50 import BATCH_SIZES, EPOCHS
-from iecl_jax.configs.methods import NAMES
 
 LINEAR = "linear top-1, %"
 
@@ -41,13 +40,10 @@ TABLE_1 = [
         "paper_only": epochs != EPOCHS[0],
     }
     for method, (label, numbers) in RESNET50.items()
-    if method in NAMES
     for epochs, published in zip(EPOCHS, numbers, strict=True)
 ]
 SIZES = ", ".join(
-    f"{BATCH_SIZES.get(method, 256)} for {label}"
-    for method, (label, _) in RESNET50.items()
-    if method in NAMES
+    f"{BATCH_SIZES.get(method, 256)} for {label}" for method, (label, _) in RESNET50.items()
 )
 NOTES_1 = (
     f"Published with these batch sizes: {SIZES}.",
@@ -86,7 +82,6 @@ TABLE_2A = [
         "paper_only": name != "cifar10",
     }
     for method, (label, numbers) in RESNET18.items()
-    if method in NAMES
     for (name, data_set), published in zip(DATA_SETS.items(), numbers, strict=True)
 ]
 NOTES_2A = (

@@ -365,7 +365,7 @@ def test_an_accuracy_that_was_not_measured_is_blank(here):
 def test_the_tables_of_the_paper_are_whole():
     found = read_tables(ROOT / "configs" / "tables.py")
     sizes = {name: len(table.rows) for name, table in found.items()}
-    least = {"1": 24, "2a": 28, "3": 4, "4": 3, "5": 8, "fig3": 36, "fig7": 10, "fig8": 18}
+    least = {"1": 36, "2a": 44, "3": 4, "4": 3, "5": 8, "fig3": 36, "fig7": 10, "fig8": 18}
     assert all(sizes[name] >= size for name, size in least.items())
     for name, table in found.items():
         labels = [row.label for row in table.rows]

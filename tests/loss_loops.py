@@ -2,6 +2,9 @@
 
 import math
 
+BATCH, WIDTH, QUEUE = 12, 3, 5  # two devices of 6, so that slices of 4 lie across them
+PROJECTIONS = ("anchor_projection", "query_projection")
+
 
 def mean(values):
     values = list(values)
@@ -42,34 +45,3 @@ def info_nce(anchors, keys, temperature, negatives=None):
 def columns(rows):
     """The dimensions, each minus its mean."""
     return [[x - mean(column) for x in column] for column in zip(*rows)]
-
-
-def log_softmax(scores):
-    total = math.log(sum(math.exp(s) for s in scores))
-    return [s - total for s in scores]
-
-
-def entropy(probabilities):
-    return -sum(p * math.log(p) for p in probabilities)
-
-
-def sinkhorn(scores, epsilon, iterations):
-    """Caron et al. 2020, Algorithm 1, where rows are images."""
-    n, k = len(scores), len(scores[0])
-    q = [[math.exp(s / epsilon) for s in row] for row in scores]
-    for _ in range(iterations):
-        shares = [sum(row[j] for row in q) * k for j in range(k)]
-        q = [[x / share for x, share in zip(row, shares, strict=True)] for row in q]
-        q = [[x / (sum(row) * n) for x in row] for row in q]
-    return [[x * n for x in row] for row in q]
-
-
-def of_other_views(targets, scores, temperature):
-    """The mean cross-entropy over the targets' views and all other views."""
-    losses = []
-    for i, of_view in enumerate(targets):
-        for v, other in enumerate(scores):
-            if v != i:
-                for target, row in zip(of_view, other, strict=True):
-                    losses.append(-product(target, log_softmax([s / temperature for s in row])))
-    return mean(losses)

@@ -8,22 +8,19 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import batch_losses
+import assigned_losses
 from loss_loops import (
+    BATCH,
+    PROJECTIONS,
+    QUEUE,
+    WIDTH,
     columns,
-    cross_entropy,
-    entropy,
     info_nce,
-    log_softmax,
     mean,
-    of_other_views,
     product,
-    sinkhorn,
     squared_distance,
     unit,
 )
-
-BATCH, WIDTH, QUEUE = 12, 3, 5  # two devices of 6, so that slices of 4 lie across them
 
 
 def soft_nce(anchors, keys, temperature, negatives, smooth):
@@ -184,65 +181,44 @@ def _w_mse(settings, z):
     return mean(losses), {}
 
 
-def _swav(settings, z):
-    """Caron et al. 2020, Eq. 1, section 3.3 and Algorithm 1."""
-    codes = []
-    for scores in z["assigned_scores"]:
-        shared = [s for s, counted in zip(scores, z["counted"], strict=True) if counted]
-        codes.append(sinkhorn(shared, settings.epsilon, settings.iterations)[:BATCH])
-    terms = {
-        "assignment_entropy": mean(entropy(row) for view in codes for row in view),
-        "mean_assignment_entropy": mean(entropy(map(mean, zip(*view))) for view in codes),
-        "prototypes_used": mean(len({row.index(max(row)) for row in view}) for view in codes),
-    }
-    return of_other_views(codes, z["scores"], settings.temperature), terms
+def _log(matrix, order):
+    """The Taylor series of the logarithm at the identity, of matrices as lists of rows."""
+    size = range(len(matrix))
+    step = [[matrix[i][j] - (i == j) for j in size] for i in size]
+    total, power = (
+        [[0.0 for _ in size] for _ in size],
+        [[float(i == j) for j in size] for i in size],
+    )
+    for k in range(1, order + 1):
+        power = [[product(row, column) for column in zip(*step)] for row in power]
+        total = [[t - (-1) ** k * x / k for t, x in zip(*rows)] for rows in zip(total, power)]
+    return total
 
 
-def _dino(settings, z):
-    """Caron et al. 2021, Eq. 1 to 4 and Algorithm 1."""
-    targets = []
-    for scores in z["teacher_scores"]:
-        centred = [[s - c for s, c in zip(row, z["center"], strict=True)] for row in scores]
-        logs = [log_softmax([s / z["teacher_temperature"] for s in row]) for row in centred]
-        targets.append([[math.exp(x) for x in row] for row in logs])
-    loss = of_other_views(targets, z["scores"], settings.temperature)
-    everyone = [row for view in targets for row in view]
-    terms = {
-        "teacher_entropy": mean(map(entropy, everyone)),
-        "mean_teacher_entropy": entropy(map(mean, zip(*everyone))),
-        "teacher_student_kl": loss - mean(map(entropy, everyone)),
-    }
-    return loss, terms
+def _matrix_ssl(settings, z):
+    """Zhang et al. 2024, Eq. 18 to 20 without their traces of Q, as the released code has them."""
+    size = range(WIDTH)
+    uniformity = alignment = 0.0
+    for names in (("query_key", "anchor_prediction"), ("anchor_key", "query_prediction")):
+        first, second = (columns([unit(row) for row in z[name]]) for name in names)
 
+        def matrix(a, b):
+            return [[product(x, y) / BATCH for y in b] for x in a]
 
-def _deepcluster_v2(settings, z):
-    """Caron et al. 2020, appendix D: every view predicts the label, once for each head."""
-    of_heads = []
-    for head, prototypes in enumerate(z["prototypes"]):
-        found = []
-        for name in PROJECTIONS:
-            for row, labels in zip(z[name], z["labels"], strict=True):
-                if labels[head] >= 0:
-                    scores = [product(unit(row), prototype) for prototype in prototypes]
-                    own = scores.pop(labels[head])
-                    found.append(cross_entropy(own, scores, settings.temperature))
-        of_heads.append([mean(column) for column in zip(*found)])
-    loss, top1 = (mean(column) for column in zip(*of_heads))
-    return loss, {"cluster_top1": top1}
+        def shifted(c):
+            return [[c[i][j] + settings.identity_weight * (i == j) for j in size] for i in size]
 
-
-def _deepcluster(settings, z):
-    """Caron et al. 2018, Eq. 2, of the pooled features, weighted."""
-    losses, hits = [], []
-    for name in PROJECTIONS[: 2 if settings.symmetric else 1]:
-        for row, (label, _) in zip(z[name], z["labels"], strict=True):
-            if label >= 0:
-                columns = zip(zip(*z["kernel"]), z["bias"], strict=True)
-                scores = [product(row, column) + bias for column, bias in columns]
-                loss, hit = cross_entropy(scores.pop(label), scores, 1)
-                losses.append(z["weights"][label] * loss)
-                hits.append(hit)
-    return mean(losses), {"cluster_top1": mean(hits)}
+        cross = matrix(first, second)
+        if settings.symmetric:
+            cross = [[(cross[i][j] + cross[j][i]) / 2 for j in size] for i in size]
+        log = _log(shifted(cross), settings.order)
+        uniformity -= sum(log[i][i] for i in size) / 2
+        log = _log(shifted(matrix(second, second)), settings.order)
+        own = shifted(matrix(first, first))
+        alignment -= sum(product(own[i], [row[i] for row in log]) for i in size) / 2
+    share = 1 / WIDTH if settings.uniformity_scale == "paper" else 1
+    loss = share * settings.uniformity_weight * uniformity + settings.alignment_weight * alignment
+    return loss, {"uniformity": uniformity, "alignment": alignment}
 
 
 def _all4one(settings, z):
@@ -275,7 +251,6 @@ def _all4one(settings, z):
     return product(weights, losses), terms
 
 
-PROJECTIONS = ("anchor_projection", "query_projection")
 PREDICTED = (*PROJECTIONS, "anchor_prediction", "query_prediction")
 CROPS = ("crop_projection", "crop_prediction")
 KEYS = ("query_key", "anchor_key")
@@ -328,12 +303,15 @@ def _moco(**settings):
 
 def _minent_case(**settings):
     return Case(
-        "minent", batch_losses.minent, PROJECTIONS + HEADS, {"further_heads": (WIDTH,)} | settings
+        "minent",
+        assigned_losses.minent,
+        PROJECTIONS + HEADS,
+        {"further_heads": (WIDTH,)} | settings,
     )
 
 
 def _s3oc_case(**settings):
-    return Case("s3oc", batch_losses.s3oc, LEVELS, {"levels": (WIDTH, WIDTH)} | settings)
+    return Case("s3oc", assigned_losses.s3oc, LEVELS, {"levels": (WIDTH, WIDTH)} | settings)
 
 
 OF_ALL4ONE = PREDICTED + KEYS + NEIGHBORS + CENTROIDS + NEIGHBORHOOD
@@ -380,13 +358,18 @@ CASES = {
     ),
     "vicreg": Case("vicreg", _vicreg, PROJECTIONS),
     "vicreg reweighted": Case("vicreg", _vicreg, PROJECTIONS, VICREG_WEIGHTS),
-    "deepcluster": Case("deepcluster", _deepcluster, PROJECTIONS[:1] + TOP_LAYER),
+    "deepcluster": Case("deepcluster", assigned_losses.deepcluster, PROJECTIONS[:1] + TOP_LAYER),
     "deepcluster symmetric": Case(
-        "deepcluster", _deepcluster, PROJECTIONS + TOP_LAYER, {"symmetric": True}
+        "deepcluster", assigned_losses.deepcluster, PROJECTIONS + TOP_LAYER, {"symmetric": True}
     ),
-    "deepcluster_v2": Case("deepcluster_v2", _deepcluster_v2, PROJECTIONS + CLUSTERS),
+    "deepcluster_v2": Case(
+        "deepcluster_v2", assigned_losses.deepcluster_v2, PROJECTIONS + CLUSTERS
+    ),
     "deepcluster_v2 warm": Case(
-        "deepcluster_v2", _deepcluster_v2, PROJECTIONS + CLUSTERS, {"temperature": 0.4}
+        "deepcluster_v2",
+        assigned_losses.deepcluster_v2,
+        PROJECTIONS + CLUSTERS,
+        {"temperature": 0.4},
     ),
     "w_mse one slice": Case("w_mse", _w_mse, PROJECTIONS, {"whitening_size": BATCH}),
     "w_mse shrunk, query constant": Case(
@@ -397,10 +380,10 @@ CASES = {
         constant=("query_projection",),
     ),
     "w_mse": Case("w_mse", _w_mse, PROJECTIONS, {"whitening_size": 4}),
-    "matrix_ssl": Case("matrix_ssl", batch_losses.matrix_ssl, PREDICTED + KEYS),
+    "matrix_ssl": Case("matrix_ssl", _matrix_ssl, PREDICTED + KEYS),
     "matrix_ssl of the paper, reweighted": Case(
         "matrix_ssl",
-        batch_losses.matrix_ssl,
+        _matrix_ssl,
         PREDICTED + KEYS,
         {
             "uniformity_scale": "paper",
@@ -417,13 +400,13 @@ CASES = {
     "minent none": _minent_case(normalization="none"),
     "s3oc": _s3oc_case(),
     "s3oc warm, balanced": _s3oc_case(temperature=0.5, normalization="sinkhorn"),
-    "swav": Case("swav", _swav, ASSIGNED, {"queue_size": QUEUE}),
+    "swav": Case("swav", assigned_losses.swav, ASSIGNED, {"queue_size": QUEUE}),
     "swav soft": Case(
         "swav",
-        _swav,
+        assigned_losses.swav,
         ASSIGNED,
         {"queue_size": QUEUE, "temperature": 0.4, "epsilon": 0.5, "iterations": 1},
     ),
-    "dino": Case("dino", _dino, TAUGHT),
-    "dino warm": Case("dino", _dino, TAUGHT, {"temperature": 0.4}),
+    "dino": Case("dino", assigned_losses.dino, TAUGHT),
+    "dino warm": Case("dino", assigned_losses.dino, TAUGHT, {"temperature": 0.4}),
 }

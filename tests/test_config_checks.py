@@ -3,12 +3,10 @@
 import importlib
 from typing import Any
 
-import jax.numpy as jnp
 import ml_collections
 import pytest
 
 from iecl_jax import config as config_lib
-from iecl_jax import methods
 from iecl_jax.config import section
 
 pytestmark = pytest.mark.quick
@@ -247,22 +245,6 @@ def test_groups_of_batch_norm_may_span_devices_and_saib_may_be_off():
     config_lib.check(config, 1)
 
 
-@pytest.mark.parametrize("method", ["nnclr", "all4one"])
-def test_a_queue_of_neighbours_longer_than_the_data_set_is_an_alarm(method):
-    config = load("plug_and_play", f"{method},smoke")
-    config.method.queue_size = 512
-    config_lib.check(config, 1)
-    config_lib.check_length(config, num_images=256, steps_per_epoch=16, total_steps=32)
-    age = methods.make(config, total_steps=32, num_images=256).schedules["queue_epochs"]
-    for step, epochs in ((0, 0.0), (8, 0.5), (16, 1.0), (24, 1.5), (40, 2.0)):
-        metrics = {"queue_epochs": float(age(jnp.int32(step)))}
-        assert metrics["queue_epochs"] == epochs
-        alarms = methods.alarms(config, metrics)
-        assert len(alarms) == (epochs > 1)
-        assert all("lower method.queue_size=512" in alarm for alarm in alarms)
-    assert methods.alarms(config, {}) == []  # before the first entry of the log
-
-
 @pytest.mark.parametrize(
     "values, num_images, parts",
     [
@@ -399,6 +381,3 @@ def test_the_best_is_not_kept_where_nothing_tells_which_it_is():
         config_lib.check(config, 1)
     config_lib.check_pretrain(config, 1)  # a run of earlier may be evaluated
     config_lib.check(changed(config, {"checkpoint.keep_best": 0}), 1)
-
-
-# --- Settings without effect ---

@@ -1,4 +1,4 @@
-"""Settings that the command changed and nothing reads are named, with the way out."""
+"""A setting that the command changes and nothing reads is named, with the way out."""
 
 import ast
 import re
@@ -9,6 +9,7 @@ from iecl_jax import config as config_lib
 from iecl_jax.config import idle
 
 pytestmark = pytest.mark.quick
+
 BYOL, DIGITS = "configs/resnet18.py:cifar10,byol", "configs/quickstart.py"
 
 

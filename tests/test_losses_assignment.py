@@ -8,9 +8,9 @@ import functools
 import math
 import pathlib
 
+import assigned_losses
 import jax
 import jax.numpy as jnp
-import loss_loops
 import numpy as np
 import pytest
 from loss_reference import numeric_gradient
@@ -51,7 +51,7 @@ def test_sinkhorn_is_the_loop(epsilon, iterations):
     got = sinkhorn(jnp.float32(scores))
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(
-        got, loss_loops.sinkhorn(scores.tolist(), epsilon, iterations), rtol=1e-4, atol=1e-7
+        got, assigned_losses.sinkhorn(scores.tolist(), epsilon, iterations), rtol=1e-4, atol=1e-7
     )
     # A large constant changes nothing, and overflows nothing.
     np.testing.assert_allclose(sinkhorn(jnp.float32(scores + 8)), got, rtol=1e-3, atol=1e-6)
@@ -70,7 +70,7 @@ def test_rows_that_do_not_count_change_nothing():
     got = jax.jit(functools.partial(assignment.sinkhorn, **SWAV))(
         jnp.float32(scores), counted=jnp.asarray(counted)
     )
-    expected = loss_loops.sinkhorn(scores[counted].tolist(), 0.05, 3)
+    expected = assigned_losses.sinkhorn(scores[counted].tolist(), 0.05, 3)
     np.testing.assert_allclose(np.asarray(got)[counted], expected, rtol=1e-4, atol=1e-7)
     assert np.isfinite(got).all()
 
@@ -87,7 +87,7 @@ def test_the_loss_of_four_views_and_its_gradient():
     assert value.dtype == jnp.float32
 
     def reference(x):
-        return loss_loops.of_other_views(codes.tolist(), x.tolist(), 0.5)
+        return assigned_losses.of_other_views(codes.tolist(), x.tolist(), 0.5)
 
     np.testing.assert_allclose(value, reference(scores), rtol=1e-5)
     np.testing.assert_allclose(gradient, numeric_gradient(reference, scores), rtol=1e-3, atol=1e-5)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from batch_losses import labels
+from assigned_losses import labels
 
 from iecl_jax.config import kinds
 from iecl_jax.configs import plug_and_play

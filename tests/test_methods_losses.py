@@ -29,6 +29,7 @@ from method_losses import (
     unit,
 )
 
+from iecl_jax import config as config_lib
 from iecl_jax import methods
 from iecl_jax.config import kinds, section
 from iecl_jax.configs import plug_and_play
@@ -228,3 +229,19 @@ def test_the_queue_holds_the_newest_unit_rows_in_global_order(devices):
             np.testing.assert_allclose(state["keys"], expected, rtol=1e-5, atol=1e-6)
             assert state["next"] == 4 * (i + 1) % 12
             assert state["next"].dtype == jnp.int32
+
+
+@pytest.mark.parametrize("method", ["nnclr", "all4one"])
+def test_a_queue_of_neighbours_longer_than_the_data_set_is_an_alarm(method):
+    config = plug_and_play.get_config(f"{method},smoke")
+    config.method.queue_size = 512
+    config_lib.check(config, 1)
+    config_lib.check_length(config, num_images=256, steps_per_epoch=16, total_steps=32)
+    age = methods.make(config, total_steps=32, num_images=256).schedules["queue_epochs"]
+    for step, epochs in ((0, 0.0), (8, 0.5), (16, 1.0), (24, 1.5), (40, 2.0)):
+        metrics = {"queue_epochs": float(age(jnp.int32(step)))}
+        assert metrics["queue_epochs"] == epochs
+        alarms = methods.alarms(config, metrics)
+        assert len(alarms) == (epochs > 1)
+        assert all("lower method.queue_size=512" in alarm for alarm in alarms)
+    assert methods.alarms(config, {}) == []  # before the first entry of the log

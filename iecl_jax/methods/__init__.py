@@ -9,6 +9,8 @@ file. The file of a method defines
                                             it may also take `steps_per_epoch` and `num_images`
     check(config, num_devices)              raises ValueError for settings that do not fit together
                                             (optional)
+    LONG_QUEUE = True                       lets `method.queue_size` be more than the images
+                                            (optional)
     alarms(config, metrics) -> list of str  a sentence for each metric of the log that is out of its
                                             limits; `metrics` are floats by name, with the
                                             number of epochs as "epoch" (optional)

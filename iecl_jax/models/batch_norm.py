@@ -1,13 +1,43 @@
 """Batch normalisation over all devices or over groups of images, for several views at once."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Float32
 
 from iecl_jax.models import collectives
+
+
+@jax.custom_jvp
+def _moments(
+    x: Float[Array, "V G n C"],
+) -> tuple[Float32[Array, "V G C"], Float32[Array, "V G C"]]:
+    """Returns the mean and the biased variance over n."""
+    x = x.astype(jnp.float32)
+    mean = x.mean(2)
+    # Not E[x^2] - E[x]^2, which loses all digits where the mean is large beside the deviation.
+    # On a GPU, XLA would write x - mean transposed before it sums the squares: fix its layout.
+    centred = jax.lax.platform_dependent(
+        x - mean[:, :, None],
+        cuda=functools.partial(with_layout_constraint, layouts=Layout(tuple(range(x.ndim)))),
+        default=lambda centred: centred,
+    )
+    return mean, jnp.square(centred).mean(2)
+
+
+@_moments.defjvp
+def _(primals, tangents):
+    # d var = 2 E[(x - mean) dx]. The product is expanded, so that the backward pass multiplies x
+    # and not x - mean, which XLA would store for it in float32, beside x. It loses no digits there:
+    # the gradient of x is x * a + b, as y is.
+    mean, var = _moments(*primals)
+    x, dx = primals[0].astype(jnp.float32), tangents[0].astype(jnp.float32)
+    d_mean = dx.mean(2)
+    return (mean, var), (d_mean, 2 * ((x * dx).mean(2) - mean * d_mean))
 
 
 class BatchNorm(nn.Module):
@@ -80,11 +110,7 @@ class BatchNorm(nn.Module):
                 "device: choose one that does."
             )
         inside = min(group or local, local)  # images of a group on this device
-        blocks = x.astype(jnp.float32).reshape(self.num_views, local // inside, -1, x.shape[-1])
-        mean = blocks.mean(2)
-        # Not E[x^2] - E[x]^2, which loses all digits where the mean is large beside the deviation.
-        # A change of the mean does not change this variance, so it has no gradient to the mean.
-        var = jnp.square(blocks - jax.lax.stop_gradient(mean)[:, :, None]).mean(2)
+        mean, var = _moments(x.reshape(self.num_views, local // inside, -1, x.shape[-1]))
         if self._synchronised and (not group or group > local):
             return self._merged(mean, var, devices=group // local)
         return mean, var

@@ -14,7 +14,7 @@ from iecl_jax.data import files
 def draw(
     sources: np.ndarray,
     views: Sequence[np.ndarray],
-    transformed: np.ndarray,
+    transformed: np.ndarray | None = None,
     further: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
     """Returns the gallery as one picture with a column for each image.
@@ -26,27 +26,23 @@ def draw(
     Args:
       sources: [n, H, W, 3] in [0, 1].
       views: anchor and query, each float [n, S, S, 3], normalised as for the network.
-      transformed: float [n, S, S, 3], SAIB's output for the query views, in the same units.
+      transformed: float [n, S, S, 3], SAIB's output for the query views, in the same units; None
+        without SAIB.
       further: the views after the second by name, each float [n, S_i, S_i, 3], in the same units.
 
     Returns:
       uint8 [height, width, 3].
     """
-    further = further or {}
-    everything = [*views, *further.values()]
-    low, high = min(view.min() for view in everything), max(view.max() for view in everything)
-    rescaled, added = separate(views[1], transformed)
-    spread = 3 * added.std() + 1e-6
-    named = {"anchor view": views[0], "query view": views[1]}
-    named |= {f"{name}, {view.shape[1]} px": view for name, view in further.items()}
-    named["SAIB(query)"] = rescaled
-    return grid(
-        [
-            ("source", sources),
-            *((name, (view - low) / (high - low)) for name, view in named.items()),
-            ("added by SAIB", 0.5 + added / (2 * spread)),
-        ]
-    )
+    shown = {"anchor view": views[0], "query view": views[1]}
+    shown |= {f"{name}, {view.shape[1]} px": view for name, view in (further or {}).items()}
+    low = min(view.min() for view in shown.values())
+    high = max(view.max() for view in shown.values())
+    added = {}
+    if transformed is not None:
+        shown["SAIB(query)"], difference = separate(views[1], transformed)
+        added["added by SAIB"] = 0.5 + difference / (6 * difference.std() + 2e-6)
+    scaled = {name: (view - low) / (high - low) for name, view in shown.items()}
+    return grid([*({"source": sources} | scaled | added).items()])
 
 
 def separate(query: np.ndarray, transformed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

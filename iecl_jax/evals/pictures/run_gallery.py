@@ -45,14 +45,15 @@ class RunGallery:
         indices = self._indices
         batch = next(data.eval_batches(self._config.data, self._split, len(indices), indices))
         seen = self._views(step, {"image": batch["image"], "label": batch["label"]})
-        params, method_state = jax.device_get((state.params, state.method_state))
-        transformed = self._transform(params, method_state, seen[1])
-        shown = slice(None, _COLUMNS)
+        shown, transformed = slice(None, _COLUMNS), None
+        if self._config.saib.enabled:
+            params, method_state = jax.device_get((state.params, state.method_state))
+            transformed = np.asarray(self._transform(params, method_state, seen[1])[shown])
         views = [np.asarray(view[shown]) for view in seen]
         picture = gallery.draw(
             batch["image"][shown] / 255,
             views[:2],
-            np.asarray(transformed[shown]),
+            transformed,
             dict(zip(self._config.augment.views[2:], views[2:], strict=True)),
         )
         return {"gallery": picture}

@@ -44,6 +44,8 @@ def told(flag, *arguments):
         (DIGITS, ["augment.query.blur.sigma=(0.1,1.0)"], "augment.query.blur.prob=0.0"),
         (DIGITS, ["eval.linear.momentum=0.5"], "eval.linear.num_epochs=0"),
         (DIGITS, ["log.wandb_project=x"], "log.wandb='off'"),
+        (DIGITS, ["schedule.drop_factor=0.5"], "schedule.decay='cosine'"),
+        (DIGITS, ["schedule.end_factor=0.5", "schedule.decay=drops"], "schedule.decay='drops'"),
         ("configs/linear_probe.py", ["linear_probe.holdout=0.2"], "linear_probe.cached=False"),
     ],
 )

@@ -62,6 +62,8 @@ READERS = (
     Reader(_ENTROPY + "kernel_scale", "objective.entropy.estimator", "'renyi2'", _is("renyi2")),
     Reader(r"method\.(?:enqueue|queue_start_epoch)", "method.queue_size", "4096", _positive),
     Reader(r"method\.smooth\.(?!mass).+", "method.smooth.mass", "0.1", _positive),
+    Reader(r"schedule\.drop_\w+", "schedule.decay", "'drops'", _is("drops")),
+    Reader(r"schedule\.end_factor", "schedule.decay", "'cosine'", _is("cosine")),
     Reader(r"method\.ema\.end", "method.ema.schedule", "'cosine'", _is("cosine")),
     Reader(r"((?:projector|method\.predictor))\.hidden_\w+", "{}.num_layers", "2", _is_not(1)),
     Reader(r"projector\.output_affine", "projector.output_bn", "True", bool),

@@ -1,6 +1,5 @@
 """Optimizers against their definitions in float64 NumPy, schedule values and masks."""
 
-import math
 from typing import Any
 
 import jax

@@ -32,6 +32,10 @@ def _is(value: Any) -> Callable[[Any], bool]:
     return lambda given: given == value
 
 
+def _is_one_of(*values: Any) -> Callable[[Any], bool]:
+    return lambda given: given in values
+
+
 def _is_not(value: Any) -> Callable[[Any], bool]:
     return lambda given: given != value
 
@@ -43,7 +47,12 @@ def _positive(value: Any) -> bool:
 _ENTROPY = r"objective\.entropy\."
 READERS = (
     Reader(r"train\.num_epochs", "train.num_steps", "0", _is(0)),
-    Reader(r"optimizer\.trust_(?:clip|coefficient)", "optimizer.name", "'lars'", _is("lars")),
+    Reader(
+        r"optimizer\.(?:trust_clip|trust_coefficient|scaled)",
+        "optimizer.name",
+        "'lars'",
+        _is_one_of("lars", "larc"),
+    ),
     Reader(r"saib\.(?!enabled|side).+", "saib.enabled", "True", bool),
     Reader(r"objective\.saib_decay", "saib.enabled", "True", bool),
     Reader(r"objective\.kl\.(?!weight).+", "objective.kl.weight", "0.09", _positive),

@@ -257,7 +257,8 @@ def test_stand_ins_come_in_the_shapes_that_the_program_is_compiled_for(size, cro
     with data.TrainBatches(readable, split) as batches:
         batch = next(batches)
     of_view = ((2, 8, size, size, 3), np.uint8)
-    expected = {"image": [of_view] * crops if crops else of_view, "label": ((2, 8), np.int32)}
+    expected = dict.fromkeys(("label", "index"), ((2, 8), np.int32))
+    expected |= {"image": [of_view] * crops if crops else of_view}
     for found in (batch, program.batch_shapes(readable, 2), parts.random_batch(config)):
         assert jax.tree.map(lambda x: (x.shape, x.dtype), found) == expected
 

@@ -1,5 +1,7 @@
 """The settings of methods: what is missing, foreign, unknown or no method is one sentence."""
 
+import re
+
 import pytest
 
 from iecl_jax import config as config_lib
@@ -82,4 +84,4 @@ def test_a_file_that_is_no_method_is_refused(tmp_path):
     assert "must be a class X(Section)" in _refusal(config)
     own = "\nfrom iecl_jax.config.section import Section\nclass Settings(Section): pass\n"
     path.write_text(path.read_text() + own)
-    assert "method.ema.end is no setting of " in _refusal(config)
+    assert re.match(r"method\.[\w.]+ is no setting of ", _refusal(config))

@@ -195,5 +195,5 @@ def check_length(
         if steps >= total_steps:
             raise ValueError(
                 f"schedule.drop_epochs={epochs:g} is {steps} steps before the end of a run of "
-                f"{total_steps}: lower it or train longer."
+                f"{total_steps}: lower it, train longer, or use schedule.decay='cosine'."
             )

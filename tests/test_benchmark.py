@@ -269,6 +269,7 @@ def test_a_data_set_that_is_there_is_read():
     assert len(split) == 256
 
 
+@pytest.mark.slow
 def test_a_step_is_compiled_once_and_for_the_places_that_it_leaves_the_state_in(monkeypatch):
     def places(state):
         return jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -288,6 +289,7 @@ def test_a_step_is_compiled_once_and_for_the_places_that_it_leaves_the_state_in(
     assert 0 < sum(times) < 1e3 * timed.compile_seconds
 
 
+@pytest.mark.slow
 def test_the_memory_is_that_of_the_state_the_batch_and_what_is_between(tmp_path):
     path = tmp_path / "memory.json"
     options = [f"--config={TINY}", "--memory", f"--json={path}", "--", *TINY_OVERRIDES]

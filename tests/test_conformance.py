@@ -3,5 +3,15 @@
 from conformance import *  # noqa: F403
 from conformance import cases
 
-# Two run with SAIB in every suite; swav has prototypes too, and others a momentum network.
-case = cases(saib=False, slow=("byol", "deepcluster", "vicreg", "dino", "all4one", "light_moco"))
+# Two of these run with SAIB in every suite; others have the same parts as one that is not slow.
+SLOW = (
+    "byol",
+    "vicreg",
+    "dino",
+    "all4one",
+    "light_moco",
+    "swav_authors",
+    "deepcluster",
+    "matrix_ssl",
+)
+case = cases(saib=False, slow=(*SLOW, "minent", "s3oc"))

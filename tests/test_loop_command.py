@@ -79,6 +79,7 @@ def test_a_loss_that_is_not_finite_leaves_the_checkpoint_that_its_sentence_names
     assert sentence.endswith(f"not finite; the last good checkpoint is that of step {step}.")
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     flags = ["--config.train.num_steps=3000", "--config.checkpoint.every_steps=10"]
     process = begin(tmp_path, *flags, "--config.train.log_every_steps=10")

@@ -49,6 +49,7 @@ def test_a_finished_run_is_recognised_and_left_as_it_is(runs):
     assert changes == [[], ['data.cache: "host" -> "auto"']]
 
 
+@pytest.mark.slow
 def test_half_a_run_is_resumed_and_ends_as_the_whole_one(runs):
     assert "from step 2 of 4" in run(*COMMAND, f"--workdir={runs / 'half'}")
     results = json.loads((runs / "half" / "results.json").read_text())

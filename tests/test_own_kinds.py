@@ -53,6 +53,7 @@ def run(command: list[str], folder: pathlib.Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_one_of_each_kind_trains_and_is_evaluated(folder):
     train, evaluate, *_ = commands()
     train = [*train, *QUICKLY]

@@ -41,7 +41,7 @@ FLAGS = (
     "configs/knn.py:smoke",
 )
 SECONDS = 4  # of the processor; what is refused or accepted takes hundredths
-TRIALS, IN_THE_SUITE = 1000, 150
+TRIALS, IN_THE_SUITE = 1000, 60
 
 
 def prepared(config: Any) -> None:

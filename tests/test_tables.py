@@ -151,6 +151,7 @@ def test_the_rows_are_trained_and_stand_beside_the_published_numbers(here, capsy
     assert row["config_sha256"] == [hashlib.sha256(text.encode()).hexdigest()]
 
 
+@pytest.mark.slow
 def test_the_scale_of_the_paper_adds_its_linear_evaluation(here):
     page, document = run(here, "5", "--", "--config.rate=0.25", scale="paper", seeds=1)
     assert ["A", "75.0", "30.0", "1", "66.29", ""] in rows(page)

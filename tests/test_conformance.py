@@ -14,4 +14,5 @@ SLOW = (
     "deepcluster",
     "matrix_ssl",
 )
-case = cases(saib=False, slow=(*SLOW, "minent", "s3oc"))
+FURTHER = ("minent", "s3oc", "simsiam", "barlow_twins", "nnclr")
+case = cases(saib=False, slow=(*SLOW, *FURTHER))

@@ -54,6 +54,7 @@ def plain(tmp_path_factory):
     return train(tmp_path_factory.mktemp("plain") / "run")
 
 
+@pytest.mark.slow
 def test_an_operator_in_a_file_of_its_own_trains(plain, tmp_path):
     path = tmp_path / "invert.py"
     path.write_text(INVERT)

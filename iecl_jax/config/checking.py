@@ -123,7 +123,8 @@ def _check_saib(config: ml_collections.ConfigDict, per_device: int) -> None:
             "saib.inner_skip=False belongs to saib.variant='paper': the expansive block has a "
             "single skip connection."
         )
-    divides("saib.group_size", saib.group_size, "the images of a device", per_device)
+    share = f"train.batch_size={config.train.batch_size} over the devices, the images of a device"
+    divides("saib.group_size", saib.group_size, share, per_device)
     divides("saib.patch_size", saib.patch_size, "data.image_size", size)
     depth, dimensions = config.diagnostics.lanczos_depth, 3 * size**2 * saib.group_size
     if depth > dimensions:

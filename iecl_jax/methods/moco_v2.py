@@ -73,7 +73,7 @@ def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
     if smooth.k > negatives:
         raise ValueError(
             f"method.smooth.k={smooth.k} must be at most {negatives}, the number of negatives: "
-            "lower it, or lengthen method.queue_size."
+            "lower it, lengthen method.queue_size, or set method.smooth.mass=0."
         )
 
 

@@ -1,5 +1,6 @@
 """A method that acts before each epoch, from its first step over kills to its results."""
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -97,3 +98,20 @@ def test_a_part_has_its_own_rate_and_is_frozen_at_first():
     np.testing.assert_allclose(moved[3], -rate * 1.1, rtol=1e-6)
     np.testing.assert_allclose(moved[4], -rate * (1 + 0.1 * (1 - rate * 1.1)), rtol=1e-6)
     assert params["online"]["body"]["kernel"][0, 0] < 1
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_a_part_that_was_frozen_begins_with_adam_as_a_new_one(name):
+    config = tiny_epochs.get_config()
+    config.optimizer.update({"name": name, "weight_decay": 0.0})
+    schedule = optim.learning_rate(config, total_steps=100, steps_per_epoch=10)
+    part = Part(learning_rate=0.01, schedule="constant", frozen_steps=3)
+    tx = optim.make(config, schedule, {"head": part})
+    params = {"online": {"head": {"kernel": np.full((2, 2), 0.5)}}}
+    state = tx.init(params)
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it
+        for _ in range(4):
+            updates, state = tx.update(params, state, params)
+    # Adam's first step is the rate, whatever the gradient.
+    rate = 0.01 * config.train.batch_size / 256
+    np.testing.assert_allclose(updates["online"]["head"]["kernel"], -rate, rtol=1e-5)

@@ -16,8 +16,6 @@ through both. m_anchor enters the queue after the look-up. All means are over al
 those of the feature loss, which the authors' code has per device.
 """
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -38,6 +36,8 @@ TITLE = "All4One"
 LONG_QUEUE = True  # longer than the data set, as in solo-learn's recipe: an alarm tells
 _WIDTH = "projector.output_dim"
 OPPOSITE = (("anchor", "query"), ("query", "anchor"))
+
+alarms = queue.alarms
 
 
 class Settings(online.Settings, online.PredictorSettings, ema.Settings):
@@ -73,11 +73,6 @@ def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
             f"method.neighbors={settings.neighbors} must be at most "
             f"method.queue_size={settings.queue_size}."
         )
-
-
-def alarms(config: ml_collections.ConfigDict, metrics: Mapping[str, float]) -> list[str]:
-    """Returns the alarm of a queue that is longer than the data set."""
-    return queue.alarms(config, metrics)
 
 
 def make(

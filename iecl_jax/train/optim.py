@@ -198,8 +198,12 @@ def _unclipped(
 def frozen(tx: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
     """Returns `tx`, but for the first `steps` updates nothing moves: no parameter, no momentum.
 
-    Counters go on, so that schedules are those of the run.
+    Counters go on, so that schedules are those of the run. Adam's count, which corrects its moments
+    for their start at 0, begins with them.
     """
+
+    def corrects(node):
+        return isinstance(node, optax.ScaleByAdamState)
 
     def init(params):
         return jnp.zeros((), jnp.int32), tx.init(params)
@@ -210,10 +214,15 @@ def frozen(tx: optax.GradientTransformation, steps: int) -> optax.GradientTransf
         moves = count >= steps
 
         def kept(old, new):
+            if corrects(new):
+                return jax.tree.map(functools.partial(jnp.where, moves), new, old)
             return jnp.where(moves, new, old) if jnp.issubdtype(new.dtype, jnp.inexact) else new
 
         updates = jax.tree.map(lambda leaf: jnp.where(moves, leaf, 0), updates)
-        return updates, (optax.safe_increment(count), jax.tree.map(kept, inner, new))
+        return updates, (
+            optax.safe_increment(count),
+            jax.tree.map(kept, inner, new, is_leaf=corrects),
+        )
 
     return optax.GradientTransformation(init, update)
 

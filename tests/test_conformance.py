@@ -14,5 +14,5 @@ SLOW = (
     "deepcluster",
     "matrix_ssl",
 )
-FURTHER = ("minent", "s3oc", "simsiam", "barlow_twins", "nnclr")
+FURTHER = ("minent", "s3oc", "simsiam", "barlow_twins", "nnclr", "moco_v3", "w_mse")
 case = cases(saib=False, slow=(*SLOW, *FURTHER))

@@ -1,5 +1,6 @@
 """Optimizers against their definitions in float64 NumPy, schedule values and masks."""
 
+import math
 from typing import Any
 
 import jax
@@ -80,9 +81,9 @@ def _config(**settings):
     return config
 
 
-def _run(config, num_steps=3, schedule=lambda step: LEARNING_RATE, params=None):
+def _run(config, num_steps=3, schedule=lambda step: LEARNING_RATE, params=None, decay=None):
     """Parameters after each step with the gradients `_tree(1)`, `_tree(2)`, ..."""
-    tx = optim.make(config, schedule)
+    tx = optim.make(config, schedule, decay=decay)
 
     @jax.jit
     def step(params, state, gradients):
@@ -106,10 +107,11 @@ def _gradients(params, step):
     }
 
 
-def _reference(rule, rate, num_steps=3):
+def _reference(rule, rate, num_steps=3, decay=lambda step: 0.3):
     """Every leaf after `rule(name, parameter, gradient, memory, step, rate)`, and its memory.
 
-    `rate(name, step)` is the leaf's learning rate; steps count from 1.
+    `rate(name, step)` is the leaf's learning rate, and `decay(step)`, which is in the memory, the
+    weight decay; steps count from 1.
     """
     memory: dict[tuple[str, ...], dict[str, Any]] = {}
     params = {name: np.float64(value) for name, value in _leaves(_tree(0)).items()}
@@ -117,6 +119,7 @@ def _reference(rule, rate, num_steps=3):
         gradients = _leaves(_tree(i))
         for name, value in params.items():
             slots, gradient = memory.setdefault(name, {}), np.float64(gradients[name])
+            slots["decay"] = decay(i)
             if name[0] == "online_probe":
                 params[name] = value - 0.2 * _momentum(slots, gradient)
             else:
@@ -130,12 +133,12 @@ def _momentum(slots, gradient):
     return slots["buffer"]
 
 
-def _with_decay(name, value, gradient):
-    return gradient + 0.3 * value if name in DECAYED else gradient
+def _with_decay(name, value, gradient, slots):
+    return gradient + slots["decay"] * value if name in DECAYED else gradient
 
 
 def _sgd(name, value, gradient, slots, step, rate):
-    return value - rate * _momentum(slots, _with_decay(name, value, gradient))
+    return value - rate * _momentum(slots, _with_decay(name, value, gradient, slots))
 
 
 def _adam_step(gradient, slots, step):
@@ -146,17 +149,17 @@ def _adam_step(gradient, slots, step):
 
 def _adam(name, value, gradient, slots, step, rate):
     """Kingma & Ba 2015 with L2 in the gradient (PyTorch's Adam)."""
-    return value - rate * _adam_step(_with_decay(name, value, gradient), slots, step)
+    return value - rate * _adam_step(_with_decay(name, value, gradient, slots), slots, step)
 
 
 def _adamw(name, value, gradient, slots, step, rate):
-    decay = 0.3 * value if name in DECAYED else 0
+    decay = slots["decay"] * value if name in DECAYED else 0
     return value - rate * (_adam_step(gradient, slots, step) + decay)
 
 
 def _lars(name, value, gradient, slots, step, rate):
     """optax.lars: v = momentum v + lr * eta |w| / |g + wd w| (g + wd w); w = w - v."""
-    gradient = _with_decay(name, value, gradient)
+    gradient = _with_decay(name, value, gradient, slots)
     w, g = np.linalg.norm(value), np.linalg.norm(gradient)
     ratio = 0.02 * w / g if value.ndim > 1 and w * g > 0 else 1
     return value - _momentum(slots, rate * ratio * gradient)
@@ -167,10 +170,10 @@ def _clipped_lars(name, value, gradient, slots, step, rate):
     w = w - lr v. As in Apex, g' = g (without decay) where w or g is 0."""
     w, g = np.linalg.norm(value), np.linalg.norm(gradient)
     if value.ndim > 1 and w * g > 0:
-        trust = 0.02 * w / (g + (0.3 * w if name in DECAYED else 0) + 1e-8)
+        trust = 0.02 * w / (g + (slots["decay"] * w if name in DECAYED else 0) + 1e-8)
         slots.setdefault("clipped", []).append(trust >= rate)
         ratio = 1 if trust >= rate else trust / rate
-        gradient = ratio * _with_decay(name, value, gradient)
+        gradient = ratio * _with_decay(name, value, gradient, slots)
     return value - rate * _momentum(slots, gradient)
 
 
@@ -179,7 +182,7 @@ def _larc(name, value, gradient, slots, step, rate):
     (g + wd w), g' = g where w or g is 0; v = momentum v + g'; w = w - lr v. SAIB has no decay."""
     w, g = np.linalg.norm(value), np.linalg.norm(gradient)
     if w * g > 0:
-        decay = 0.3 if name[0] == "online" else 0
+        decay = slots["decay"] if name[0] == "online" else 0
         gradient = 0.02 * w / (g + decay * w + 1e-8) * (gradient + decay * value)
     return value - rate * _momentum(slots, gradient)
 
@@ -224,6 +227,25 @@ def test_three_steps_of_warmup_against_the_definition(rule, predictor_schedule):
     assert set(got) == set(expected)
     for leaf, value in expected.items():
         np.testing.assert_allclose(got[leaf], value, rtol=1e-4, atol=1e-5, err_msg=str(leaf))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_weight_decay_may_follow_a_cosine(rule):
+    """As in DINO, from wd to 10 wd over the 8 steps of the run: 0.3 (10 - 9 (1 + cos) / 2)."""
+    settings, update = RULES[rule]
+    config = _config(**settings)
+    config.schedule.weight_decay_factor = 10.0
+
+    def decay(step):
+        return 0.3 * (10 - 4.5 * (1 + math.cos(math.pi * (step - 1) / 8)))
+
+    promotion = "standard" if "adam" in rule else "strict"  # optax's adam promotes
+    with jax.numpy_dtype_promotion(promotion):
+        got = _run(config, decay=optim.decay_factor(config, total_steps=8))[-1]
+    expected, _ = _reference(update, lambda name, step: LEARNING_RATE, decay=decay)
+    for leaf, value in expected.items():
+        np.testing.assert_allclose(got[leaf], value, rtol=1e-4, atol=1e-5, err_msg=str(leaf))
+    assert optim.decay_factor(_config(), total_steps=8) is None
 
 
 def test_the_reference_clips_some_kernels_and_not_others():

@@ -241,7 +241,7 @@ class Optimizer(Section):
 
 
 class Schedule(Section):
-    """The learning rate over the run: a linear warm-up, then a decay."""
+    """The learning rate over the run: a linear warm-up, then a decay; and the weight decay."""
 
     warmup_epochs = key(10.0, NOT_NEGATIVE, "epochs of linear warm-up from 0, before the decay")
     decay = key(
@@ -252,6 +252,11 @@ class Schedule(Section):
     end_factor = key(0.0, SHARE, "learning rate at the end of the cosine, as a share of the peak")
     drop_epochs = key((50.0, 25.0), DROPS, "epochs before the end at which the rate drops")
     drop_factor = key(0.2, SHARE, "factor of the learning rate at each drop")
+    weight_decay_factor = key(
+        1.0,
+        NOT_NEGATIVE,
+        "factor of the weight decay at the end, which it reaches on a cosine; 1 = constant",
+    )
 
 
 class View(Section):

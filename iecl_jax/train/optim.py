@@ -56,6 +56,19 @@ def _dropping(peak: float, warmup: int, drops: Sequence[int], factor: float) -> 
     return schedule
 
 
+def decay_factor(config: ml_collections.ConfigDict, total_steps: int) -> optax.Schedule | None:
+    """Returns the factor of the weight decay: from 1 on a cosine to the one at `total_steps`.
+
+    That is `schedule.weight_decay_factor` (DINO: 10, from 0.04 to 0.4). If it is 1, the decay is
+    constant, and this returns None.
+    """
+    end = config.schedule.weight_decay_factor
+    if end == 1:
+        return None
+    cosine = optax.cosine_decay_schedule(1.0, total_steps, end)
+    return lambda step: cosine(jnp.asarray(step, jnp.float32))
+
+
 def is_kernel(path: jax.tree_util.KeyPath, leaf: jax.Array) -> bool:
     """Returns whether a parameter is a kernel: two axes or more, and no word of NO_KERNEL.
 
@@ -98,7 +111,7 @@ def larc(
     *,
     trust_coefficient: float,
     clip: bool,
-    weight_decay: float,
+    weight_decay: float | optax.Schedule,
     decay_mask: Callable[[Any], Any],
     scale_mask: Callable[[Any], Any],
 ) -> optax.GradientTransformation:
@@ -108,7 +121,7 @@ def larc(
 
         trust * (g + wd w), or with `clip`  min(trust / lr, 1) * (g + wd w),
 
-    where wd is `weight_decay` where `decay_mask(params)` is True and 0 elsewhere, lr =
+    where wd is `weight_decay` (at the number of earlier updates) where `decay_mask(params)` is True and 0 elsewhere, lr =
     schedule(number of earlier updates), at lr = 0 the clipped factor is 1, and the norms are over
     one leaf. So a clipped update is LARS whose rate never exceeds the schedule's. This applies to
     the leaves of `scale_mask(params)` with nonzero w and g. Others of that mask keep their g: they
@@ -120,9 +133,10 @@ def larc(
 
     def update(gradients, state, params):
         rate = jnp.asarray(schedule(state.count), jnp.float32)
+        decay = weight_decay(state.count) if callable(weight_decay) else weight_decay
 
         def scale(g, w, decays, scales):
-            wd = weight_decay if decays else 0.0
+            wd = decay if decays else 0.0
             g_norm, w_norm = jnp.linalg.norm(g.ravel()), jnp.linalg.norm(w.ravel())
             trust = trust_coefficient * w_norm / (g_norm + wd * w_norm + 1e-8)
             # trust / max(trust, rate) = min(trust / rate, 1), also at rate 0.
@@ -148,38 +162,40 @@ def clip_each(max_norm: float) -> optax.GradientTransformation:
 
 
 def _network_optimizer(
-    settings: ml_collections.ConfigDict, rate: optax.Schedule
+    settings: ml_collections.ConfigDict, rate: optax.Schedule, factor: optax.Schedule | None
 ) -> optax.GradientTransformation:
-    tx = _unclipped(settings, rate)
+    weight_decay = settings.weight_decay
+    if factor is not None:
+        tx = _unclipped(settings, rate, lambda step: weight_decay * factor(step))
+    else:
+        tx = _unclipped(settings, rate, weight_decay)
     return optax.chain(clip_each(settings.clip_norm), tx) if settings.clip_norm else tx
 
 
 def _unclipped(
-    settings: ml_collections.ConfigDict, rate: optax.Schedule
+    settings: ml_collections.ConfigDict, rate: optax.Schedule, decay: float | optax.Schedule
 ) -> optax.GradientTransformation:
     mask = functools.partial(decayed, which=settings.decay)
     scale_mask = functools.partial(scaled, which=settings.scaled)
     if settings.name == "sgd":
         return optax.chain(
-            optax.add_decayed_weights(settings.weight_decay, mask),
+            optax.add_decayed_weights(decay, mask),
             optax.sgd(rate, settings.momentum),
         )
     if settings.name == "adam":
         return optax.chain(
-            optax.add_decayed_weights(settings.weight_decay, mask),
+            optax.add_decayed_weights(decay, mask),
             optax.adam(rate, b1=settings.momentum),
         )
     if settings.name == "adamw":
-        return optax.adamw(
-            rate, b1=settings.momentum, weight_decay=settings.weight_decay, mask=mask
-        )
+        return optax.adamw(rate, b1=settings.momentum, weight_decay=decay, mask=mask)
     if settings.name == "larc" or settings.trust_clip:
         return optax.chain(
             larc(
                 rate,
                 trust_coefficient=settings.trust_coefficient,
                 clip=settings.trust_clip,
-                weight_decay=settings.weight_decay,
+                weight_decay=decay,
                 decay_mask=mask,
                 scale_mask=scale_mask,
             ),
@@ -187,7 +203,7 @@ def _unclipped(
         )
     return optax.lars(
         rate,
-        weight_decay=settings.weight_decay,
+        weight_decay=decay,
         weight_decay_mask=mask,
         trust_coefficient=settings.trust_coefficient,
         trust_ratio_mask=scale_mask,
@@ -228,7 +244,10 @@ def frozen(tx: optax.GradientTransformation, steps: int) -> optax.GradientTransf
 
 
 def _part_optimizer(
-    config: ml_collections.ConfigDict, part: Part, schedule: optax.Schedule
+    config: ml_collections.ConfigDict,
+    part: Part,
+    schedule: optax.Schedule,
+    decay: optax.Schedule | None,
 ) -> optax.GradientTransformation:
     """Returns the optimizer of a `Part`: the network's, except for what the part says."""
     settings = config.optimizer.copy_and_resolve_references()
@@ -241,7 +260,7 @@ def _part_optimizer(
     def rate(step):
         return peak if part.schedule == "constant" else ratio * schedule(step)
 
-    tx = _network_optimizer(settings, rate)
+    tx = _network_optimizer(settings, rate, decay)
     return frozen(tx, part.frozen_steps) if part.frozen_steps else tx
 
 
@@ -249,6 +268,7 @@ def make(
     config: ml_collections.ConfigDict,
     schedule: optax.Schedule,
     parts: Mapping[str, Part] | None = None,
+    decay: optax.Schedule | None = None,
 ) -> optax.GradientTransformation:
     """Returns the optimizer of `config.optimizer`.
 
@@ -265,15 +285,16 @@ def make(
     `optimizer.predictor_schedule` is "constant", the parameters under online.predictor learn at the
     peak rate at every step (SimSiam, Chen & He 2021) instead of by `schedule`.
     `parts` has the subtrees of the online network with rules of their own (`Method.optimizers`).
+    `decay`, see `decay_factor`, multiplies the weight decay of the network and its parts.
     """
     settings = config.optimizer
     parts = dict(parts or {})
     if settings.predictor_schedule == "constant":
         parts["predictor"] = Part(schedule="constant")
     transforms = {
-        "main": _network_optimizer(settings, schedule),
+        "main": _network_optimizer(settings, schedule, decay),
         "probe": optax.sgd(settings.probe_learning_rate, settings.momentum),
-        **{name: _part_optimizer(config, part, schedule) for name, part in parts.items()},
+        **{name: _part_optimizer(config, part, schedule, decay) for name, part in parts.items()},
     }
 
     def labels(params):

@@ -47,21 +47,29 @@ def _unit(x: Float32[Array, "n"]) -> Float32[Array, "n"]:
 
 
 def convolve(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"], *, stride: int = 1
+    x: Float[Array, "B H W C"],
+    kernel: Float[Array, "k k C F"],
+    *,
+    stride: int = 1,
+    dilation: int = 1,
 ) -> Float[Array, "B _ _ F"]:
-    """Convolves x with a kernel; the zero padding keeps the size if the stride is 1."""
+    """Convolves x with a kernel; the zero padding keeps the size if the stride is 1.
+
+    The taps of the kernel are `dilation` pixels apart.
+    """
     size = kernel.shape[0]
     # The barriers make XLA compute the input, and the gradient of the output, only once. It would
     # otherwise repeat the operations that make them inside each of their uses.
     x = jax.lax.optimization_barrier(x)
     if size == 1:
         return jax.lax.optimization_barrier(x[:, ::stride, ::stride] @ kernel[0, 0])
-    before = (size - 1) // 2
+    before, after = dilation * ((size - 1) // 2), dilation * (size // 2)
     y = jax.lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=[(before, size - 1 - before)] * 2,
+        padding=[(before, after)] * 2,
+        rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return jax.lax.optimization_barrier(y)
@@ -83,6 +91,7 @@ class Conv(nn.Module):
     kernel_size: int
     train: bool
     stride: int = 1
+    dilation: int = 1
     spectral_norm: bool = False
     dtype: Any = jnp.float32
 
@@ -92,7 +101,8 @@ class Conv(nn.Module):
         kernel = self.param("kernel", initializers.he_fan_out, shape, jnp.float32)
         if self.spectral_norm:
             kernel = kernel / self._sigma(kernel.reshape(-1, self.features))
-        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return convolve(x, kernel, stride=self.stride, dilation=self.dilation)
 
     def _sigma(self, matrix: Float32[Array, "m n"]) -> Float32[Array, ""]:
         u = self.variable("batch_stats", "u", self._initial_u, matrix)

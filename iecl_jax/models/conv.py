@@ -1,5 +1,6 @@
 """Convolutions, with spectral normalisation: the kernel divided by its largest singular value."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -115,3 +116,26 @@ class Conv(nn.Module):
     def _initial_u(self, matrix: Float32[Array, "m n"]) -> Float32[Array, "n"]:
         u = jax.random.normal(self.make_rng("params"), (self.features,))
         return power_iteration(matrix, _unit(u), _INIT_ITERATIONS)[1]
+
+
+def folded(params: Any, batch_stats: Any) -> tuple[Any, Any]:
+    """Divides every normalised kernel by its norm, as evaluation does.
+
+    Args:
+      params, batch_stats: the variables of a module whose `Conv`s have `spectral_norm`.
+
+    Returns:
+      The variables of the same module without `spectral_norm`.
+    """
+    new_params, new_stats = dict(params), {}
+    for name, inner in batch_stats.items():
+        if "sigma" in inner:
+            kernel = jnp.asarray(params[name]["kernel"])
+            matrix = kernel.reshape(-1, kernel.shape[-1])
+            norm = power_iteration(matrix, jnp.asarray(inner["u"]))[0]
+            new_params[name] = {**params[name], "kernel": kernel / norm}
+        elif name in params and any(isinstance(each, Mapping) for each in inner.values()):
+            new_params[name], new_stats[name] = folded(params[name], inner)
+        else:
+            new_stats[name] = inner
+    return new_params, new_stats

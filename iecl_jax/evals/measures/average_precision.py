@@ -18,9 +18,31 @@ from typing import NamedTuple
 import numpy as np
 
 from iecl_jax.data.voc.annotation import Objects
+from iecl_jax.evals.measures.precision_recall import (
+    Curve,
+    area,
+    count,
+    eleven_points,
+    hundred_and_one_points,
+    mean,
+)
+
+__all__ = [
+    "COCO_MOST",
+    "COCO_THRESHOLDS",
+    "Curve",
+    "Detections",
+    "area",
+    "coco",
+    "eleven_points",
+    "iou",
+    "mean",
+    "voc",
+    "voc_curves",
+    "voc_match",
+]
 
 COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-_COCO_RECALLS = np.linspace(0, 1, 101)
 COCO_MOST = 100  # detections of a class in an image that count, those with the highest scores
 
 
@@ -36,37 +58,6 @@ class Detections(NamedTuple):
     boxes: np.ndarray
     labels: np.ndarray
     scores: np.ndarray
-
-
-class Curve(NamedTuple):
-    """The counts of a class as the score falls; what is neither right nor wrong is left out.
-
-    Attributes:
-      right: int64 [n], right detections so far.
-      wrong: int64 [n], wrong detections so far.
-      scores: float32 [n].
-      positives: the objects to be found.
-    """
-
-    right: np.ndarray
-    wrong: np.ndarray
-    scores: np.ndarray
-    positives: int
-
-    @property
-    def recall(self) -> np.ndarray:
-        """float64 [n] in [0, 1]; NaN if there is no object to be found."""
-        return self.right / self.positives if self.positives else np.full(len(self.right), np.nan)
-
-    @property
-    def precision(self) -> np.ndarray:
-        """float64 [n] in [0, 1]."""
-        return self.right / (self.right + self.wrong)
-
-    @property
-    def envelope(self) -> np.ndarray:
-        """float64 [n]: the highest precision at this recall or a higher one."""
-        return np.maximum.accumulate(self.precision[::-1])[::-1]
 
 
 def iou(
@@ -93,6 +84,35 @@ def iou(
     return np.divide(inside, union, out=np.zeros_like(inside), where=union > 0)
 
 
+def voc_match(
+    true: Objects, seen: Detections, *, threshold: float = 0.5, inclusive: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Says by the rules of VOC which detections in an image are right.
+
+    Args:
+      true: the objects.
+      seen: the n detections.
+      threshold: the least IoU of a right detection.
+      inclusive: see `iou`.
+
+    Returns:
+      (right, neither), both bool [n]; what is neither lies on a difficult object.
+    """
+    overlap = iou(seen.boxes, true.boxes, inclusive=inclusive)
+    overlap = np.where(seen.labels[:, None] == true.labels, overlap, -1.0)
+    # One more object, which nothing overlaps, since there may be none.
+    overlap = np.pad(overlap, ((0, 0), (0, 1)), constant_values=-1.0)
+    best = overlap.argmax(axis=1)
+    close = overlap.max(axis=1) >= threshold
+    neither = close & np.append(true.difficult, False)[best]
+    order = np.argsort(-seen.scores, kind="stable")
+    order = order[(close & ~neither)[order]]
+    _, earliest = np.unique(best[order], return_index=True)
+    right = np.zeros(len(best), bool)
+    right[order[earliest]] = True
+    return right, neither
+
+
 def voc_curves(
     truth: Sequence[Objects],
     found: Sequence[Detections],
@@ -107,62 +127,24 @@ def voc_curves(
       truth: the objects of each image.
       found: the detections in each image, in the same order.
       num_classes: the number of classes without background.
-      threshold: the least IoU of a right detection.
-      inclusive: see `iou`.
+      threshold, inclusive: see `voc_match`.
     """
+    matches = [
+        voc_match(*pair, threshold=threshold, inclusive=inclusive)
+        for pair in zip(truth, found, strict=True)
+    ]
+    right = _joined([each for each, _ in matches], bool)
+    counted = ~_joined([each for _, each in matches], bool)
+    scores = _joined([seen.scores for seen in found], np.float32)
+    labels = _joined([seen.labels for seen in found], np.int32)
+    wanted = _joined([true.labels[~true.difficult] for true in truth], np.int32)
+    order = np.argsort(-scores, kind="stable")
+    order = order[counted[order]]
     curves = []
     for label in range(num_classes):
-        scores, objects, difficult, close = [], [], [], []
-        positives = first = 0
-        for true, seen in zip(truth, found, strict=True):
-            of_class, mine = true.labels == label, seen.labels == label
-            positives += int((of_class & ~true.difficult).sum())
-            overlap = iou(seen.boxes[mine], true.boxes[of_class], inclusive=inclusive)
-            # One more object, which nothing overlaps, since there may be none.
-            overlap = np.pad(overlap, ((0, 0), (0, 1)), constant_values=-1.0)
-            best = overlap.argmax(axis=1)
-            scores.append(seen.scores[mine])
-            close.append(overlap.max(axis=1) >= threshold)
-            difficult.append(np.append(true.difficult[of_class], False)[best])
-            objects.append(first + best)
-            first += int(of_class.sum())
-        score, object_of = _joined(scores, np.float32), _joined(objects, int)
-        is_close, is_difficult = _joined(close, bool), _joined(difficult, bool)
-        order = np.argsort(-score, kind="stable")
-        counted = order[~(is_close & is_difficult)[order]]
-        right = np.zeros(len(counted), bool)
-        hits = np.flatnonzero(is_close[counted])
-        _, earliest = np.unique(object_of[counted][hits], return_index=True)
-        right[hits[earliest]] = True
-        curves.append(_curve(right, score[counted], positives))
+        mine = order[labels[order] == label]
+        curves.append(count(right[mine], scores[mine], int((wanted == label).sum())))
     return curves
-
-
-def area(curve: Curve) -> float:
-    """Returns the area below the envelope, VOC's measure since 2010; NaN without objects."""
-    if not curve.positives:
-        return float("nan")
-    steps = np.diff(curve.recall, prepend=0.0)
-    return float((steps * curve.envelope).sum())
-
-
-def eleven_points(curve: Curve) -> float:
-    """Returns the mean of the envelope at the recalls 0, 0.1, ..., 1, VOC's measure until 2009.
-
-    It is NaN without objects, and 0 where the recall is not reached.
-    """
-    if not curve.positives:
-        return float("nan")
-    # In whole numbers, since 3 of 10 is no less than the recall 0.3.
-    places = [np.searchsorted(10 * curve.right, k * curve.positives) for k in range(11)]
-    return float(np.append(curve.envelope, 0.0)[places].mean())
-
-
-def mean(values: Sequence[float] | np.ndarray) -> float:
-    """Returns the mean of the values that are finite; NaN if none is."""
-    known = np.asarray(values, np.float64)
-    known = known[np.isfinite(known)]
-    return float(known.mean()) if known.size else float("nan")
 
 
 def voc(
@@ -209,13 +191,11 @@ def _coco_class(truth: Sequence[Objects], found: Sequence[Detections], label: in
         scores.append(seen.scores[mine])
         rights.append(right)
         ignored.append(neither)
-    if not positives:
-        return [float("nan")] * len(COCO_THRESHOLDS)
     score = _joined(scores, np.float32)
     order = np.argsort(-score, kind="stable")
     right, neither = (np.concatenate(each, axis=1)[:, order] for each in (rights, ignored))
     return [
-        _at_recalls(_curve(right[place, kept], score[order][kept], positives))
+        hundred_and_one_points(count(right[place, kept], score[order][kept], positives))
         for place, kept in enumerate(~neither)
     ]
 
@@ -247,16 +227,6 @@ def _coco_match(
         free[thresholds[right[:, place]], best[right[:, place]]] = False
         neither[:, place] = ~right[:, place] & (covered[place] >= COCO_THRESHOLDS)
     return right, neither
-
-
-def _at_recalls(curve: Curve) -> float:
-    """Returns the mean of the envelope at 101 recalls, with 0 where one is not reached."""
-    places = np.searchsorted(curve.recall, _COCO_RECALLS)
-    return float(np.append(curve.envelope, 0.0)[places].mean())
-
-
-def _curve(right: np.ndarray, scores: np.ndarray, positives: int) -> Curve:
-    return Curve(np.cumsum(right), np.cumsum(~right), scores, positives)
 
 
 def _joined(parts: Sequence[np.ndarray], dtype: type) -> np.ndarray:

@@ -21,7 +21,7 @@ and may have
                                  those of Settings
     Data                         a Section, if the job has images of its own: the keys of
                                  `config.data`, in the place of the folder of the network's data
-                                 set. `subject.data` has their values; during a training, where
+                                 set. `subject.own_data` has their values; during a training, where
                                  there are none, it is None
     PICTURES                     {picture: caption}, for the report, of the pictures that a
                                  training of the job writes to its log

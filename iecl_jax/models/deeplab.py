@@ -150,6 +150,34 @@ def make(
     return Segmenter(head, FCN(num_classes, **common) if auxiliary else None)
 
 
+def upsampled(
+    logits: jax.Array, shown: jax.Array, source: jax.Array, *, canvas: int, side: int
+) -> jax.Array:
+    """Interpolates the logits of an image bilinearly at the pixels of the image itself.
+
+    Args:
+      logits: float32 [h, w, C], of a canvas.
+      shown: int32 [2], height and width that the image has on the canvas, at its top left.
+      source: int32 [2], its own height and width, at most `side`.
+      canvas: side of the canvas in pixels.
+      side: side of the result.
+
+    Returns:
+      float32 [side, side, C]; what lies beyond the image has no meaning.
+    """
+
+    def weights(axis: int) -> jax.Array:
+        cells = logits.shape[axis]
+        pixels = (jnp.arange(side, dtype=jnp.float32) + 0.5) * (shown[axis] / source[axis])
+        at = jnp.clip(pixels * (cells / canvas) - 0.5, 0, cells - 1)
+        distance = jnp.abs(at[:, None] - jnp.arange(cells, dtype=jnp.float32)[None])
+        return jnp.maximum(1 - distance, 0)
+
+    exact = jax.lax.Precision.HIGHEST
+    rows = jnp.einsum("yh,hwc->ywc", weights(0), logits, precision=exact)
+    return jnp.einsum("xw,ywc->yxc", weights(1), rows, precision=exact)
+
+
 def dropout(keys: Keys, x: Grid, rate: float) -> Grid:
     """Sets a share `rate` of x to 0 and divides the rest by 1 - rate; without keys, returns x.
 

@@ -147,8 +147,8 @@ def check_resume(subject: Subject, task: Task, settings: Any) -> None:
 def train(subject: Subject, task: Task, settings: Any) -> tuple[TrainState, dict[str, Any]]:
     """Trains to the end, from the newest checkpoint if there is one.
 
-    Checkpoints and log are in RUN_DIR/training-DIGEST, where DIGEST identifies the encoder's weights
-    at the start; a training that starts from others gets its own folder.
+    Checkpoints and log are in RUN_DIR/training-DIGEST, where DIGEST identifies the weights of the
+    encoder at the start; a training that starts from others gets its own folder.
 
     Returns:
       (the trained state, the scores at the end).
@@ -201,7 +201,7 @@ def train(subject: Subject, task: Task, settings: Any) -> tuple[TrainState, dict
     work.params = jax.device_get(run.state.params)
     # An evaluation that failed only warned, since the training had to go on. Now it may tell.
     scores = last.scores or task.evaluate(run.state.params, run.state.method_state)
-    return run.state, dict(run.log.last | scores)
+    return run.state, {**run.log.last, **scores}
 
 
 def learning_rate(settings: Any) -> optax.Schedule:

@@ -43,7 +43,7 @@ def run(
     workdir.prepare(run_dir, config, command=command_line.typed(), allow_change=allow_config_change)
     with console.waiting(f"Evaluating: {kinds.stem(config.job)}"):
         metrics = evaluation.measure(subject, settings)
-    about = subject.config.data.name if subject.data is None else kinds.stem(config.job)
+    about = subject.config.data.name if subject.own_data is None else kinds.stem(config.job)
     for line in results.told(evaluation.RESULTS, metrics):
         console.show(f"{about}: {line}")
     work = subject.work
@@ -95,7 +95,7 @@ def load(config: ml_collections.ConfigDict, run_dir: str, *, allow_change: bool 
         run_dir,
         config.seed,
         allow_change=allow_change,
-        data=config.data if own else None,
+        own_data=config.data if own else None,
     )
     if not weights:
         return subject.untrained()

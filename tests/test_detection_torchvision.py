@@ -151,19 +151,16 @@ def reference():
     return model.eval()
 
 
-def kernel(weight):
-    """[out, in, kh, kw] or [out, in] to the order of Flax."""
-    array = weight.detach().numpy()
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-
-
-def conv(module):
-    return {"kernel": kernel(module.weight), "bias": module.bias.detach().numpy()}
-
-
-def transplanted(model):
-    """({"params", "batch_stats"} of the encoder, params of the detector)."""
+def transplanted(model, of=lambda parameter: parameter):
+    """({"params", "batch_stats"} of the encoder, {"params"} of the detector), or `of` each."""
     body, params, stats = model.backbone.body, {}, {}
+
+    def kernel(weight):
+        array = of(weight).detach().numpy()
+        return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+    def conv(module):
+        return {"kernel": kernel(module.weight), "bias": of(module.bias).detach().numpy()}
 
     def norm(module):
         affine = {"scale": module.weight.detach().numpy(), "bias": module.bias.detach().numpy()}
@@ -221,7 +218,7 @@ def torch_images():
 
 
 def call(model, method, *arguments, **changes):
-    """The encoder and a method of the detector, compiled."""
+    """The encoder and a method of the detector, compiled; losses come with their gradients."""
     weights = jax.tree.map(jnp.asarray, transplanted(model))
     settings = section.defaults(faster_rcnn.Settings)
     for name, value in changes.items():
@@ -233,6 +230,13 @@ def call(model, method, *arguments, **changes):
     def run(weights, images, *arguments):
         stages = encoder.apply(weights[0], images, train=False)
         stages = {name: stages[name] for name in faster_rcnn.STAGES}
+
+        def total(weights):
+            found = detector.apply(weights, stages, *arguments, method=method)
+            return sum(found.values()), found
+
+        if method == "losses":
+            return jax.grad(total, has_aux=True)(weights[1])
         return detector.apply(weights[1], stages, *arguments, method=method)
 
     return run(weights, on_canvas(), *arguments)
@@ -278,10 +282,10 @@ def test_losses(reference):
     for module in reference.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval()
-    with torch.no_grad():
-        expected = reference(torch_images(), targets)
+    expected = reference(torch_images(), targets)
+    sum(expected.values()).backward()
     reference.eval()
-    got = call(
+    gradients, got = call(
         reference,
         "losses",
         roi_head.Truths(jnp.asarray(own), jnp.asarray(labels), jnp.asarray(present)),
@@ -300,4 +304,10 @@ def test_losses(reference):
     }
     assert got.keys() == names.keys()
     for name, other in names.items():
-        np.testing.assert_allclose(got[name], expected[other], rtol=1e-3, err_msg=name)
+        np.testing.assert_allclose(got[name], expected[other].item(), rtol=1e-3, err_msg=name)
+    of_torch = transplanted(reference, lambda parameter: parameter.grad)[1]["params"]
+    for path, gradient in jax.tree.leaves_with_path(gradients["params"]):
+        other = functools.reduce(lambda tree, each: tree[each.key], path, of_torch)
+        largest = np.abs(other).max()
+        assert largest > 0
+        np.testing.assert_allclose(gradient, other, atol=2e-3 * largest, err_msg=str(path))

@@ -157,6 +157,26 @@ def test_convolution_against_scipy(size, stride, side):
     np.testing.assert_allclose(_conv(x, kernel, stride), same[:, ::stride, ::stride])
 
 
+@pytest.mark.parametrize("size, dilation, stride", [(3, 2, 1), (3, 5, 1), (3, 2, 2), (4, 3, 1)])
+def test_a_dilated_convolution_is_that_of_a_kernel_with_zeros_between_its_taps(
+    size, dilation, stride
+):
+    rng = np.random.default_rng(size + dilation)
+    x, kernel = rng.normal(size=(2, 9, 11, 3)), rng.normal(size=(size, size, 3, 2))
+    spread = np.zeros(((size - 1) * dilation + 1,) * 2 + (3, 2))
+    spread[::dilation, ::dilation] = kernel
+    before = dilation * ((size - 1) // 2)  # of the padding; the rest of it is behind
+    padded = np.pad(x, ((0, 0), *[(before, len(spread) - 1 - before)] * 2, (0, 0)))
+    expected = np.zeros((2, 9, 11, 2))
+    for b, i, o in np.ndindex(2, 3, 2):
+        expected[b, ..., o] += scipy.signal.correlate2d(
+            padded[b, ..., i], spread[..., i, o], mode="valid"
+        )
+    conv = Conv(2, size, train=True, stride=stride, dilation=dilation)
+    got = jax.jit(conv.apply)({"params": {"kernel": np.float32(kernel)}}, np.float32(x))
+    np.testing.assert_allclose(got, expected[:, ::stride, ::stride], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "init, shape, deviation",
     [
@@ -314,6 +334,35 @@ def test_forward_against_numpy(depths, bottleneck, stem, side, feature_dim, spec
         )
     ]
     assert not any(unchanged) if train else all(unchanged)
+
+
+@pytest.mark.parametrize(
+    "bottleneck, output_stride",
+    [
+        pytest.param(False, 8, id="basic"),
+        pytest.param(True, 16, marks=pytest.mark.slow, id="bottleneck"),
+    ],
+)
+def test_a_dilated_network_computes_the_strided_one_and_the_pixels_between(
+    bottleneck, output_stride
+):
+    """Every second, or fourth, pixel is that of the network with strides (Chen et al. 2017)."""
+    plain = ResNet((1, 1, 1, 2), bottleneck, width=4)
+    dilated = plain.copy(output_stride=output_stride)
+    x = np.float32(np.random.default_rng(5).normal(size=(1, 64, 64, 3)))
+    variables = jax.jit(functools.partial(plain.init, train=False))(jax.random.key(0), x)
+    expected = jax.jit(functools.partial(plain.apply, train=False))(variables, x)
+    got = jax.jit(functools.partial(dilated.apply, train=False))(variables, x)
+    for i, natural in enumerate((4, 8, 16, 32), 1):
+        every = max(1, natural // output_stride)
+        stage, wanted = got[f"stage{i}"], expected[f"stage{i}"]
+        assert stage.shape[1] == wanted.shape[1] * every
+        np.testing.assert_allclose(stage[:, ::every, ::every], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_output_stride_counts_the_pixels_of_the_image():
+    _, outputs = _shapes(64, architecture="resnet10", stem="cifar", width=4, output_stride=8)
+    assert [outputs[f"stage{i}"].shape[1] for i in (1, 2, 3, 4)] == [64, 32, 16, 8]
 
 
 @pytest.mark.parametrize("bottleneck", [False, True])

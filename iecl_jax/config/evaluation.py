@@ -28,7 +28,7 @@ class Evaluation(Section):
 
     @staticmethod
     def inside(own, given):
-        """Returns the section of the evaluation.
+        """Returns the section of the evaluation, and that of its images if it has its own.
 
         If the config has a section `pretrain`, which builds an untrained network in the place of a
         checkpoint, that section is returned too.
@@ -37,4 +37,5 @@ class Evaluation(Section):
         # A job runs once, so the schedule of a training means nothing to it.
         settings = getattr(evaluation, "Job", None) or without(evaluation.Settings, "when")
         untrained = {"pretrain": Pretrain} if "pretrain" in given else {}
-        return {kinds.stem(own["job"]): settings} | untrained
+        images = {"data": evaluation.Data} if hasattr(evaluation, "Data") else {}
+        return images | {kinds.stem(own["job"]): settings} | untrained

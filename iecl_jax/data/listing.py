@@ -1,6 +1,7 @@
 """Lists the images of a folder: which files and folders are read, and in which order."""
 
 import collections
+import hashlib
 import os
 import stat
 from collections.abc import Sequence
@@ -116,6 +117,15 @@ def some(paths: Sequence[Path | str]) -> str:
     """Returns the first paths as words: "a, b and 7 more"."""
     more = len(paths) - _NAMED
     return ", ".join(map(shown, paths[:_NAMED])) + (f" and {more} more" if more > 0 else "")
+
+
+def digest(paths: Sequence[Path], root: Path) -> str:
+    """Returns the SHA-256 (hex) of the images' paths below `root` and their sizes in bytes."""
+    sha = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size if path.exists() else None  # None = a link that leads nowhere
+        sha.update(os.fsencode(path.relative_to(root)) + f" {size}\n".encode())
+    return sha.hexdigest()
 
 
 class _LeftOut:

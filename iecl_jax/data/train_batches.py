@@ -4,10 +4,7 @@ The batches are the same for every kind of cache and for any number of processes
 """
 
 import functools
-import weakref
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import grain
 import jax
@@ -20,8 +17,7 @@ from iecl_jax.data import augment, crops, images, memory
 from iecl_jax.data.caching import chosen
 from iecl_jax.data.order import batch_order, process_slice
 from iecl_jax.data.split import Split
-
-Batch = dict[str, Any]  # values are np.ndarray or jax.Array; "image" may be a list
+from iecl_jax.data.stream import Batch, Stream, local_mesh, put_on_devices
 
 
 def host_batches(
@@ -78,16 +74,15 @@ def host_batches(
     return order.map_with_index(function)
 
 
-class TrainBatches(Iterator[Batch]):
+class TrainBatches(Stream):
     """Yields {"image": uint8 [D,b,...], "label": int32 [D,b], "index": int32 [D,b]}.
 
-    Each local device has a shard. "image" is an array or a list of arrays, see `host_batches`; this
-    process has D * b images. Threads decode the next `data.prefetch` batches and put as many on the
-    devices. If a decoder fails, the `next` that would have returned the batch raises the error.
+    "image" is an array or a list of arrays, see `host_batches`; this process has D * b images.
+    `data.num_threads` threads decode.
 
     Attributes:
       steps_per_epoch: number of batches in an epoch.
-      position: number of batches returned so far; `start=position` continues with the next one.
+      position: see `Stream`.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, split: Split, *, start: int = 0):
@@ -99,18 +94,13 @@ class TrainBatches(Iterator[Batch]):
         """
         check_batches(config, split)
         self.steps_per_epoch = len(split) // config.train.batch_size
-        self.position = start
-        mesh = Mesh(np.array(jax.local_devices()), ("device",))
-        put = functools.partial(_put, sharding=NamedSharding(mesh, PartitionSpec("device")))
         cache = chosen(config.data.cache, split)
         if config.data.cache == "auto":
             logging.info("data.cache=auto: %s, for %d images of %s.", cache, len(split), split.name)
         if cache == "host":
             split.pixels  # noqa: B018  decodes here, not at the first batch
-        elif cache == "device":
-            put = _device_gather(split, mesh)
+        put = _device_gather(split, local_mesh()) if cache == "device" else put_on_devices
 
-        prefetch = config.data.prefetch
         pool = ThreadPoolExecutor(config.data.num_threads, thread_name_prefix="decode")
         batches = host_batches(
             config,
@@ -118,32 +108,8 @@ class TrainBatches(Iterator[Batch]):
             pool,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-        ).to_iter_dataset(grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch))
-        on_device = grain.experimental.ThreadPrefetchIterDataset(
-            batches.map(put), prefetch_buffer_size=prefetch
         )
-        iterator = iter(on_device)
-        iterator.set_state({"next_index": start})
-        self._iterators = [iterator]  # a list that `_close` empties
-        # Also closes when the object is garbage-collected and when the interpreter exits.
-        self._finalizer = weakref.finalize(self, _close, self._iterators, pool)
-
-    def __next__(self) -> Batch:
-        if not self._iterators:
-            raise ValueError("These TrainBatches are closed.")
-        batch = next(self._iterators[0])
-        self.position += 1
-        return batch
-
-    def close(self) -> None:
-        """Stops the threads, after they have finished the images that they are decoding."""
-        self._finalizer()
-
-    def __enter__(self) -> "TrainBatches":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
+        super().__init__(batches, pool, put=put, prefetch=config.data.prefetch, start=start)
 
 
 def check_batches(config: ml_collections.ConfigDict, split: Split) -> None:
@@ -163,19 +129,6 @@ def check_batches(config: ml_collections.ConfigDict, split: Split) -> None:
             f"data.cache={config.data.cache!r} needs small images of one size, which {split.name} "
             "does not have: use data.cache='none' or 'auto'."
         )
-
-
-def _close(iterators: list[grain.DatasetIterator], pool: ThreadPoolExecutor) -> None:
-    # Grain's iterator must be closed before the exiting interpreter unloads Grain's modules.
-    iterators.pop().close()
-    pool.shutdown(cancel_futures=True)
-
-
-def _put(batch: Batch, sharding: NamedSharding) -> Batch:
-    """Splits the first axis [b] over the local devices and puts the parts there: [D, b / D]."""
-    count = sharding.mesh.size
-    split = jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), batch)
-    return jax.device_put(split, sharding)
 
 
 def _device_gather(split: Split, mesh: Mesh):
@@ -208,5 +161,4 @@ def _device_gather(split: Split, mesh: Mesh):
     def gather(pixels, labels, index):
         return {"image": pixels[index], "label": labels[index], "index": index}
 
-    over_devices = NamedSharding(mesh, PartitionSpec("device"))
-    return lambda batch: gather(pixels, labels, _put(batch, over_devices)["index"])
+    return lambda batch: gather(pixels, labels, put_on_devices(batch)["index"])

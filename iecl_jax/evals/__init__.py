@@ -19,6 +19,12 @@ and may have
                                  message starts with the key, as in "knn.k=70 is more than ..."
     Job                          a Section with the keys for a checkpoint, if they differ from
                                  those of Settings
+    Data                         a Section, if the job has images of its own: the keys of
+                                 `config.data`, in the place of the folder of the network's data
+                                 set. `subject.own_data` has their values; during a training, where
+                                 there are none, it is None
+    PICTURES                     {picture: caption}, for the report, of the pictures that a
+                                 training of the job writes to its log
 """
 
 from iecl_jax.evals.parts.frozen import load

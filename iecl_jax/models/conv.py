@@ -1,5 +1,6 @@
 """Convolutions, with spectral normalisation: the kernel divided by its largest singular value."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -47,21 +48,29 @@ def _unit(x: Float32[Array, "n"]) -> Float32[Array, "n"]:
 
 
 def convolve(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"], *, stride: int = 1
+    x: Float[Array, "B H W C"],
+    kernel: Float[Array, "k k C F"],
+    *,
+    stride: int = 1,
+    dilation: int = 1,
 ) -> Float[Array, "B _ _ F"]:
-    """Convolves x with a kernel; the zero padding keeps the size if the stride is 1."""
+    """Convolves x with a kernel; the zero padding keeps the size if the stride is 1.
+
+    The taps of the kernel are `dilation` pixels apart.
+    """
     size = kernel.shape[0]
     # The barriers make XLA compute the input, and the gradient of the output, only once. It would
     # otherwise repeat the operations that make them inside each of their uses.
     x = jax.lax.optimization_barrier(x)
     if size == 1:
         return jax.lax.optimization_barrier(x[:, ::stride, ::stride] @ kernel[0, 0])
-    before = (size - 1) // 2
+    before, after = dilation * ((size - 1) // 2), dilation * (size // 2)
     y = jax.lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=[(before, size - 1 - before)] * 2,
+        padding=[(before, after)] * 2,
+        rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return jax.lax.optimization_barrier(y)
@@ -83,6 +92,7 @@ class Conv(nn.Module):
     kernel_size: int
     train: bool
     stride: int = 1
+    dilation: int = 1
     spectral_norm: bool = False
     dtype: Any = jnp.float32
 
@@ -92,7 +102,8 @@ class Conv(nn.Module):
         kernel = self.param("kernel", initializers.he_fan_out, shape, jnp.float32)
         if self.spectral_norm:
             kernel = kernel / self._sigma(kernel.reshape(-1, self.features))
-        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return convolve(x, kernel, stride=self.stride, dilation=self.dilation)
 
     def _sigma(self, matrix: Float32[Array, "m n"]) -> Float32[Array, ""]:
         u = self.variable("batch_stats", "u", self._initial_u, matrix)
@@ -105,3 +116,26 @@ class Conv(nn.Module):
     def _initial_u(self, matrix: Float32[Array, "m n"]) -> Float32[Array, "n"]:
         u = jax.random.normal(self.make_rng("params"), (self.features,))
         return power_iteration(matrix, _unit(u), _INIT_ITERATIONS)[1]
+
+
+def folded(params: Any, batch_stats: Any) -> tuple[Any, Any]:
+    """Divides every normalised kernel by its norm, as evaluation does.
+
+    Args:
+      params, batch_stats: the variables of a module whose `Conv`s have `spectral_norm`.
+
+    Returns:
+      The variables of the same module without `spectral_norm`.
+    """
+    new_params, new_stats = dict(params), {}
+    for name, inner in batch_stats.items():
+        if "sigma" in inner:
+            kernel = jnp.asarray(params[name]["kernel"])
+            matrix = kernel.reshape(-1, kernel.shape[-1])
+            norm = power_iteration(matrix, jnp.asarray(inner["u"]))[0]
+            new_params[name] = {**params[name], "kernel": kernel / norm}
+        elif name in params and any(isinstance(each, Mapping) for each in inner.values()):
+            new_params[name], new_stats[name] = folded(params[name], inner)
+        else:
+            new_stats[name] = inner
+    return new_params, new_stats

@@ -15,7 +15,7 @@ from iecl_jax.config import leaves
 
 # {pattern of keys that cannot change: why}.
 FIXED = {
-    r"(train|linear_probe)\.batch_size": (
+    r"(?!eval\.)\w+\.batch_size": (
         "progress, schedules and the place in the data are counted in steps of this many images"
     ),
     r"seed": "the order of the images and all random numbers come from it",
@@ -25,7 +25,7 @@ FIXED = {
     r"|projector\..+|saib\..+|encoder\.(?!bn_group$|remat$).+": (
         "the checkpoint's network was built with it"
     ),
-    r"optimizer\.name": "the checkpoint holds the statistics of the other optimizer",
+    r"(\w+\.)?optimizer\.name": "the checkpoint holds the statistics of the other optimizer",
     r"linear_probe\.feature_norm": "the classifier was trained on other features",
 }
 

@@ -35,13 +35,14 @@ class Events(NamedTuple):
 
 
 def read(workdir: str | os.PathLike) -> Events:
-    """Reads the log of a WORKDIR, and those of the classifiers that were trained within the run.
+    """Reads the log of a WORKDIR, and those of what an evaluation trained within the run.
 
     Raises:
       ValueError: there is no log.
     """
     workdir = Path(workdir)
-    found = [_read_folder(path) for path in (workdir, *sorted(workdir.glob("probe-*"), key=_age))]
+    inner = [*workdir.glob("probe-*"), *workdir.glob("training-*")]
+    found = [_read_folder(path) for path in (workdir, *sorted(inner, key=_age))]
     scalars: dict[str, Curve] = {}
     pictures: dict[str, Picture] = {}
     for each in found:

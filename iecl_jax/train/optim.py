@@ -14,6 +14,7 @@ import optax
 from iecl_jax.methods.parts.method import Part
 
 PREDICTOR_SCHEDULES = ("cosine", "constant")
+PLAIN = ("sgd", "adam", "adamw")
 # A parameter with one of these words in its name is no kernel, even if it has several axes. In
 # Flax, attention has biases [heads, d], and nn.Embed names its table "embedding".
 NO_KERNEL = re.compile(r"(^|_)(bias|scale|norm|pos|position|token|embedding)(s|al)?(_|$)")
@@ -121,11 +122,11 @@ def larc(
 
         trust * (g + wd w), or with `clip`  min(trust / lr, 1) * (g + wd w),
 
-    where wd is `weight_decay` (at the number of earlier updates) where `decay_mask(params)` is True and 0 elsewhere, lr =
-    schedule(number of earlier updates), at lr = 0 the clipped factor is 1, and the norms are over
-    one leaf. So a clipped update is LARS whose rate never exceeds the schedule's. This applies to
-    the leaves of `scale_mask(params)` with nonzero w and g. Others of that mask keep their g: they
-    do not decay. Leaves outside of it become g + wd w.
+    where wd is `weight_decay` (at the number of earlier updates) where `decay_mask(params)` is True
+    and 0 elsewhere, lr = schedule(number of earlier updates), at lr = 0 the clipped factor is 1,
+    and the norms are over one leaf. So a clipped update is LARS whose rate never exceeds the
+    schedule's. This applies to the leaves of `scale_mask(params)` with nonzero w and g. Others of
+    that mask keep their g: they do not decay. Leaves outside of it become g + wd w.
     """
 
     def init(params):
@@ -165,30 +166,46 @@ def _network_optimizer(
     settings: ml_collections.ConfigDict, rate: optax.Schedule, factor: optax.Schedule | None
 ) -> optax.GradientTransformation:
     weight_decay = settings.weight_decay
-    if factor is not None:
-        tx = _unclipped(settings, rate, lambda step: weight_decay * factor(step))
+    decay = weight_decay if factor is None else lambda step: weight_decay * factor(step)
+    mask = functools.partial(decayed, which=settings.decay)
+    if settings.name in PLAIN:
+        tx = plain(settings, rate, decay, mask)
     else:
-        tx = _unclipped(settings, rate, weight_decay)
+        tx = _layerwise(settings, rate, decay, mask)
     return optax.chain(clip_each(settings.clip_norm), tx) if settings.clip_norm else tx
 
 
-def _unclipped(
-    settings: ml_collections.ConfigDict, rate: optax.Schedule, decay: float | optax.Schedule
+def plain(
+    settings: ml_collections.ConfigDict,
+    rate: optax.Schedule,
+    decay: float | optax.Schedule,
+    mask: Callable[[Any], Any],
 ) -> optax.GradientTransformation:
-    mask = functools.partial(decayed, which=settings.decay)
-    scale_mask = functools.partial(scaled, which=settings.scaled)
-    if settings.name == "sgd":
-        return optax.chain(
-            optax.add_decayed_weights(decay, mask),
-            optax.sgd(rate, settings.momentum),
-        )
-    if settings.name == "adam":
-        return optax.chain(
-            optax.add_decayed_weights(decay, mask),
-            optax.adam(rate, b1=settings.momentum),
-        )
+    """Returns one of PLAIN, see `make`.
+
+    Args:
+      settings: "name" and "momentum".
+      rate: the learning rate.
+      decay: the weight decay.
+      mask: params -> a mask of those that decay.
+    """
     if settings.name == "adamw":
         return optax.adamw(rate, b1=settings.momentum, weight_decay=decay, mask=mask)
+    if settings.name == "adam":
+        last = optax.adam(rate, b1=settings.momentum)
+    else:
+        last = optax.sgd(rate, settings.momentum)
+    return optax.chain(optax.add_decayed_weights(decay, mask), last)
+
+
+def _layerwise(
+    settings: ml_collections.ConfigDict,
+    rate: optax.Schedule,
+    decay: float | optax.Schedule,
+    mask: Callable[[Any], Any],
+) -> optax.GradientTransformation:
+    """Returns lars or larc, see `make`."""
+    scale_mask = functools.partial(scaled, which=settings.scaled)
     if settings.name == "larc" or settings.trust_clip:
         return optax.chain(
             larc(

@@ -84,18 +84,19 @@ def create(
             params=params,
             method_state=method_state,
             opt_state=tx.init(params),
-            # Arrays, since the type of a Python number would change after the first step. The
-            # minimum is below 1, so that `run.metrics` sees gradients that overflow at any scale.
-            dynamic_scale=DynamicScale(
-                fin_steps=jnp.int32(0), scale=jnp.float32(2**16), minimum_scale=2.0**-14
-            )
-            if dynamic_scale
-            else None,
+            dynamic_scale=first_scale() if dynamic_scale else None,
         )
 
     require_memory(jax.eval_shape(init, key))
     state: TrainState = init(key)
     return state
+
+
+def first_scale() -> DynamicScale:
+    """Returns the loss scale with which a training in float16 begins."""
+    # Arrays, since the type of a Python number would change after the first step. The minimum is
+    # below 1, so that `run.metrics` sees gradients that overflow at any scale.
+    return DynamicScale(fin_steps=jnp.int32(0), scale=jnp.float32(2**16), minimum_scale=2.0**-14)
 
 
 def require_memory(state: Any) -> None:

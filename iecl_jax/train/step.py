@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax.training.dynamic_scale import DynamicScale
 
 from iecl_jax.losses.product import product
 from iecl_jax.losses.standardize import standardize
@@ -75,29 +76,76 @@ def train_step(
             loss = loss + probe["probe_loss"]
         return loss, (method_state, metrics)
 
-    # Small float16 gradients underflow: DynamicScale multiplies the loss, then divides them.
-    scale, finite = state.dynamic_scale, jnp.bool(True)
-    if scale is None:
-        (_, (method_state, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params
-        )
-        grads, metrics = collectives.mean((grads, metrics), axis_name)
-    else:
-        gradient = scale.value_and_grad(loss_fn, has_aux=True, axis_name=axis_name)
-        scale, finite, (_, (method_state, metrics)), grads = gradient(state.params)
-        metrics = collectives.mean(metrics, axis_name)
-
+    found = gradients(loss_fn, state.params, state.dynamic_scale, axis_name)
+    grads, method_state, metrics = found.gradients, found.carried, found.metrics
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = method.constrain(optax.apply_updates(state.params, updates))
     method_state = method.post_update(params, method_state, state.step)
     metrics |= {f"grad_norm_{name}": optax.tree.norm(tree) for name, tree in grads.items()}
     metrics |= {name: fn(state.step) for name, fn in schedules.items()}
-    new = TrainState(state.step + 1, params, method_state, opt_state, scale)
-    if scale is not None:  # An overflow changes only step and loss scale.
-        kept = dataclasses.replace(state, step=new.step, dynamic_scale=scale)
-        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, kept)
-        metrics |= {"loss_scale": scale.scale, "skipped_step": 1 - finite.astype(jnp.float32)}
-    return new, metrics
+    new = TrainState(state.step + 1, params, method_state, opt_state, found.scale)
+    new, of_scale = unless_overflow(new, state, found.finite)
+    return new, metrics | of_scale
+
+
+class Gradients(NamedTuple):
+    """What `gradients` returns.
+
+    Attributes:
+      gradients: the mean over the devices, like the parameters.
+      carried: what the loss function returned beside the metrics, of this device.
+      metrics: the mean over the devices.
+      scale: the loss scale of the next step, or None.
+      finite: False if the gradients overflowed.
+    """
+
+    gradients: Any
+    carried: Any
+    metrics: dict[str, jax.Array]
+    scale: DynamicScale | None
+    finite: jax.Array
+
+
+def gradients(
+    loss_fn: Callable[[Any], tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]],
+    params: Any,
+    scale: DynamicScale | None,
+    axis_name: str | None,
+) -> Gradients:
+    """Differentiates params -> (loss, (carried, metrics)), whose loss is that of this device.
+
+    Args:
+      loss_fn: the function.
+      params: where to differentiate it.
+      scale: the loss scale in float16; otherwise None.
+      axis_name: the axis of the devices, over which gradients and metrics are averaged.
+    """
+    # Small float16 gradients underflow: DynamicScale multiplies the loss, then divides them.
+    if scale is None:
+        (_, (carried, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        grads, metrics = collectives.mean((grads, metrics), axis_name)
+        return Gradients(grads, carried, metrics, None, jnp.bool(True))
+    gradient = scale.value_and_grad(loss_fn, has_aux=True, axis_name=axis_name)
+    scale, finite, (_, (carried, metrics)), grads = gradient(params)
+    return Gradients(grads, carried, collectives.mean(metrics, axis_name), scale, finite)
+
+
+def unless_overflow(
+    new: TrainState, old: TrainState, finite: jax.Array
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Returns the state after a step, and the metrics of the loss scale, if there is one.
+
+    An overflow (`finite` is False) changes only the step and the loss scale.
+    """
+    scale = new.dynamic_scale
+    if scale is None:
+        return new, {}
+    kept = dataclasses.replace(old, step=new.step, dynamic_scale=scale)
+    new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, kept)
+    return new, {
+        "loss_scale": jnp.asarray(scale.scale),
+        "skipped_step": 1 - finite.astype(jnp.float32),
+    }
 
 
 def probe_metrics(

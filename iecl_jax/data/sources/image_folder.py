@@ -1,7 +1,6 @@
 """Opens a folder of images as a data set."""
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from absl import logging
 
 from iecl_jax import console
 from iecl_jax.data import class_folders, images
-from iecl_jax.data.listing import shown
+from iecl_jax.data.listing import digest, shown
 from iecl_jax.data.sources.tfds import MEAN, STD, Settings
 from iecl_jax.data.split import MAX_NATIVE_SIZE, BrokenFiles, Indices, Record, Split
 
@@ -83,7 +82,7 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
         read_labels=lambda: np.array([record.label for record in records]),
         broken=broken,
         is_train=split != "test",
-        facts={"digest": _digest(listed.paths, listed.root)},
+        facts={"digest": digest(listed.paths, listed.root)},
     )
 
 
@@ -122,15 +121,6 @@ def _tell_of_deep(where: str, some: Sequence[images.Source], count: int, bits: i
         *(where, count, len(some), largest, used, bits, 2**bits - 1),
         "" if log is logging.info else f": data.bit_depth={min(used, 16)} would fit it",
     )
-
-
-def _digest(paths: Sequence[Path], root: Path) -> str:
-    """Returns the SHA-256 (hex) of the images' paths below `root` and their sizes in bytes."""
-    sha = hashlib.sha256()
-    for path in paths:
-        size = path.stat().st_size if path.exists() else None  # None = a link that leads nowhere
-        sha.update(os.fsencode(path.relative_to(root)) + f" {size}\n".encode())
-    return sha.hexdigest()
 
 
 def _next_good(good: Sequence[bool]) -> list[int]:

@@ -43,8 +43,9 @@ def run(
     workdir.prepare(run_dir, config, command=command_line.typed(), allow_change=allow_config_change)
     with console.waiting(f"Evaluating: {kinds.stem(config.job)}"):
         metrics = evaluation.measure(subject, settings)
+    about = subject.config.data.name if subject.own_data is None else kinds.stem(config.job)
     for line in results.told(evaluation.RESULTS, metrics):
-        console.show(f"{subject.config.data.name}: {line}")
+        console.show(f"{about}: {line}")
     work = subject.work
     seconds = work.seconds + time.monotonic() - started
     written = workdir.write_results(
@@ -71,20 +72,31 @@ def load(config: ml_collections.ConfigDict, run_dir: str, *, allow_change: bool 
 
     `config.checkpoint` is a workdir or one of its checkpoints. If it is empty, the network is that
     of `config.pretrain`, initialised but not trained. `config.data.dir`, if set, replaces the
-    folder of the data in the pretraining config. For `allow_change` see `Subject`.
+    folder of the data in the pretraining config, unless the job has images of its own. For
+    `allow_change` see `Subject`.
     """
     weights: dict[str, Any] = {}
     if config.checkpoint:
         pretrain, weights = load_for_evaluation(config.checkpoint, best=config.best)
     else:
         pretrain = ml_collections.ConfigDict(config.pretrain.to_dict())
-    with pretrain.unlocked():
-        pretrain.data.dir = config.data.dir or pretrain.data.dir
-        pretrain.data.cache = config.data.cache
+    own = hasattr(kinds.load("evaluation", config.job, key="job"), "Data")
+    if not own:
+        with pretrain.unlocked():
+            pretrain.data.dir = config.data.dir or pretrain.data.dir
+            pretrain.data.cache = config.data.cache
     config_lib.check_pretrain(pretrain, num_devices=1)
     method = methods.make(pretrain, total_steps=1)
     encoder = SplitEncoder(pretrain, method)
-    subject = Subject(pretrain, method, encoder, run_dir, config.seed, allow_change=allow_change)
+    subject = Subject(
+        pretrain,
+        method,
+        encoder,
+        run_dir,
+        config.seed,
+        allow_change=allow_change,
+        own_data=config.data if own else None,
+    )
     if not weights:
         return subject.untrained()
     return subject.at(weights["params"], weights["method_state"])

@@ -63,6 +63,7 @@ class Subject:
       params, method_state: the network's weights; None before the training starts, when the
         evaluations check their settings.
       allow_change: whether an evaluation that resumes may have other images than it began with.
+      own_data: the settings of the images that a job has of its own; None if it has none.
       work: the work of the evaluations so far.
     """
 
@@ -74,6 +75,7 @@ class Subject:
     params: Any = None
     method_state: Any = None
     allow_change: bool = False
+    own_data: ml_collections.ConfigDict | None = None
     work: Work = dataclasses.field(default_factory=Work, init=False)
     _features: dict[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(
         default_factory=dict, init=False

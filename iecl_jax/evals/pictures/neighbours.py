@@ -1,18 +1,15 @@
 """Draws query images, each in a row with the images whose features are nearest to its own."""
 
-import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from iecl_jax.evals.pictures import style
+from iecl_jax.evals.pictures import sheets, style
 
 _CELL, _FRAME, _GAP, _LINE = 72, 4, 8, 15  # pixels: image, frame, space between, line of text
 _APART = 28  # pixels between a query and its neighbours
-_FONT = pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 _PLAIN = "#9a9a9a"
 
 
@@ -54,12 +51,10 @@ def draw(rows: Sequence[Row], names: Sequence[str]) -> np.ndarray:
         _LINE + _GAP + height * len(rows) + (_LINE + _GAP) * coloured,
     )
     sheet = Image.new("RGB", size, "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.truetype(str(_FONT), 11)
+    pen = ImageDraw.Draw(sheet)
 
     def write(x: int, y: int, text: str, width: int = step - _GAP) -> None:
-        while text and pen.textlength(text, font) > width:
-            text = text[:-2].rstrip() + "…" if len(text) > 2 else ""
-        pen.text((x, y), text, style.INK, font)
+        sheets.write(pen, x, y, text, width)
 
     first = _GAP + step + _APART
     write(_GAP, 4, "test image")

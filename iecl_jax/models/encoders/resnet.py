@@ -11,7 +11,7 @@ import ml_collections
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from iecl_jax.config.rules import WIDTH, WIDTH_OR_NONE
+from iecl_jax.config.rules import WIDTH, WIDTH_OR_NONE, Rule
 from iecl_jax.config.section import Section, key
 from iecl_jax.models import initializers, precision
 from iecl_jax.models.batch_norm import BatchNorm
@@ -26,6 +26,7 @@ ARCHITECTURES = {
     "resnet101": ((3, 4, 23, 3), True),
 }
 NAMES = tuple(ARCHITECTURES)
+STRIDE = Rule(lambda value: value in (32, 16, 8), "32, 16 or 8")
 
 
 class Settings(Section):
@@ -42,6 +43,11 @@ class Settings(Section):
     )
     zero_init_residual = key(
         False, None, "initialise the last BN scale of each residual branch to 0"
+    )
+    output_stride = key(
+        32,
+        STRIDE,
+        "pixels of the image per pixel of the last stage; below 32, late stages are dilated",
     )
 
 
@@ -72,13 +78,17 @@ def of_blocks(
         zero_init_residual=settings.zero_init_residual,
         bn_group=settings.bn_group,
         remat=settings.remat,
+        output_stride=settings.output_stride,
         axis_name=axis_name,
         dtype=precision.compute_dtype(config),
     )
 
 
 class Block(nn.Module):
-    """A basic block (3x3, 3x3) or bottleneck (1x1, 3x3, 1x1 to 4 x width); BN follows each conv."""
+    """A basic block (3x3, 3x3) or bottleneck (1x1, 3x3, 1x1 to 4 x width); BN follows each conv.
+
+    `dilations` are those of the convolutions up to the one with the stride, and of those after it.
+    """
 
     width: int
     stride: int
@@ -86,18 +96,20 @@ class Block(nn.Module):
     zero_init: bool
     conv: Any
     norm: Any
+    dilations: tuple[int, int] = (1, 1)
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B _ _ _"]:
         out = 4 * self.width if self.bottleneck else self.width
-        plan = [(self.width, 3, self.stride), (out, 3, 1)]
+        first, second = self.dilations
+        plan = [(self.width, 3, self.stride, first), (out, 3, 1, second)]
         if self.bottleneck:
-            plan = [(self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1)]
+            plan = [(self.width, 1, 1, 1), (self.width, 3, self.stride, first), (out, 1, 1, 1)]
         y = x
-        for i, (features, size, stride) in enumerate(plan, 1):
+        for i, (features, size, stride, dilation) in enumerate(plan, 1):
             last = i == len(plan)
             init = nn.initializers.zeros if last and self.zero_init else nn.initializers.ones
-            y = self.conv(features, size, stride=stride, name=f"conv{i}")(y)
+            y = self.conv(features, size, stride=stride, dilation=dilation, name=f"conv{i}")(y)
             y = self.norm(scale_init=init, name=f"bn{i}")(y)
             y = y if last else nn.relu(y)
         if x.shape != y.shape:
@@ -113,6 +125,9 @@ class ResNet(nn.Module):
     `stages` has the number of blocks of each stage. The blocks of the first stage have `width`
     channels (their outputs four times as many if they are bottlenecks), and each stage doubles the
     channels. If `feature_dim` is above 0, a linear layer to that many features follows the pooling.
+    A stage that would make a pixel of its output more than `output_stride` pixels of the image has
+    no stride, and what follows it is dilated. It so computes what it does with the stride, and the
+    pixels between (Chen et al. 2017, section 3.1). The parameters are the same.
     With `remat`, only the input of each block is stored for the backward pass, which computes the
     rest again. See `BatchNorm` for views and groups.
     """
@@ -127,6 +142,7 @@ class ResNet(nn.Module):
     bn_group: int = 0
     axis_name: str | None = None
     remat: bool = False
+    output_stride: int = 32
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -158,11 +174,17 @@ class ResNet(nn.Module):
             x = nn.relu(norm(name="bn1")(conv(self.width, 3, name="conv1")(x)))
         block = nn.remat(Block) if self.remat else Block
         outputs = {}
+        total, dilation = 4 if self.stem == "imagenet" else 1, 1
         for i, depth in enumerate(self.stages, 1):
+            before, stride = dilation, 2 if i > 1 else 1
+            if total * stride > self.output_stride:
+                dilation, stride = 2 * dilation, 1
+            total *= stride
             for j in range(depth):
                 x = block(
                     width=self.width * 2 ** (i - 1),
-                    stride=2 if i > 1 and j == 0 else 1,
+                    stride=stride if j == 0 else 1,
+                    dilations=(before if j == 0 else dilation, dilation),
                     bottleneck=self.bottleneck,
                     zero_init=self.zero_init_residual,
                     conv=conv,

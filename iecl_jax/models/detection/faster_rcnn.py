@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Float32, Key
 
-from iecl_jax.config.rules import RATES, WIDTH
+from iecl_jax.config.rules import RATES, WIDTH, multiple
 from iecl_jax.config.section import Section, key
 from iecl_jax.models.detection import roi_head
 from iecl_jax.models.detection import rpn as rpn_lib
@@ -36,6 +36,22 @@ class Settings(Section):
 
     rpn = rpn_lib.Settings
     roi = roi_head.Settings
+
+
+def check(name: str, settings: Any) -> None:
+    """Raises ValueError if the canvas or the anchors do not fit the pyramid.
+
+    Args:
+      name: the section of the settings, for the message.
+      settings: the values of `Settings`, and `image_size`, the side of the canvas.
+    """
+    multiple(f"{name}.image_size", settings.image_size, STRIDE, "pixels of the last stride")
+    wanted = len(STAGES) + 1
+    if len(settings.anchor_sizes) != wanted:
+        raise ValueError(
+            f"{name}.anchor_sizes={settings.anchor_sizes} must be {wanted} numbers, one for each "
+            "level of the pyramid."
+        )
 
 
 class Detector(nn.Module):

@@ -99,7 +99,8 @@ def check(subject: Subject, settings: Any) -> None:
                 f"{NAME}.max_objects={settings.max_objects} is less than the {count} objects of "
                 f"the image {name}: raise it."
             )
-    dense_training.check_resume(subject, _task(subject, _frozen(settings)), settings)
+    if subject.params is not None:
+        dense_training.check_resume(subject, _task(subject, _frozen(settings)), settings)
 
 
 def measure(subject: Subject, settings: Any) -> dict[str, Any]:
@@ -111,14 +112,15 @@ def measure(subject: Subject, settings: Any) -> dict[str, Any]:
 _frozen = ml_collections.FrozenConfigDict  # Unlike a ConfigDict, it can be the key of a cache.
 
 
-@functools.lru_cache(maxsize=1)
 def _images(subject: Subject) -> Images:
-    own = subject.own_data
-    assert own is not None  # as `check` has made sure
+    return _opened(_frozen(subject.own_data), subject.seed)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(settings: Any, seed: int) -> Images:
     with console.waiting("Opening the images"):
-        return Images(
-            *voc.open_splits(own, needs="boxes", seed=subject.seed, box_origin=own.box_origin)
-        )
+        how = {"needs": "boxes", "box_origin": settings.box_origin}
+        return Images(*voc.open_splits(settings, seed=seed, **how))
 
 
 @functools.lru_cache(maxsize=1)
@@ -209,14 +211,14 @@ class Evaluation:
         count = len(split.classes)
         self._curves = average_precision.voc_curves(truth, found, count)
         coco = average_precision.coco(truth, found, count)
-        trivial = average_precision.voc(truth, whole_images(split), count)
+        whole = average_precision.voc(truth, trivial(split), count)
         by_area = self._by_area()
         return {
             "map": average_precision.mean(list(by_area.values())),
             "map_11_points": average_precision.mean(
                 [average_precision.eleven_points(curve) for curve in self._curves]
             ),
-            "map_trivial": average_precision.mean(trivial),
+            "map_trivial": average_precision.mean(whole),
             "coco_ap": coco["AP"],
             "coco_ap50": coco["AP50"],
             "coco_ap75": coco["AP75"],
@@ -248,7 +250,7 @@ class Evaluation:
         return found
 
 
-def whole_images(split: Tree) -> list[Detections]:
+def trivial(split: Tree) -> list[Detections]:
     """Returns the trivial detections: each whole image, for every class, with the same score."""
     labels = np.arange(len(split.classes), dtype=np.int32)
     scores = np.ones(len(labels), np.float32)

@@ -4,8 +4,8 @@
         --config.checkpoint=WORKDIR
 
 FOLDER is VOCdevkit/VOC2012, or any folder in that layout; docs/voc.md describes it, the recipe and
-the paper's own. Without a checkpoint, the encoder is an untrained ResNet-50. `:small` trains a
-narrow ResNet-18 on images of 128 px, in minutes on a CPU. `:smoke` takes a few steps on generated
+the paper's own. Without a checkpoint, the encoder is an untrained, plain ResNet-50. `:small` trains
+a narrow ResNet-18 on images of 128 px, in minutes on a CPU. `:smoke` takes a few steps on generated
 images.
 """
 
@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         arg, default="checkpoint", choices=["checkpoint"], scales=common.SCALES
     )
     config = config_lib.new("segmentation")
-    config.pretrain = imagenet_r50.get_config(f"100,{scale}" if scale else "100")
+    config.pretrain = imagenet_r50.get_config(f"100,simclr,{scale}" if scale else "100,simclr")
     job = config.segmentation
     if scale:
         config.pretrain.encoder.update({"name": "resnet18", "stem": "imagenet", "width": 16})

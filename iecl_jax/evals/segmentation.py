@@ -88,7 +88,8 @@ def check(subject: Subject, settings: Any) -> None:
             "configs/voc_segmentation.py on the checkpoint."
         )
     dense_training.check(NAME, settings, len(_images(subject).train))
-    dense_training.check_resume(subject, _task(subject, _frozen(settings)), settings)
+    if subject.params is not None:
+        dense_training.check_resume(subject, _task(subject, _frozen(settings)), settings)
 
 
 def measure(subject: Subject, settings: Any) -> dict[str, Any]:
@@ -100,10 +101,14 @@ def measure(subject: Subject, settings: Any) -> dict[str, Any]:
 _frozen = ml_collections.FrozenConfigDict  # Unlike a ConfigDict, it can be the key of a cache.
 
 
-@functools.lru_cache(maxsize=1)
 def _images(subject: Subject) -> Images:
+    return _opened(_frozen(subject.own_data), subject.seed)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(settings: Any, seed: int) -> Images:
     with console.waiting("Opening the images"):
-        return Images(*voc.open_splits(subject.own_data, needs="masks", seed=subject.seed))
+        return Images(*voc.open_splits(settings, needs="masks", seed=seed))
 
 
 @functools.lru_cache(maxsize=1)

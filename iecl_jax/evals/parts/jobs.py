@@ -36,10 +36,12 @@ def run(
     evaluation = kinds.load("evaluation", config.job, key="job")
     # An evaluation without settings has no section.
     settings = config.get(kinds.stem(config.job), ml_collections.ConfigDict())
+    check = getattr(evaluation, "check", lambda subject, settings: None)
     with console.waiting(f"Reading {config.checkpoint or 'the untrained network'}"):
-        subject = load(config, run_dir, allow_change=allow_config_change)
-    if hasattr(evaluation, "check"):
-        evaluation.check(subject, settings)
+        subject, weights = _opened(config, run_dir, allow_change=allow_config_change)
+        check(subject, settings)  # Before the network is made, which takes long.
+        subject = _with(subject, weights)
+    check(subject, settings)
     workdir.prepare(run_dir, config, command=command_line.typed(), allow_change=allow_config_change)
     with console.waiting(f"Evaluating: {kinds.stem(config.job)}"):
         metrics = evaluation.measure(subject, settings)
@@ -75,6 +77,13 @@ def load(config: ml_collections.ConfigDict, run_dir: str, *, allow_change: bool 
     folder of the data in the pretraining config, unless the job has images of its own. For
     `allow_change` see `Subject`.
     """
+    return _with(*_opened(config, run_dir, allow_change=allow_change))
+
+
+def _opened(
+    config: ml_collections.ConfigDict, run_dir: str, *, allow_change: bool
+) -> tuple[Subject, dict[str, Any]]:
+    """Returns the subject of a job without weights, and those of the checkpoint; {} = untrained."""
     weights: dict[str, Any] = {}
     if config.checkpoint:
         pretrain, weights = load_for_evaluation(config.checkpoint, best=config.best)
@@ -97,6 +106,10 @@ def load(config: ml_collections.ConfigDict, run_dir: str, *, allow_change: bool 
         allow_change=allow_change,
         own_data=config.data if own else None,
     )
+    return subject, weights
+
+
+def _with(subject: Subject, weights: dict[str, Any]) -> Subject:
     if not weights:
         return subject.untrained()
     return subject.at(weights["params"], weights["method_state"])

@@ -119,6 +119,15 @@ def test_lists_of_several_folders(tmp_path):
     assert "The list VOC2012/ImageSets/Segmentation/nowhere.txt does not exist" in text
 
 
+def test_splits_that_are_wrong(tmp_path):
+    voc_folder.make(tmp_path / "VOC2007")
+    twice = "VOC2007/train+ /VOC2007/train"
+    text = refused(tmp_path, split=twice, pair=(twice, "VOC2007/val"))
+    assert text == f"The lists of {twice} have the same images (4): im0, im1, im2, im3."
+    text = refused(tmp_path, split="VOC2007/", pair=("VOC2007/", "VOC2007/val"))
+    assert text.startswith("The split 'VOC2007/' names no list")
+
+
 def test_identity_follows_images_truth_and_order(root):
     before = opened(root).identity
     assert before == opened(root).identity
@@ -241,7 +250,9 @@ def test_masks_that_are_wrong(root):
     assert "im3.png holds the number 3, but data.classes names 2 classes" in of(
         np.full(SIZE, 3, np.uint8)
     )
-    assert "im3.png holds colours (mode RGB)" in of(np.zeros((*SIZE, 3), np.uint8))
+    assert "im3.png is an image of Pillow's mode RGB: its pixels" in of(
+        np.zeros((*SIZE, 3), np.uint8)
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ settings:
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import ml_collections
 
@@ -49,6 +49,9 @@ class Section:
 
     also: Callable[[Mapping[str, Any], Any], type["Section"]] | None = None
     inside: Callable[[Mapping[str, Any], Any], Mapping[str, type["Section"]]] | None = None
+
+
+S = TypeVar("S", bound=Section)
 
 
 def keys(section: type[Section], given: Any = None, prefix: str = "") -> dict[str, Key]:
@@ -110,7 +113,7 @@ def defaults(section: type[Section], given: Any = None) -> ml_collections.Config
     return nested({name: each.default for name, each in keys(section, given).items()})
 
 
-def with_defaults(section: type[Section], values: Mapping[str, Any]) -> type[Section]:
+def with_defaults(section: type[S], values: Mapping[str, Any]) -> type[S]:
     """Returns the section with other defaults for some of its own keys, by name."""
     changed = {name: getattr(section, name)._replace(default=x) for name, x in values.items()}
     return type(section.__name__, (section,), changed)

@@ -22,7 +22,8 @@ FIXED = {
     r"data\.name|data\.image_size": "what was learned so far is that of other images",
     r"method\.name": "what was learned so far is that of another method",
     r"method\.(queue_size|num_clusters|num_heads|predictor\..+|transformer\.(num|hidden)_.+)"
-    r"|projector\..+|saib\..+|encoder\.(?!bn_group$|remat$).+": (
+    r"|projector\..+|saib\..+|encoder\.(?!bn_group$|remat$).+|segmentation\.head(_channels)?"
+    r"|detection\.(fpn_width|anchor_ratios|roi\.hidden_dim|roi\.output_size)": (
         "the checkpoint's network was built with it"
     ),
     r"(\w+\.)?optimizer\.name": "the checkpoint holds the statistics of the other optimizer",

@@ -223,9 +223,7 @@ def build(
         config=config,
         method=method,
         objective=objective.make(config, method.loss, axis_name=AXIS),
-        tx=optim.make(
-            config, rate, method.optimizers, optim.decay_factor(config, total_steps)
-        ),
+        tx=optim.make(config, rate, method.optimizers, optim.decay_factor(config, total_steps)),
         schedules={"learning_rate": rate, **method.schedules},
         make_views=augment.make_augment(
             config.augment, config.data.image_size, *data.statistics(config.data)

@@ -52,7 +52,7 @@ class Part:
 
     def names(self) -> list[str] | None:
         """Returns the names in the list; None if it does not exist."""
-        return lists.read(self.path, self.images) if self.path.exists() else None
+        return lists.read(self.path, self.images) if os.path.exists(self.path) else None
 
     @functools.cached_property
     def truths(self) -> dict[str, Path]:
@@ -81,12 +81,14 @@ def parts(top: Path, split: str, kind: Kind) -> list[Part]:
     """Returns the lists that a split joins: "train", or "VOC2007/train+VOC2012/train".
 
     Raises:
-      ValueError: a folder has no images, or two of the same name.
+      ValueError: a list has no name, or a folder no images, or two of the same name.
     """
     found = []
     for text in split.split("+"):
         below, _, name = text.strip().rpartition("/")
-        root = top / below
+        if not name:
+            raise ValueError(f"The split {split!r} names no list, such as 'train': name one.")
+        root = top / below.strip("/")
         path = root / "ImageSets" / kind.lists / f"{name}.txt"
         found.append(Part(root, path, _images(root), kind))
     return found

@@ -32,8 +32,8 @@ def read(path: Path, size: tuple[int, int], num_classes: int) -> np.ndarray:
         ) from error
     if mode not in ("1", "L", "P"):
         raise ValueError(
-            f"The mask {shown(path)} holds colours (mode {mode}): its pixels must be the numbers "
-            "of classes, in 8 bits, grey or with a palette."
+            f"The mask {shown(path)} is an image of Pillow's mode {mode}: its pixels must be the "
+            "numbers of classes, in 8 bits, grey or with a palette."
         )
     _check_size(path, values.shape, size)
     unknown = values[(values > num_classes) & (values != IGNORED)]

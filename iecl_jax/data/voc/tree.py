@@ -1,5 +1,6 @@
 """Opens a folder in the layout of PASCAL VOC: images with masks of classes, or with boxes."""
 
+import collections
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -164,6 +165,11 @@ def _listed(
                 seed=seed,
             )
     places = [(part, name) for part, listed in zip(found, names) for name in listed or ()]
+    times = collections.Counter((part.root, name) for part, name in places)
+    if twice := [name for (_, name), count in times.items() if count > 1]:
+        raise ValueError(
+            f"The lists of {split} have the same images ({len(twice)}): {some(twice)}."
+        )
     if both := sorted(name for part, name in places if (part.root, name) in taken):
         logging.warning(
             "%s has images in both lists, %s and %s (%d): %s.",

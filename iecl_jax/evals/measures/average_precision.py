@@ -180,9 +180,12 @@ def coco(
 
 def _coco_class(truth: Sequence[Objects], found: Sequence[Detections], label: int) -> list[float]:
     """Returns the average precision of a class at each threshold; NaN without objects."""
-    scores, rights, ignored, positives = [], [], [], 0
+    nothing = np.zeros((len(COCO_THRESHOLDS), 0), bool)
+    scores, rights, ignored, positives = [], [nothing], [nothing], 0
     for true, seen in zip(truth, found, strict=True):
         of_class, mine = true.labels == label, np.flatnonzero(seen.labels == label)
+        if not (mine.size or of_class.any()):
+            continue
         mine = mine[np.argsort(-seen.scores[mine], kind="stable")[:COCO_MOST]]
         positives += int((of_class & ~true.difficult).sum())
         right, neither = _coco_match(
@@ -214,19 +217,17 @@ def _coco_match(
       (right, neither), both bool [T, D], for each threshold.
     """
     right = np.zeros((len(COCO_THRESHOLDS), len(boxes)), bool)
-    neither = right.copy()
     free = np.tile(~crowd, (len(COCO_THRESHOLDS), 1))
     plain = iou(boxes, true)
-    covered = iou(boxes, true[crowd], of_found=True).max(axis=1, initial=0)
-    thresholds = np.arange(len(COCO_THRESHOLDS))
-    for place in range(len(boxes) if len(true) else 0):
-        fits = free & (plain[place] >= COCO_THRESHOLDS[:, None])
+    places = np.arange(len(COCO_THRESHOLDS))
+    for number in np.flatnonzero(plain.max(axis=1, initial=0) >= COCO_THRESHOLDS[0]):
+        fits = free & (plain[number] >= COCO_THRESHOLDS[:, None])
         # The last of equals, as in pycocotools.
-        best = len(true) - 1 - np.where(fits, plain[place], -1)[:, ::-1].argmax(axis=1)
-        right[:, place] = fits[thresholds, best]
-        free[thresholds[right[:, place]], best[right[:, place]]] = False
-        neither[:, place] = ~right[:, place] & (covered[place] >= COCO_THRESHOLDS)
-    return right, neither
+        best = len(true) - 1 - np.where(fits, plain[number], -1)[:, ::-1].argmax(axis=1)
+        right[:, number] = fits[places, best]
+        free[places[right[:, number]], best[right[:, number]]] = False
+    covered = iou(boxes, true[crowd], of_found=True).max(axis=1, initial=0)
+    return right, ~right & (covered >= COCO_THRESHOLDS[:, None])
 
 
 def _joined(parts: Sequence[np.ndarray], dtype: type) -> np.ndarray:

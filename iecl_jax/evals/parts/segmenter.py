@@ -1,7 +1,6 @@
 """An encoder with heads that segment: its loss on a batch, and its masks for whole images."""
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,11 +9,10 @@ import numpy as np
 import optax
 
 from iecl_jax import data
-from iecl_jax.data import augment
-from iecl_jax.data.augment import dense
 from iecl_jax.data.augment.operators import jitter
 from iecl_jax.data.voc.mask import IGNORED
 from iecl_jax.data.voc.tree import Tree
+from iecl_jax.evals.parts import whole_images
 from iecl_jax.evals.parts.backbone import Backbone
 from iecl_jax.evals.parts.encoder import replicate
 from iecl_jax.models import collectives, deeplab, precision
@@ -51,15 +49,12 @@ class Network:
         return jax.device_get(init(key))
 
     def inputs(self, images: jax.Array, shown: jax.Array) -> jax.Array:
-        """Normalises float32 [b, S, S, 3] in [0, 1]; the padding, outside of `shown`, is 0."""
-        places = jnp.arange(images.shape[1])
-        rows, columns = (places[None] < shown[:, i, None] for i in (0, 1))
-        inside = rows[:, :, None, None] & columns[:, None, :, None]
-        return jnp.where(inside, augment.normalize(images, *self._statistics), 0.0)
+        """Normalises float32 [b, S, S, 3] in [0, 1], see `whole_images.inputs`."""
+        return whole_images.inputs(images, shown, self._statistics)
 
     def logits(self, params: Any, stats: Any, x: jax.Array) -> jax.Array:
         """Returns the logits float32 [b, h, w, C] of normalised images; running statistics."""
-        of_encoder, of_heads = _variables(params, stats)
+        of_encoder, of_heads = whole_images.variables(params, stats)
         stages = self._encoder.apply(of_encoder, x, train=False)
         outputs: Any = self.heads.apply(of_heads, stages, train=False)
         return outputs["logits"]
@@ -78,7 +73,7 @@ class Network:
                 of_jitter, images
             )
         x = self.inputs(images, batch["shown"])
-        of_encoder, variables = _variables(params, stats)
+        of_encoder, variables = whole_images.variables(params, stats)
         stages, encoder = self._encoder.apply(of_encoder, x, train=True, mutable=["batch_stats"])
         outputs, heads = self.heads.apply(
             variables, stages, train=True, keys=of_heads, mutable=["batch_stats"]
@@ -93,14 +88,6 @@ class Network:
             metrics["auxiliary_loss"] = losses["auxiliary"]
         new = {"encoder": encoder.get("batch_stats", {}), "head": heads["batch_stats"]}
         return loss, (new, metrics)
-
-
-def _variables(params: Any, stats: Any) -> tuple[Any, Any]:
-    """Returns the variables of the encoder and of the heads."""
-    encoder, heads = (
-        {"params": params[part], "batch_stats": stats[part]} for part in ("encoder", "head")
-    )
-    return encoder, heads
 
 
 def cross_entropy(logits: jax.Array, mask: jax.Array, axis_name: str | None) -> jax.Array:
@@ -126,7 +113,6 @@ class Predictor:
 
     def __init__(self, network: Network, split: Tree, settings: Any, num_threads: int):
         self.split, self._settings, self._num_threads = split, settings, num_threads
-        self._canvas = (settings.image_size, settings.image_size)
 
         def predict(params, stats, batch, side):
             x = network.inputs(batch["image"].astype(jnp.float32) / 255, batch["shown"])
@@ -146,29 +132,17 @@ class Predictor:
         self, params: Any, stats: Any, indices: np.ndarray
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (index, predicted mask uint8 [H, W]) of test images."""
-        devices = jax.local_device_count()
-        size = -(-min(self._settings.batch_size, len(indices)) // devices) * devices
         params, stats = replicate((params, stats))
-        parts = [indices[i : i + size] for i in range(0, len(indices), size)]
         # One program for all batches; 64 pixels more or less do not make another one.
         side = -(-int(self.split.sizes[indices].max()) // 64) * 64
-        with ThreadPoolExecutor(self._num_threads) as pool:
-            ahead: list[Any] = [pool.map(self._read, part) for part in parts[:1]]
-            for number, part in enumerate(parts, 1):
-                rows = list(ahead.pop())
-                ahead += [pool.map(self._read, following) for following in parts[number:][:1]]
-                rows += rows[-1:] * (size - len(rows))
-                batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-                split = jax.tree.map(lambda a: a.reshape(devices, -1, *a.shape[1:]), batch)
-                found = np.asarray(self._predict(params, stats, split, side))
-                for index, mask in zip(part, found.reshape(size, side, side), strict=False):
-                    height, width = self.split.sizes[index]
-                    yield int(index), mask[:height, :width]
-
-    def _read(self, index: int) -> Mapping[str, np.ndarray]:
-        height, width = self.split.sizes[index]
-        source = int(height), int(width)
-        at = dense.fitted(source, self._canvas)
-        image = dense.image(self.split.image(index), at, self._canvas)
-        sizes = {"shown": np.array(at.shown, np.int32), "source": np.array(source, np.int32)}
-        return {"image": image} | sizes
+        for part, batch in whole_images.batches(
+            self.split,
+            indices,
+            self._settings.image_size,
+            batch_size=self._settings.batch_size,
+            num_threads=self._num_threads,
+        ):
+            found = np.asarray(self._predict(params, stats, batch, side))
+            for index, mask in zip(part, found.reshape(-1, side, side), strict=False):
+                height, width = self.split.sizes[index]
+                yield int(index), mask[:height, :width]

@@ -249,6 +249,18 @@ ON_STL10: dict[str, dict[str, Any]] = {
     },
     "s3oc": {"views": "minent"},
 }
+# Method -> overrides at scale small, whose thousand steps leave the embeddings of its narrow network
+# close to one another: with a recipe's temperatures, the assignments stay nearly uniform.
+AT_SMALL_SCALE: dict[str, dict[str, Any]] = {
+    "swav": {"method": {"epsilon": 0.03}},
+    "swav_authors": {"method": {"epsilon": 0.03}},
+    "dino": {
+        "method": {
+            "teacher": {"temperature": 0.02, "start_temperature": 0.02},
+            "ema": {"start": 0.99},
+        }
+    },
+}
 # Clusters of DeepCluster: ten for each class (Caron et al. 2018, section 4.2).
 CLUSTERS = {
     "cifar10": 100,

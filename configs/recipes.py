@@ -249,11 +249,18 @@ ON_STL10: dict[str, dict[str, Any]] = {
     },
     "s3oc": {"views": "minent"},
 }
-# Method -> overrides at scale small, whose thousand steps leave the embeddings of its narrow network
-# close to one another: with a recipe's temperatures, the assignments stay nearly uniform.
+# Method -> overrides at scale small. Its thousand steps leave the embeddings of the narrow network
+# close to one another: with a recipe's temperatures, assignments stay nearly uniform. And rates of
+# 0.05, or teachers that need thousands of steps to follow, hardly move anything.
 AT_SMALL_SCALE: dict[str, dict[str, Any]] = {
     "swav": {"method": {"epsilon": 0.03}},
     "swav_authors": {"method": {"epsilon": 0.03}},
+    "deepcluster": {"optimizer": {"learning_rate": 0.4}},
+    "matrix_ssl": {
+        "method": {"ema": {"start": 0.9}},
+        "optimizer": {"learning_rate": 1.0},
+        "encoder": {"zero_init_residual": False},
+    },
     "dino": {
         "method": {
             "teacher": {"temperature": 0.02, "start_temperature": 0.02},

@@ -38,6 +38,7 @@ def subject(config):
     return Subject(config, None, None, "", 0, params, stats)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_spectral_norms_are_divided_out_and_batch_norm_is_of_the_whole_batch():
     config = tiny_network.get_config()
     config.encoder.update({"stem": "imagenet", "num_stages": 2, "bn_group": 4})

@@ -128,7 +128,7 @@ def test_a_crop_of_one_class_is_drawn_again():
 
     def most(share):
         settings.most_of_a_class = share
-        masks = (segmentation.read(tree, settings, 0, i, 0, 0)["mask"] for i in range(40))
+        masks = (segmentation.read(tree, settings, 0, i, 0, 0)["mask"] for i in range(24))
         known = [np.bincount(mask[mask != IGNORED]) for mask in masks]
         return np.array([counts.max() / counts.sum() for counts in known])
 

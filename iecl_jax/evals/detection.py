@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 
 from iecl_jax import console
-from iecl_jax.config.rules import COUNT, PIXELS, SHARES
+from iecl_jax.config.rules import BOXES, COUNT, PIXELS, SHARES
 from iecl_jax.config.section import key, with_defaults
 from iecl_jax.data.augment import dense
 from iecl_jax.data.crops import view_generator
@@ -63,7 +63,7 @@ class Job(Training, faster_rcnn.Settings):
     scale = key(
         (0.6, 1.0), SHARES, "limits of the random scale; at 1 the image is as large as it fits"
     )
-    max_objects = key(64, COUNT, "most objects in an image; more are refused")
+    max_objects = key(64, BOXES, "most objects in an image; more are refused")
     train_difficult = key(True, None, "train on difficult objects too, as detectron2 does")
     optimizer = with_defaults(Optimizer, {"learning_rate": 0.02, "weight_decay": 1e-4})
     schedule = with_defaults(

@@ -5,7 +5,7 @@ and later) and at 11 points (VOC 2007), beside that of COCO. See docs/voc.md.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import ml_collections
@@ -75,20 +75,8 @@ class Settings(AtEnd, Job):
     """The settings during a training, where this evaluation is refused."""
 
 
-class Images(NamedTuple):
-    """The images of the job."""
-
-    train: Tree
-    test: Tree
-
-
 def check(subject: Subject, settings: Any) -> None:
     """Raises ValueError if the images, the encoder or the devices do not fit the settings."""
-    if subject.own_data is None:
-        raise ValueError(
-            f"eval.names has {NAME!r}, which trains on images of its own: take it out, and run "
-            "configs/voc_detection.py on the checkpoint."
-        )
     faster_rcnn.check(NAME, settings)
     images = _images(subject)
     dense_training.check(NAME, settings, len(images.train))
@@ -112,15 +100,8 @@ def measure(subject: Subject, settings: Any) -> dict[str, Any]:
 _frozen = ml_collections.FrozenConfigDict  # Unlike a ConfigDict, it can be the key of a cache.
 
 
-def _images(subject: Subject) -> Images:
-    return _opened(_frozen(subject.own_data), subject.seed)
-
-
-@functools.lru_cache(maxsize=1)
-def _opened(settings: Any, seed: int) -> Images:
-    with console.waiting("Opening the images"):
-        how = {"needs": "boxes", "box_origin": settings.box_origin}
-        return Images(*voc.open_splits(settings, seed=seed, **how))
+def _images(subject: Subject) -> voc.Splits:
+    return voc.splits(subject, NAME, needs="boxes")
 
 
 @functools.lru_cache(maxsize=1)

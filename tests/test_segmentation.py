@@ -117,7 +117,6 @@ def test_images_and_masks_are_read_together():
         assert row["image"].shape == (48, 48, 3)
         assert (row["mask"][h:] == IGNORED).all()
         assert (row["mask"][:, w:] == IGNORED).all()
-        assert not row["image"][h:].any()
         assert (row["mask"][:h, :w] != IGNORED).mean() > 0.5
 
 

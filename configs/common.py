@@ -136,19 +136,19 @@ def _make_smoke(config: ml_collections.ConfigDict) -> None:
 def _make_small(config: ml_collections.ConfigDict) -> None:
     """Gives every method the same images, views, steps and widths; keeps its other settings."""
     config.data.update({"name": "cifar10", "image_size": 16, "num_threads": 2})
-    config.train.update({"batch_size": 128, "num_steps": 250, "log_every_steps": 50})
+    config.train.update({"batch_size": 128, "num_steps": 1000, "log_every_steps": 50})
     _shrink_encoder(config)
     _shrink_heads(config, hidden_dim=256, output_dim=64)
     config.saib.update({"group_size": 32, "patch_size": 4})
     config.schedule.warmup_epochs = 0.05
-    _drop_before_end(config, 0.032)
+    _drop_before_end(config, 0.128)
     config.augment = simclr_small_augment()
     config.eval.update({"every_epochs": 0, "batch_size": 500})
     config.eval.knn.update({"k": 20, "temperature": 0.07})
     config.eval.linear.num_epochs = 20
-    config.diagnostics.update({"every_steps": 250, "num_images": 256, "lanczos_depth": 32})
-    config.checkpoint.update({"every_steps": 250, "keep": 1, "keep_best": 0})
-    _shrink_method(config, queue_size=4096, prototypes=256)
+    config.diagnostics.update({"every_steps": 500, "num_images": 256, "lanczos_depth": 32})
+    config.checkpoint.update({"every_steps": 500, "keep": 1, "keep_best": 0})
+    _shrink_method(config, queue_size=4096, prototypes=64)
 
 
 def _drop_before_end(config: ml_collections.ConfigDict, epochs: float) -> None:

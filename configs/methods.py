@@ -8,7 +8,14 @@ import ml_collections
 from iecl_jax import config as config_lib
 from iecl_jax.config import kinds, section
 from iecl_jax.configs import common
-from iecl_jax.configs.recipes import CLUSTERS, ON_IMAGENET, ON_STL10, RECIPES, VIEWS
+from iecl_jax.configs.recipes import (
+    AT_SMALL_SCALE,
+    CLUSTERS,
+    ON_IMAGENET,
+    ON_STL10,
+    RECIPES,
+    VIEWS,
+)
 
 # A method without a recipe has its file's defaults, and the heads, optimizer and views of IE-CL.
 METHODS = (*RECIPES, *(name for name in kinds.names("method") if name not in RECIPES))
@@ -53,6 +60,8 @@ def use(config: ml_collections.ConfigDict, word: str, scale: str = "") -> ml_col
         if not {"saib", "terms"} & set(additions):
             config.objective.kl.weight = config.objective.entropy.weight = 0.0
     common.at_scale(config, scale)
+    if scale == "small":
+        config.update(AT_SMALL_SCALE.get(name, {}))
     if "crops" in additions:
         _use_crops(config, name, count=2 if scale else 6)
     for view in config.augment.views if "blur" in additions else ():

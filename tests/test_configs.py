@@ -84,7 +84,7 @@ def test_configs_load_and_are_possible(name, variant, scale):
         if scale:
             config_lib.check_pretrain(config.pretrain, 1)
         return
-    sizes = {"smoke": (256, 4), "small": (50_000, 250)}
+    sizes = {"smoke": (256, 4), "small": (50_000, 1000)}
     images, steps = sizes.get(scale, (126_689, 10**6))
     if scale:
         assert config.train.num_steps == steps

@@ -1,8 +1,11 @@
 """SimCLR (Chen et al. 2020): NT-Xent over the views of the images on all devices.
 
-The loss is the mean over the 2B embeddings of the batch, each compared with the 2B - 1 others. The
-views are encoded as one batch, but each has its own BN statistics. With `crops`, all V views of an
-image are positives of one another (solo-learn), and there are V B embeddings.
+    loss = mean over i of -log(exp(z_i z_j / T) / sum over k != i of exp(z_i z_k / T))
+
+j is the other view of the image of i, and z has unit length. The mean is over the 2B embeddings of
+the batch, each compared with the 2B - 1 others. The views are encoded as one batch, but each has
+its own BN statistics. With `crops`, all V views of an image are positives of one another
+(solo-learn), and there are V B embeddings.
 """
 
 import jax.numpy as jnp

@@ -122,11 +122,11 @@ NOTES_2B = (
     "loaded yet, so the row is blank.",
     "The paper names VOC 2012, the two networks, Adam with rate 3e-4 for the segmentation and SGD "
     "with rate 1e-4 for the detection. It gives no split, image size, batch, schedule or output "
-    "stride, nor the epochs of the pretraining. Its numbers suggest SBD's additional masks "
-    "(train_aug to val) for the segmentation, and train to val and a short schedule for the "
-    "detection. docs/voc.md has what is trained here.",
-    "mAP is VOC's AP at IoU 0.5, by area. The numbers that are published suggest that the paper's "
-    "is too.",
+    "stride, nor the epochs of the pretraining. docs/voc.md has what is trained here.",
+    "Its numbers suggest SBD's additional masks for the segmentation, train_aug to val "
+    "(--evaluation.segmentation.data.train_split=train_aug), and train to val with a short "
+    "schedule for the detection.",
+    "mAP is VOC's AP at IoU 0.5, by area. The published numbers suggest that the paper's is too.",
 )
 
 # --- Tables 3 and 4 ---

@@ -9,6 +9,7 @@ import jax
 import pytest
 import tiny_run
 
+from iecl_jax import config as config_lib
 from iecl_jax.tools import dry_run
 from iecl_jax.train import pretraining
 
@@ -126,3 +127,9 @@ def test_an_evaluation_is_refused(tmp_path):
     images.job = "knn"
     with pytest.raises(ValueError, match="job='knn' evaluates a checkpoint"):
         dry_run.run(images, str(tmp_path / "run"))
+
+
+def test_a_training_that_is_no_pretraining_is_refused_with_the_way_to_time_it(tmp_path):
+    for job, steps in (("segmentation", 20), ("detection", 120)):
+        with pytest.raises(ValueError, match=rf"--config\.{job}\.num_steps={steps} --workdir="):
+            dry_run.run(config_lib.new(job), str(tmp_path / "run"))

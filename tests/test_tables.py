@@ -41,6 +41,15 @@ TABLES = {
          "scales": ("paper",) if (q, r) == ("y", "y") else ("small", "paper")}
         for q, r, v, p in (("x", "x", "a", 1.5), ("x", "y", "b", 2.5), ("y", "x", "b", 3.0),
                            ("y", "y", "fail", 4.0))]},
+    "2b": {"title": "T2b", "source": "the paper", "kind": "accuracy",
+           "metrics": {"miou": "mIoU, %", "map": "mAP, %"},
+           "evaluations": {"smoke": ("configs/voc_segmentation.py", "configs/voc_detection.py"),
+                           "paper": ("configs/voc_segmentation.py", "configs/voc_detection.py")},
+           "flags": {"smoke": ["--config.rate=0.25"]},
+           "rows": [{"label": "file", "config": "", "published": (76.5, 73.5), "scales": ()},
+                    {"label": "random", "config": "", "published": (38.25, 40.5)},
+                    {"label": "A", "config": "HERE/c.py:a", "published": (78.0, 74.5)},
+                    {"label": "C", "config": "HERE/c.py:b"}]},
     "fig7": {"title": "F7", "source": "the paper", "kind": "time", "timing": TIMING,
              "images": {"small": 650, "paper": 6500}, "flags": {"paper": ["--config.rate=0.125"]},
              "rows": ROWS[:1]},
@@ -69,6 +78,9 @@ found = [
 path = pathlib.Path(dict(flags)["--json"])
 path.write_text(json.dumps(found if len(found) > 1 else found[0]))
 """
+
+
+SMOKE = ("--table=2b", "--scale=smoke")
 
 
 @pytest.fixture
@@ -168,6 +180,57 @@ def test_the_scale_of_the_paper_adds_its_linear_evaluation(here):
     run(here, "5", "--", "--config.rate=0.25", scale="paper", seeds=1)
     assert len(calls(here)) == 4
     assert document == written(here, "5", "paper")[1]
+
+
+@pytest.mark.slow
+def test_a_table_names_its_metrics_and_the_evaluations_that_follow(here, capsys):
+    """The rows without a pretraining too; a row of no scale is blank."""
+    page, document = run(here, "2b", "--evaluation.segmentation.num_steps=3", scale="smoke")
+    head = ["", "mIoU, %", "mAP, %", "seeds", "published mIoU, %", "published mAP, %"]
+    assert rows(page) == [
+        head,
+        ["file", "", "", "", "76.5", "73.5"],
+        ["random", "0.5 ± 0.7", "0.5 ± 0.7", "2", "38.25", "40.5"],
+        ["A", "26.0 ± 1.4", "26.0 ± 1.4", "2", "78.0", "74.5"],
+        ["C", "26.8 ± 1.8", "26.8 ± 1.8", "2", "", ""],
+    ]
+    assert "- Protocol: segmentation: the whole network, trained for 3 steps of 4 images" in page
+    assert page.count("- Protocol:") == 1
+    assert "; detection: the whole network, trained for 4 steps" in page
+    assert "on generated images.\n" in page
+    assert "resnet18 of width 16 without pretraining; stripes at 16 px, resnet10" in page
+    assert "--seeds=2 --config=" in page
+    assert "--evaluation.segmentation.num_steps=3`" in page
+    assert document["rows"][2]["runs"]["1"] == {"miou": 0.27, "map": 0.27}
+    assert (document["rows"][1]["config"], document["rows"][0]["seeds"]) == ("", [])
+    assert "A, seed 1, voc_detection: done\n" in capsys.readouterr().out
+    run(here, "2b", "--evaluation.segmentation.num_steps=3", scale="smoke")
+    assert len(calls(here)) == 2 * (2 + 3 + 3)
+
+
+def test_each_evaluation_gets_the_flags_that_it_has(here, capsys, monkeypatch):
+    monkeypatch.setattr(runs, "MAIN", ("-m", "iecl_jax.main"))
+    table = [f"--config={here / 'tables.py'}", "--table=2b", "--scale=smoke", "--workdir=runs"]
+    given = ["--evaluation.data.dir=VOC 2012", "--evaluation.detection.batch_size=8"]
+    given += ["--evaluation.segmentation.data.train_split=train_aug"]
+    command.main([*table, *given, "--seeds=1", "--print_commands"])
+    untrained, trained, _ = map(words, capsys.readouterr().out.splitlines())
+    home = "runs/smoke/table-2b/c-a/seed-0"
+    pretrain, segmentation, detection = trained
+    assert pretrain >= {f"--config={here}/c.py:a,smoke", "--config.rate=0.25", "--config.seed=0"}
+    assert pretrain & {f"--workdir={home}", "--config.data.dir=VOC 2012"} == {f"--workdir={home}"}
+    both = {f"--config.checkpoint={home}", "--config.data.dir=VOC 2012", "--config.seed=0"}
+    assert segmentation == {
+        *("python", "-m", "iecl_jax.main", "--config=configs/voc_segmentation.py:smoke"),
+        *(f"--workdir={home}/voc_segmentation", "--config.data.train_split=train_aug", *both),
+    }
+    assert detection >= {"--config.detection.batch_size=8", *both}
+    assert "--config.data.train_split=train_aug" not in detection
+    assert untrained[0] >= {
+        *("--config.seed=0", "--config.pretrain.seed=0", "--config.data.dir=VOC 2012"),
+        "--workdir=runs/smoke/table-2b/untrained/seed-0/voc_segmentation",
+    }
+    assert len(untrained) == 2
 
 
 def test_started_again_it_runs_what_is_missing_and_refuses_another_config(here, capsys):
@@ -302,18 +365,27 @@ def test_commands_are_printed_and_nothing_runs(here, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--table=6"], "--table='6' is unknown: use one of 5, f, w, fig3, fig7, fig8."),
+        (["--table=6"], "--table='6' is unknown: use one of 5, f, w, fig3, 2b, fig7, fig8."),
         (["--scale=big"], "--scale='big' is unknown: use one of smoke, small, paper."),
         (["--seeds=0"], "--seeds=0 must be at least 1."),
         (["--processes=0"], "--processes=0 must be at least 1."),
         (["--config=nowhere.py"], "there is no config file 'nowhere.py': name one"),
         (["--table=fig7", "--processes=2"], "--processes=2 would disturb what is timed"),
+        (["--evaluation.data.dir=x"], "--evaluation.data.dir: no evaluation follows here"),
+        (["--table=2b", "--scale=paper"], "--evaluation.data.dir=FOLDER"),
+        ([*SMOKE, "--evaluation.seed=1"], "--evaluation.seed is that of the row: take it out."),
+        ([*SMOKE, "--evaluation.data.dri=x"], "is no setting: did you mean 'data.dir'?"),
+        (
+            [*SMOKE, "--evaluation.data.dir=x", "--evaluation.data.dir=y"],
+            "--evaluation.data.dir is given twice, as x and y: take one out.",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(here, capsys, flags, words):
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as end:
         command.main([f"--config={here / 'tables.py'}", "--table=5", "--scale=small", *flags])
-    assert words in capsys.readouterr().err
+    assert words in capsys.readouterr().err + str(end.value)
+    assert not calls(here)
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
@@ -366,7 +438,7 @@ def test_an_accuracy_that_was_not_measured_is_blank(here):
 def test_the_tables_of_the_paper_are_whole():
     found = read_tables(ROOT / "configs" / "tables.py")
     sizes = {name: len(table.rows) for name, table in found.items()}
-    least = {"1": 36, "2a": 44, "3": 4, "4": 3, "5": 8, "fig3": 36, "fig7": 10, "fig8": 18}
+    least = {"1": 36, "2a": 44, "2b": 6, "3": 4, "4": 3, "5": 8, "fig3": 36, "fig7": 10, "fig8": 18}
     assert all(sizes[name] >= size for name, size in least.items())
     for name, table in found.items():
         labels = [row.label for row in table.rows]
@@ -389,6 +461,35 @@ def test_ours_is_not_the_best_row_of_table_1_since_byol_stands_beside_it():
     assert [row.label for row in table.rows_at("small")] == [
         row.label for row in table.rows if row.cell[1] == "100 epochs"
     ]
+
+
+def test_table_2b_is_the_paper_s():
+    table = read_tables(ROOT / "configs" / "tables.py")["2b"]
+    assert {row.label: row.published for row in table.rows} == {
+        "supervised": (76.91, 73.76),
+        "random initialisation": (38.35, 40.90),
+        "SimCLR": (76.74, 73.17),
+        "MoCo-v2": (77.32, 73.92),
+        "SimSiam": (77.09, 73.45),
+        "IE-CL": (78.12, 74.41),
+    }
+    assert [row.label for row in table.rows if not row.scales] == ["supervised"]
+    for scale in ("smoke", "small", "paper"):
+        names = [name.split(":")[0] for name in table.evaluations_at(scale)]
+        assert names == ["configs/voc_segmentation.py", "configs/voc_detection.py"]
+        assert next(row.label for row in table.rows_at(scale)) == "random initialisation"
+
+
+def test_the_encoder_of_table_2b_is_that_of_its_evaluations_without_a_checkpoint(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    table = read_tables(pathlib.Path("configs/tables.py"))["2b"]
+    for scale in ("smoke", "small", "paper"):
+        flags = table.flags.get(scale, ())
+        pretrain = config_lib.load(at_scale(table.rows[2].config, scale), flags)
+        for name in table.evaluations_at(scale):
+            untrained = config_lib.load(name).pretrain
+            assert untrained.encoder == pretrain.encoder
+            assert untrained.data.name == pretrain.data.name  # so are the statistics of the pixels
 
 
 def test_the_averages_of_figure_3_are_those_the_paper_prints():

@@ -117,32 +117,36 @@ def folder_name(config: str) -> str:
 
 
 def for_each(evaluations: Iterable[str], flags: Sequence[str]) -> dict[str, list[str]]:
-    """Returns {evaluation: those of the flags whose key it has}.
+    """Returns {evaluation: its overrides}, those whose key it has.
 
     Args:
       evaluations: their configs, FILE[:VARIANT].
-      flags: overrides `--config.KEY=VALUE`, which a person types as `--evaluation.KEY=VALUE`.
+      flags: overrides `--config.KEY=VALUE`, which a person types as `--evaluation.KEY=VALUE`. A key
+        after the name of a job is for that job alone: `segmentation.data.train_split`.
 
     Raises:
       ValueError: none of the evaluations has a key, or one lacks the folder of its images.
     """
-    known = {config: config_lib.leaves(config_lib.load(config)) for config in evaluations}
-    given = files.split_overrides(flags)[0]
-    for key, _ in given:
-        if not known:
+    configs = {name: config_lib.load(name) for name in evaluations}
+    known = {name: config_lib.leaves(config).keys() for name, config in configs.items()}
+    found: dict[str, list[str]] = {name: [] for name in configs}
+    for key, text in files.split_overrides(flags)[0]:
+        if not configs:
             raise ValueError(f"--evaluation.{key}: no evaluation follows here: take it out.")
-        if key in _DECIDED:
+        if key.split(".")[-1] in _DECIDED:
             raise ValueError(f"--evaluation.{key} is that of the row: take it out.")
-        if not any(key in keys for keys in known.values()):
-            near = rules.near(key, sorted({name for keys in known.values() for name in keys}))
-            hint = near or f"--config=FILE --print_config lists those of {' and '.join(known)}."
+        own = {
+            name: known[name] & {key, key.removeprefix(f"{kinds.stem(config.job)}.")}
+            for name, config in configs.items()
+        }
+        if not any(own.values()):
+            near = rules.near(key, sorted(set().union(*known.values())))
+            hint = near or f"--config=FILE --print_config lists those of {' and '.join(configs)}."
             raise ValueError(f"--evaluation.{key} is no setting: {hint.strip()}")
-    found = {
-        config: [files.override(key, text) for key, text in given if key in keys]
-        for config, keys in known.items()
-    }
-    for config, own in found.items():
-        _require_images(config, config_lib.load(config, own))
+        for name, keys in own.items():
+            found[name] += [files.override(each, text) for each in keys]
+    for name, own_flags in found.items():
+        _require_images(name, config_lib.load(name, own_flags))
     return found
 
 

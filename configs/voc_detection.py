@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         job.roi.update({"hidden_dim": 256, "sampled": 64})
         config.data.num_threads = 2
     if scale == "small":
-        job.update({"num_steps": 600, "eval_every_steps": 150, "save_every_steps": 150})
+        job.update({"num_steps": 600, "eval_every_steps": 200, "save_every_steps": 50})
     if scale == "smoke":
         config.data.generated = True
         job.update({"num_steps": 4, "eval_every_steps": 2, "save_every_steps": 2})

@@ -27,8 +27,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         job.update({"batch_size": 8, "image_size": 128, "head_channels": 64})
         config.data.num_threads = 2
     if scale == "small":
-        job.update({"num_steps": 500, "eval_every_steps": 125, "save_every_steps": 125})
-        job.optimizer.learning_rate = 0.05
+        job.update({"num_steps": 500, "eval_every_steps": 250, "save_every_steps": 125})
+        job.update({"scale": (0.75, 1.5), "most_of_a_class": 1.0})
+        job.optimizer.update({"name": "adam", "learning_rate": 0.001, "weight_decay": 1e-4})
     if scale == "smoke":
         config.data.generated = True
         job.update({"num_steps": 4, "eval_every_steps": 2, "save_every_steps": 2})

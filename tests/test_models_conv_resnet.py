@@ -10,7 +10,7 @@ import pytest
 import scipy.signal
 
 from iecl_jax.models import initializers
-from iecl_jax.models.conv import Conv, power_iteration
+from iecl_jax.models.conv import Conv, folded, power_iteration
 from iecl_jax.models.encoders import resnet
 from iecl_jax.models.encoders.resnet import ARCHITECTURES, ResNet
 
@@ -155,6 +155,23 @@ def test_convolution_against_scipy(size, stride, side):
     got = jax.jit(conv.apply)({"params": {"kernel": np.float32(kernel)}}, np.float32(x))
     np.testing.assert_allclose(got, same[:, ::stride, ::stride], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(_conv(x, kernel, stride), same[:, ::stride, ::stride])
+
+
+def test_folded_kernels_compute_the_same_without_the_norm():
+    net = ResNet((1, 1), False, width=4, stem="cifar", spectral_norm=True)
+    x = jnp.asarray(np.random.default_rng(6).normal(size=(2, 8, 8, 3)), jnp.float32)
+    variables = jax.jit(functools.partial(net.init, train=False))(jax.random.key(0), x)
+    params, stats = folded(variables["params"], variables["batch_stats"])
+    plain = net.copy(spectral_norm=False)
+    shapes = jax.eval_shape(functools.partial(plain.init, train=False), jax.random.key(0), x)
+    assert jax.tree.structure({"params": params, "batch_stats": stats}) == jax.tree.structure(
+        dict(shapes)
+    )
+    expected = jax.jit(functools.partial(net.apply, train=False))(variables, x)
+    got = jax.jit(functools.partial(plain.apply, train=False))(
+        {"params": params, "batch_stats": stats}, x
+    )
+    np.testing.assert_allclose(got["stage2"], expected["stage2"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("size, dilation, stride", [(3, 2, 1), (3, 5, 1), (3, 2, 2), (4, 3, 1)])

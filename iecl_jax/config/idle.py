@@ -44,6 +44,7 @@ def _positive(value: Any) -> bool:
     return not isinstance(value, int | float) or value > 0
 
 
+_TRAINED = r"(segmentation|detection)\."  # the jobs that train a network of their own
 _ENTROPY = r"objective\.entropy\."
 READERS = (
     Reader(r"train\.num_epochs", "train.num_steps", "0", _is(0)),
@@ -84,6 +85,12 @@ READERS = (
     Reader(
         r"linear_probe\.(?:learning_rate|augment\..+)", "linear_probe.cached", "False", _is(False)
     ),
+    Reader(_TRAINED + r"schedule\.power", "{}.schedule.decay", "'poly'", _is("poly")),
+    Reader(_TRAINED + r"schedule\.end_factor", "{}.schedule.decay", "'poly'", _is_not("drops")),
+    Reader(_TRAINED + r"schedule\.drop_\w+", "{}.schedule.decay", "'drops'", _is("drops")),
+    Reader(r"segmentation\.head_channels", "segmentation.head", "'deeplab'", _is("deeplab")),
+    Reader(r"data\.(?:classes|(?:train|test)_split)", "data.dir", "FOLDER", bool),
+    Reader(r"data\.generated", "data.dir", "''", _is("")),
     Reader(r"log\.wandb_project", "log.wandb", "'online'", _is_not("off")),
     # An operator of a view that is never applied.
     Reader(r"(.*\.\w+)\.(?!prob$)\w+", "{}.prob", "0.5", _positive),

@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import logging
 
-from iecl_jax.config import naming, own_files
+from iecl_jax.config import kinds, naming, own_files
 from iecl_jax.config.naming import at
 from iecl_jax.evals.parts import results as evaluation_results
 from iecl_jax.run import command_line, events
@@ -71,6 +71,8 @@ def render(workdir: pathlib.Path) -> str:
         if silence:
             missing = f"No curves and no pictures: {silence}"
             parts.insert(2, functools.partial(page.paragraph, missing, "missing"))
+    else:
+        parts.append(lambda: _of_evaluation(run, at(config, "job")))
     parts += [
         lambda: _others(run),
         lambda: _origin(starts, results),
@@ -231,7 +233,7 @@ def _section(section: Section, run: events.Events, config: Any) -> str:
     charts = [panel.draw(run.scalars) for panel in section.panels]
     body = page.charts(charts) if any(charts) else _missing(section, config)
     if section is sections.JACOBIAN:
-        body += _picture(run, "jacobian_spectrum")
+        body += _picture(run, "jacobian_spectrum", _PICTURES["jacobian_spectrum"])
     if section is sections.PRESERVATION:
         body += _layers(run)
     return f"<h2>{html.escape(section.title)}</h2>{page.paragraph(section.text, 'lead')}{body}"
@@ -259,19 +261,29 @@ def _layers(run: events.Events) -> str:
     )
 
 
-def _picture(run: events.Events, tag: str) -> str:
+def _picture(run: events.Events, tag: str, text: str) -> str:
     if tag not in run.pictures:
         return ""
     step, png = run.pictures[tag]
-    caption = html.escape(f"Step {step}. {_PICTURES[tag]}")
+    caption = html.escape(f"Step {step}. {text}")
     return (
-        f'<figure class="wide">{page.image(png, _PICTURES[tag])}'
-        f"<figcaption>{caption}</figcaption></figure>"
+        f'<figure class="wide">{page.image(png, text)}<figcaption>{caption}</figcaption></figure>'
     )
 
 
+def _of_evaluation(run: events.Events, job: str) -> str:
+    """Returns the pictures that the training of a job wrote, if it has one."""
+    if own_files.is_foreign(job):
+        return ""
+    captions = getattr(kinds.load("evaluation", job, key="job"), "PICTURES", {})
+    drawn = "".join(_picture(run, tag, text) for tag, text in captions.items())
+    return f"<h2>Pictures</h2>{drawn}" if drawn else ""
+
+
 def _gallery(run: events.Events) -> str:
-    drawn = _picture(run, "gallery") or page.paragraph("No gallery was drawn.", "missing")
+    drawn = _picture(run, "gallery", _PICTURES["gallery"]) or page.paragraph(
+        "No gallery was drawn.", "missing"
+    )
     return f"<h2>Gallery</h2>{drawn}"
 
 

@@ -374,7 +374,7 @@ def test_commands_are_printed_and_nothing_runs(here, capsys, monkeypatch):
         (["--evaluation.data.dir=x"], "--evaluation.data.dir: no evaluation follows here"),
         (["--table=2b", "--scale=paper"], "--evaluation.data.dir=FOLDER"),
         ([*SMOKE, "--evaluation.seed=1"], "--evaluation.seed is that of the row: take it out."),
-        ([*SMOKE, "--evaluation.data.dri=x"], "is no setting: did you mean 'data.dir'?"),
+        ([*SMOKE, "--evaluation.data.dri=x"], "is no setting: did you mean 'data.dir' or"),
         (
             [*SMOKE, "--evaluation.data.dir=x", "--evaluation.data.dir=y"],
             "--evaluation.data.dir is given twice, as x and y: take one out.",

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import ml_collections
 import setting_values
 
 from iecl_jax import config as config_lib
@@ -73,20 +74,21 @@ def refusal(base: Base, row: Row) -> str | None:
             evaluation = kinds.load("evaluation", config.job, key="job")
             settings = config.get(kinds.stem(config.job), {})
             if hasattr(evaluation, "check"):
-                evaluation.check(
-                    _subject(config.checkpoint, config.best, config.data.cache), settings
-                )
+                frozen = ml_collections.FrozenConfigDict(config.data)
+                subject = _subject(config.job, config.checkpoint, config.best, frozen)
+                evaluation.check(subject, settings)
     except ValueError as error:
         return str(error)
     return None
 
 
 @functools.lru_cache(maxsize=8)
-def _subject(checkpoint: str, best: bool, cache: str) -> Any:
+def _subject(job: str, checkpoint: str, best: bool, images: Any) -> Any:
     """The network of a job and its images, loaded once for many rows."""
-    config = config_lib.new("knn")
+    own = hasattr(kinds.load("evaluation", job), "Data")
+    config = config_lib.new(job if own else "knn")  # Those without images of their own share one.
     config.update({"checkpoint": checkpoint, "best": best})
-    config.data.cache = cache
+    config.data = images.as_configdict()
     return jobs.load(config, "")
 
 

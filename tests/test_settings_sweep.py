@@ -75,13 +75,19 @@ def of_source(name: str, folder: pathlib.Path) -> Base:
     return Base(f"data-{name}", MATRICES, overrides, ("data.",))
 
 
+def has_images(name: str) -> bool:
+    """Whether an evaluation has images of its own, so that it is a job and nothing else."""
+    return hasattr(kinds.load("evaluation", name), "Data")
+
+
 def of_job(name: str, checkpoint: pathlib.Path) -> Base:
     """The evaluation of a checkpoint."""
     given = {"checkpoint": str(checkpoint), "job": name}
+    given |= {"data.generated": True} if has_images(name) else {}
     return Base(f"job-{name}", f"configs/evaluate.py:{name}", given, ("",))
 
 
-EVERY = {"eval.names": kinds.names("evaluation")}
+EVERY = {"eval.names": tuple(n for n in kinds.names("evaluation") if not has_images(n))}
 BASES = [
     Base("loop", MATRICES, STEADY | {"data.name": "generated"}, OF_LOOP),
     Base("terms", NETWORK, BARE | {"encoder.name": "tests/tiny_resnet.py"}, OF_NETWORK),
@@ -155,6 +161,7 @@ def test_settings_of_a_job(name, checkpoint, tmp_path, capsys):
 # The bases give the folder of the data and the run that is evaluated; wandb has tests of its own,
 # since it takes another package and a network.
 ELSEWHERE = {"data.dir", "checkpoint", "log.wandb", "log.wandb_project"}
+ELSEWHERE |= {"data.classes", "data.train_split", "data.test_split"}  # read where there is a folder
 
 
 def test_every_setting_has_a_trial(tmp_path):

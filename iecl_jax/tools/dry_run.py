@@ -112,15 +112,12 @@ def run(config: ml_collections.ConfigDict, run_dir: str) -> None:
 
 
 def _instead(config: ml_collections.ConfigDict) -> str:
-    """Says what a job that is no pretraining does, or how to time it if it trains."""
-    name = kinds.stem(config.job)
-    settings = config.get(name, {})
-    if "num_steps" not in settings:
+    """Says what a job that is no pretraining does, or what measures it if it trains."""
+    if "num_steps" not in config.get(kinds.stem(config.job), {}):
         return f"job={config.job!r} evaluates a checkpoint"
-    steps = settings.schedule.warmup_steps + 20
     return (
-        f"to time job={config.job!r}, take a few steps in a folder of its own, "
-        f"--config.{name}.num_steps={steps} --workdir=FOLDER"
+        f"the FLOPs, memory and time of a step of job={config.job!r} are measured by "
+        "python -m iecl_jax.tools.benchmark.voc with the same --config"
     )
 
 

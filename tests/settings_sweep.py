@@ -96,7 +96,8 @@ def shrink(base: Base) -> Base:
     """The base with the sizes of its own sections small: a new method's may be for ImageNet."""
     config = base.load({})
     given = config_lib.leaves(config)
-    for name, key in schema.keys(config).items():
+    # Twice, since a setting that bounds another may come after it.
+    for name, key in 2 * [*schema.keys(config).items()]:
         if (
             name.startswith(base.swept)
             and name not in base.overrides

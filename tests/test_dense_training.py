@@ -220,6 +220,7 @@ def test_what_does_not_fit_is_refused(changes, words):
         dense_training.check("job", settings(**changes), IMAGES)
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_too_high_is_named(tmp_path):
     chosen = settings(**{"optimizer.learning_rate": 1e38})
     with pytest.raises(FloatingPointError, match=r"Lower line.optimizer.learning_rate=1e\+38"):
@@ -227,6 +228,7 @@ def test_a_rate_that_is_too_high_is_named(tmp_path):
     assert not list(pathlib.Path(tmp_path).glob("training-*/checkpoints/*/state"))
 
 
+@pytest.mark.slow
 def test_an_overflow_in_float16_changes_only_the_scale(tmp_path):
     state, scores = dense_training.train(
         subject(tmp_path), task(), settings(precision="float16", num_steps=2)

@@ -94,6 +94,21 @@ def test_rates_and_heads_of_an_output_stride():
     assert deeplab.make("fcn", 21, output_stride=8, auxiliary=False).auxiliary is None
 
 
+def test_the_network_has_as_many_parameters_as_torchvisions():
+    """The published count of `deeplabv3_resnet50` with its auxiliary head."""
+    encoder = ResNet(*ARCHITECTURES["resnet50"], output_stride=8)
+    heads = deeplab.make("deeplab", 21, output_stride=8, auxiliary=True)
+
+    def init(key, x):
+        variables = encoder.init(key, x, train=False)
+        stages = encoder.apply(variables, x, train=False)
+        return variables["params"], heads.init(key, stages, train=False)["params"]
+
+    x = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    leaves = jax.tree.leaves(jax.eval_shape(init, jax.random.key(0), x))
+    assert sum(leaf.size for leaf in leaves) == 42_004_074
+
+
 _HEAD = {
     "aspp0": ("classifier.0.convs.0.0", "classifier.0.convs.0.1"),
     "aspp1": ("classifier.0.convs.1.0", "classifier.0.convs.1.1"),

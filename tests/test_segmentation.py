@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_network
 
 from iecl_jax.config import section
 from iecl_jax.configs import voc_segmentation
@@ -15,7 +16,8 @@ from iecl_jax.data.voc import generated
 from iecl_jax.data.voc.mask import IGNORED
 from iecl_jax.evals import segmentation
 from iecl_jax.evals.parts import jobs, segmenter
-from iecl_jax.models import deeplab
+from iecl_jax.evals.parts.backbone import Backbone
+from iecl_jax.models import build, deeplab
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's own
 
@@ -84,6 +86,46 @@ def test_a_batch_without_a_class_has_no_loss(pixels):
     assert loss == 0
 
 
+@pytest.mark.slow
+def test_the_loss_of_a_batch_does_not_depend_on_the_devices():
+    """Also with jitter and dropout, which are drawn for each image, and with BN of all images."""
+    pretrain = tiny_network.get_config()
+    pretrain.encoder.update({"num_stages": 4, "spectral_norm": False})
+    settings = section.defaults(segmentation.Job)
+    settings.update({"image_size": 32, "head_channels": 8})
+    module = build.encoder(pretrain, "devices")
+    x = jnp.zeros((2, 32, 32, 3))
+    variables = build.encoder(pretrain).init(jax.random.key(0), x, train=False)
+    start = Backbone(pretrain, module, variables["params"], variables["batch_stats"])
+    network = segmenter.Network(start, settings, 5)
+    head = network.init(jax.random.key(1))
+    params = {"encoder": variables["params"], "head": head["params"]}
+    stats = {"encoder": variables["batch_stats"], "head": head["batch_stats"]}
+    tree = generated.open_tree(split="train")
+    rows = [segmentation.read(tree, settings, 0, i, 0, i) for i in range(4)]
+    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    keys = jax.random.split(jax.random.key(2), 4)
+
+    def step(params, stats, batch, keys):
+        gradient = jax.value_and_grad(network.loss, has_aux=True)
+        (loss, (new, _)), grads = gradient(params, stats, batch, keys)
+        return jax.lax.pmean((loss, grads), "devices"), new
+
+    def on(count):
+        mapped = jax.pmap(
+            step,
+            axis_name="devices",
+            in_axes=(None, None, 0, 0),
+            out_axes=None,
+            devices=jax.local_devices()[:count],
+        )
+        parts = jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), batch)
+        return jax.device_get(mapped(params, stats, parts, keys.reshape(count, -1)))
+
+    for one, two in zip(jax.tree.leaves(on(1)), jax.tree.leaves(on(2)), strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-3, atol=1e-4 * max(1, abs(one).max()))
+
+
 # ---------------------------------------------------------------- the masks
 
 
@@ -117,7 +159,6 @@ def test_images_and_masks_are_read_together():
         assert row["image"].shape == (48, 48, 3)
         assert (row["mask"][h:] == IGNORED).all()
         assert (row["mask"][:, w:] == IGNORED).all()
-        assert not row["image"][h:].any()
         assert (row["mask"][:h, :w] != IGNORED).mean() > 0.5
 
 
@@ -128,12 +169,12 @@ def test_a_crop_of_one_class_is_drawn_again():
 
     def most(share):
         settings.most_of_a_class = share
-        masks = (segmentation.read(tree, settings, 0, i, 0, 0)["mask"] for i in range(40))
+        masks = (segmentation.read(tree, settings, 0, i, 0, 0)["mask"] for i in range(24))
         known = [np.bincount(mask[mask != IGNORED]) for mask in masks]
         return np.array([counts.max() / counts.sum() for counts in known])
 
     free, bound = most(1.0), most(0.75)
-    assert (free > 0.75).mean() > (bound > 0.75).mean() + 0.2
+    assert (free > 0.75).mean() > (bound > 0.75).mean() + 0.1
     np.testing.assert_array_equal(free[free <= 0.75], bound[free <= 0.75])
 
 

@@ -89,7 +89,7 @@ READERS = (
     Reader(_TRAINED + r"schedule\.end_factor", "{}.schedule.decay", "'poly'", _is_not("drops")),
     Reader(_TRAINED + r"schedule\.drop_\w+", "{}.schedule.decay", "'drops'", _is("drops")),
     Reader(r"segmentation\.head_channels", "segmentation.head", "'deeplab'", _is("deeplab")),
-    Reader(r"data\.(?:classes|(?:train|test)_split)", "data.dir", "FOLDER", bool),
+    Reader(r"data\.(?:classes|box_origin|(?:train|test)_split)", "data.dir", "FOLDER", bool),
     Reader(r"data\.generated", "data.dir", "''", _is("")),
     Reader(r"log\.wandb_project", "log.wandb", "'online'", _is_not("off")),
     # An operator of a view that is never applied.

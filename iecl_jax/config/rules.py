@@ -39,6 +39,7 @@ PIXELS = Rule(lambda value: 2 <= value <= 10**4, "from 2 to 10**4")  # a blur re
 PIXELS_OR_NONE = Rule(lambda value: value == 0 or PIXELS.holds(value), "0, or from 2 to 10**4")
 WIDTH, WIDTH_OR_NONE = _whole(1, 10**6), _whole(0, 10**6)
 FEW, FEW_OR_NONE = _whole(1, 1000), _whole(0, 1000)  # layers, threads, steps of one program
+BOXES = _whole(1, 10**5)  # rows of a list of boxes, each of which may be compared with each other
 RANGE = Rule(
     lambda pair: len(pair) == 2 and 0 < pair[0] <= pair[1], "(low, high) with 0 < low <= high"
 )

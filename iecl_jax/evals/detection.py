@@ -5,14 +5,14 @@ and later) and at 11 points (VOC 2007), beside that of COCO. See docs/voc.md.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
 from iecl_jax import console
-from iecl_jax.config.rules import COUNT, PIXELS, SHARES
+from iecl_jax.config.rules import BOXES, COUNT, PIXELS, SHARES
 from iecl_jax.config.section import key, with_defaults
 from iecl_jax.data.augment import dense
 from iecl_jax.data.crops import view_generator
@@ -63,7 +63,7 @@ class Job(Training, faster_rcnn.Settings):
     scale = key(
         (0.6, 1.0), SHARES, "limits of the random scale; at 1 the image is as large as it fits"
     )
-    max_objects = key(64, COUNT, "most objects in an image; more are refused")
+    max_objects = key(64, BOXES, "most objects in an image; more are refused")
     train_difficult = key(True, None, "train on difficult objects too, as detectron2 does")
     optimizer = with_defaults(Optimizer, {"learning_rate": 0.02, "weight_decay": 1e-4})
     schedule = with_defaults(
@@ -75,20 +75,8 @@ class Settings(AtEnd, Job):
     """The settings during a training, where this evaluation is refused."""
 
 
-class Images(NamedTuple):
-    """The images of the job."""
-
-    train: Tree
-    test: Tree
-
-
 def check(subject: Subject, settings: Any) -> None:
     """Raises ValueError if the images, the encoder or the devices do not fit the settings."""
-    if subject.own_data is None:
-        raise ValueError(
-            f"eval.names has {NAME!r}, which trains on images of its own: take it out, and run "
-            "configs/voc_detection.py on the checkpoint."
-        )
     faster_rcnn.check(NAME, settings)
     images = _images(subject)
     dense_training.check(NAME, settings, len(images.train))
@@ -112,15 +100,8 @@ def measure(subject: Subject, settings: Any) -> dict[str, Any]:
 _frozen = ml_collections.FrozenConfigDict  # Unlike a ConfigDict, it can be the key of a cache.
 
 
-def _images(subject: Subject) -> Images:
-    return _opened(_frozen(subject.own_data), subject.seed)
-
-
-@functools.lru_cache(maxsize=1)
-def _opened(settings: Any, seed: int) -> Images:
-    with console.waiting("Opening the images"):
-        how = {"needs": "boxes", "box_origin": settings.box_origin}
-        return Images(*voc.open_splits(settings, seed=seed, **how))
+def _images(subject: Subject) -> voc.Splits:
+    return voc.splits(subject, NAME, needs="boxes")
 
 
 @functools.lru_cache(maxsize=1)

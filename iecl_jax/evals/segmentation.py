@@ -5,7 +5,7 @@ the whole test split. See docs/voc.md.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import ml_collections
@@ -68,25 +68,8 @@ class Settings(AtEnd, Job):
     """The settings during a training, where this evaluation is refused."""
 
 
-class Images(NamedTuple):
-    """The images of the job."""
-
-    train: Tree
-    test: Tree
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes with the background."""
-        return len(self.train.classes) + 1
-
-
 def check(subject: Subject, settings: Any) -> None:
     """Raises ValueError if the images, the encoder or the devices do not fit the settings."""
-    if subject.own_data is None:
-        raise ValueError(
-            f"eval.names has {NAME!r}, which trains on images of its own: take it out, and run "
-            "configs/voc_segmentation.py on the checkpoint."
-        )
     dense_training.check(NAME, settings, len(_images(subject).train))
     if subject.params is not None:
         dense_training.check_resume(subject, _task(subject, _frozen(settings)), settings)
@@ -101,20 +84,14 @@ def measure(subject: Subject, settings: Any) -> dict[str, Any]:
 _frozen = ml_collections.FrozenConfigDict  # Unlike a ConfigDict, it can be the key of a cache.
 
 
-def _images(subject: Subject) -> Images:
-    return _opened(_frozen(subject.own_data), subject.seed)
-
-
-@functools.lru_cache(maxsize=1)
-def _opened(settings: Any, seed: int) -> Images:
-    with console.waiting("Opening the images"):
-        return Images(*voc.open_splits(settings, needs="masks", seed=seed))
+def _images(subject: Subject) -> voc.Splits:
+    return voc.splits(subject, NAME, needs="masks")
 
 
 @functools.lru_cache(maxsize=1)
 def _task(subject: Subject, settings: Any) -> Task:
     images, reading = _images(subject), subject.own_data
-    assert reading is not None  # as `check` has made sure
+    assert reading is not None  # as `_images` has made sure
     encoder = backbone.of_subject(
         subject,
         precision=settings.precision,
@@ -123,10 +100,11 @@ def _task(subject: Subject, settings: Any) -> Task:
         stages=("stage3", "stage4"),
         name=NAME,
     )
-    network = Network(encoder, settings, images.num_classes)
+    num_classes = len(images.train.classes) + 1  # with the background
+    network = Network(encoder, settings, num_classes)
     head = network.init(jax.random.key(subject.seed))
     predictor = Predictor(network, images.test, settings, reading.num_threads)
-    evaluation = Evaluation(predictor, images.num_classes, subject.seed)
+    evaluation = Evaluation(predictor, num_classes, subject.seed)
     return Task(
         name=NAME,
         title="Training the segmentation",

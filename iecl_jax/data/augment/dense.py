@@ -68,12 +68,14 @@ def _scaled(source: Size, canvas: Size, scale: float) -> Size:
 
 
 def image(pixels: np.ndarray, at: Placement, canvas: Size) -> np.ndarray:
-    """Places an image uint8 [H, W, 3], resized bilinearly with antialiasing; the padding is 0.
+    """Places an image uint8 [H, W, 3], resized bilinearly with antialiasing.
 
     Returns:
-      uint8 [canvas height, canvas width, 3].
+      uint8 [canvas height, canvas width, 3]. The padding has the mean colour of what is shown, so
+      that a change of contrast around the mean is that of the image alone.
     """
-    return _placed(pixels, at, canvas, Image.Resampling.BILINEAR, padding=0)
+    part = _part(pixels, at, Image.Resampling.BILINEAR)
+    return _padded(part, canvas, np.rint(part.mean((0, 1))).astype(np.uint8))
 
 
 def mask(classes: np.ndarray, at: Placement, canvas: Size, *, padding: int) -> np.ndarray:
@@ -82,7 +84,7 @@ def mask(classes: np.ndarray, at: Placement, canvas: Size, *, padding: int) -> n
     Returns:
       uint8 [canvas height, canvas width], `padding` outside of the image.
     """
-    return _placed(classes, at, canvas, Image.Resampling.NEAREST, padding=padding)
+    return _padded(_part(classes, at, Image.Resampling.NEAREST), canvas, padding)
 
 
 def boxes(corners: np.ndarray, at: Placement) -> np.ndarray:
@@ -110,16 +112,19 @@ def boxes_of_source(corners: np.ndarray, at: Placement) -> np.ndarray:
     return np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], 1).astype(np.float32)
 
 
-def _placed(
-    array: np.ndarray, at: Placement, canvas: Size, how: Image.Resampling, *, padding: int
-) -> np.ndarray:
+def _part(array: np.ndarray, at: Placement, how: Image.Resampling) -> np.ndarray:
+    """Returns the part of an image or a mask that is shown."""
     by_y, by_x = at.source[0] / at.scaled[0], at.source[1] / at.scaled[1]
     top, left = at.corner[0] * by_y, at.corner[1] * by_x
     # Rounding must not put a corner beyond the image, which Pillow refuses.
     bottom = min(top + at.shown[0] * by_y, at.source[0])
     right = min(left + at.shown[1] * by_x, at.source[1])
     part = Image.fromarray(array).resize(at.shown[::-1], how, box=(left, top, right, bottom))
-    found = np.full((*canvas, *array.shape[2:]), padding, array.dtype)
-    cut = np.asarray(part)
-    found[: at.shown[0], : at.shown[1]] = cut[:, ::-1] if at.flip else cut
+    return np.asarray(part)[:, ::-1] if at.flip else np.asarray(part)
+
+
+def _padded(part: np.ndarray, canvas: Size, padding: np.ndarray | int) -> np.ndarray:
+    """Returns a canvas with a part at its top left."""
+    found = np.full((*canvas, *part.shape[2:]), padding, part.dtype)
+    found[: part.shape[0], : part.shape[1]] = part
     return found

@@ -1,5 +1,6 @@
 """The encoder of a subject as the backbone of a network that is trained further, with its maps."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -69,12 +70,9 @@ def of_subject(
                 f"{config.encoder.name} does not have: set {name}.{key}={usual}."
             )
     module = build.encoder(config, AXIS)
-    found = jax.eval_shape(
-        lambda x: build.encoder(config).apply(
-            {"params": params, "batch_stats": stats}, x, train=False
-        ),
-        jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32),
-    )
+    apply = functools.partial(build.encoder(config).apply, train=False)
+    images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    found: Any = jax.eval_shape(apply, {"params": params, "batch_stats": stats}, images)
     missing = [stage for stage in stages if getattr(found.get(stage), "ndim", 0) != 4]
     if missing:
         raise ValueError(

@@ -35,7 +35,7 @@ from iecl_jax.evals.parts.encoder import replicate
 from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.models import collectives
 from iecl_jax.models.precision import DTYPES
-from iecl_jax.run import workdir
+from iecl_jax.run import distributed, workdir
 from iecl_jax.run.checkpoint import Checkpointer
 from iecl_jax.run.continuity import Terms
 from iecl_jax.run.seal import digest
@@ -137,7 +137,11 @@ def check(name: str, settings: Any, num_images: int) -> None:
 
 
 def check_resume(subject: Subject, task: Task, settings: Any) -> None:
-    """Raises ValueError if a training that is already there cannot go on with these settings."""
+    """Raises ValueError if a training that is already there cannot go on with these settings.
+
+    Also if the processes have different images.
+    """
+    distributed.check_same("training images", task.images)
     checkpointer, terms = _resumable(subject, task, settings)
     if earlier := checkpointer.earlier():
         terms.check(*earlier)

@@ -41,12 +41,12 @@ class Network:
         side = faster_rcnn.STRIDE  # The parameters do not depend on the canvas.
 
         @jax.jit
-        def init(key):
+        def init(key, variables):
             stages = self._encoder.apply(variables, jnp.zeros((1, side, side, 3)), train=False)
             detector = self.detector.copy(canvas=(side, side))
             return detector.init(key, _maps(stages), jnp.zeros((1, 1, 4)))["params"]
 
-        return jax.device_get(init(key))
+        return jax.device_get(init(key, variables))
 
     def loss(self, params: Any, stats: Any, batch: Any, keys: jax.Array) -> Any:
         """Returns (loss, (new stats, metrics)) of a batch; see `dense_training.Task.loss`.

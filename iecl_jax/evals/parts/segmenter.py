@@ -41,12 +41,12 @@ class Network:
         variables = {"params": self._start.params, "batch_stats": self._start.stats}
 
         @jax.jit
-        def init(key):
+        def init(key, variables):
             x = jnp.zeros((2, 64, 64, 3))
             stages = self._encoder.apply(variables, x, train=False)
             return self.heads.init(key, stages, train=False)
 
-        return jax.device_get(init(key))
+        return jax.device_get(init(key, variables))
 
     def inputs(self, images: jax.Array, shown: jax.Array) -> jax.Array:
         """Normalises float32 [b, S, S, 3] in [0, 1], see `whole_images.inputs`."""

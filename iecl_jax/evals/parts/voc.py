@@ -1,10 +1,15 @@
 """The images of the jobs on PASCAL VOC: a folder in its layout, or generated ones."""
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
+import ml_collections
+
+from iecl_jax import console
 from iecl_jax.config.rules import FEW, FEW_OR_NONE
 from iecl_jax.config.section import Section, key
 from iecl_jax.data.voc import generated, tree
+from iecl_jax.evals.parts.subject import Subject
 
 
 class Images(Section):
@@ -23,18 +28,51 @@ class Images(Section):
     )
 
 
-def open_splits(settings: Any, *, needs: str, seed: int, **how: Any) -> tuple[tree.Tree, tree.Tree]:
+class Splits(NamedTuple):
+    """The images of a job."""
+
+    train: tree.Tree
+    test: tree.Tree
+
+
+def splits(subject: Subject, name: str, *, needs: str) -> Splits:
+    """Returns the images of a job, which are opened once for the same settings.
+
+    Args:
+      subject: what is evaluated; `own_data` has the values of `Images`.
+      name: the evaluation, for messages.
+      needs: "masks" or "boxes".
+
+    Raises:
+      ValueError: this is a pretraining, no job; or see `open_splits`.
+    """
+    if subject.own_data is None:
+        raise ValueError(
+            f"eval.names has {name!r}, which trains on images of its own: take it out, and run "
+            f"configs/voc_{name}.py on the checkpoint."
+        )
+    settings = ml_collections.FrozenConfigDict(subject.own_data)  # the key of a cache
+    return _opened(settings, needs, subject.seed)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(settings: Any, needs: str, seed: int) -> Splits:
+    with console.waiting("Opening the images"):
+        return open_splits(settings, needs=needs, seed=seed)
+
+
+def open_splits(settings: Any, *, needs: str, seed: int) -> Splits:
     """Opens the training and the test images.
 
     Args:
-      settings: the values of `Images`.
+      settings: the values of `Images`, and "box_origin" if there are boxes.
       needs: "masks" or "boxes".
       seed: draws a list that is missing.
-      how: further arguments of `tree.open_tree`.
 
     Raises:
       ValueError: there is no folder, or something in it is missing or wrong.
     """
+    how = {"box_origin": settings.box_origin} if needs == "boxes" else {}
     pair = settings.train_split, settings.test_split
     if not settings.dir:
         if not settings.generated:
@@ -42,7 +80,7 @@ def open_splits(settings: Any, *, needs: str, seed: int, **how: Any) -> tuple[tr
                 "config.data.dir is empty: name a folder in the layout of PASCAL VOC, "
                 "--config.data.dir=FOLDER, or draw images by --config.data.generated=True."
             )
-        return generated.open_tree(split="train"), generated.open_tree(split="test")
+        return Splits(*(generated.open_tree(split=split) for split in ("train", "test")))
     if pair[0] == pair[1]:
         raise ValueError(
             f"data.train_split and data.test_split are both {pair[0]!r}: name two lists."
@@ -54,4 +92,4 @@ def open_splits(settings: Any, *, needs: str, seed: int, **how: Any) -> tuple[tr
         )
         for split in pair
     )
-    return train, test
+    return Splits(train, test)

@@ -11,7 +11,7 @@ import ml_collections
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Float32, Int32, Key
 
-from iecl_jax.config.rules import COUNT, FEW, FEW_OR_NONE, INSIDE_SHARE, SHARE, WIDTH
+from iecl_jax.config.rules import BOXES, FEW, FEW_OR_NONE, INSIDE_SHARE, SHARE, WIDTH
 from iecl_jax.config.section import Section, key
 from iecl_jax.losses import detection as losses
 from iecl_jax.models import collectives
@@ -34,11 +34,11 @@ class Settings(Section):
     )
     hidden_dim = key(1024, WIDTH, "units of the two hidden layers")
     foreground = key(0.5, INSIDE_SHARE, "IoU from which a proposal is an object, else background")
-    sampled = key(512, COUNT, "proposals per image in the loss")
+    sampled = key(512, BOXES, "proposals per image in the loss")
     positive_share = key(0.25, SHARE, "largest share of objects among them")
     score_threshold = key(0.05, SHARE, "test: least score of a detection")
     nms_threshold = key(0.5, INSIDE_SHARE, "test: IoU above which a detection is suppressed")
-    detections = key(100, COUNT, "test: detections per image")
+    detections = key(100, BOXES, "test: detections per image")
 
 
 class Truths(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Float32, Key
 
-from iecl_jax.config.rules import COUNT, INSIDE_SHARE, SHARE
+from iecl_jax.config.rules import BOXES, INSIDE_SHARE, SHARE
 from iecl_jax.config.section import Section, key
 from iecl_jax.losses import detection as losses
 from iecl_jax.models import collectives, initializers
@@ -27,14 +27,14 @@ BETA = 1 / 9  # of smooth L1
 class Settings(Section):
     """The settings of the region proposal network; the defaults are torchvision's."""
 
-    before_nms_train = key(2000, COUNT, "training: proposals per level before suppression")
-    after_nms_train = key(2000, COUNT, "training: proposals per image")
-    before_nms_test = key(1000, COUNT, "test: proposals per level before suppression")
-    after_nms_test = key(1000, COUNT, "test: proposals per image")
+    before_nms_train = key(2000, BOXES, "training: proposals per level before suppression")
+    after_nms_train = key(2000, BOXES, "training: proposals per image")
+    before_nms_test = key(1000, BOXES, "test: proposals per level before suppression")
+    after_nms_test = key(1000, BOXES, "test: proposals per image")
     nms_threshold = key(0.7, INSIDE_SHARE, "IoU above which a proposal is suppressed")
     foreground = key(0.7, INSIDE_SHARE, "IoU from which an anchor is an object")
     background = key(0.3, INSIDE_SHARE, "IoU below which an anchor is background")
-    sampled = key(256, COUNT, "anchors per image in the loss")
+    sampled = key(256, BOXES, "anchors per image in the loss")
     positive_share = key(0.5, SHARE, "largest share of objects among them")
 
 

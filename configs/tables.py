@@ -2,15 +2,18 @@
 
 A table has a title, the source of the published numbers, a kind, and rows. The kinds:
 
-  accuracy  trains every row
+  accuracy  trains every row, and evaluates it
   grid      trains every row and shows the rows as cells of a matrix
   time      measures training steps
 
 A row has a label, the config that produces it (FILE:VARIANT), the published number as the paper
-prints it (None if it prints none), and in `compared_with` the label of the row that it is compared
-with. A row of a grid also has its `cell`, (row, column). Smaller scales leave `paper_only` rows
-blank: such a row differs from another only in the number of epochs or the data set, which a smaller
-scale fixes, so it would repeat that run.
+prints it (None if it prints none; a tuple for several metrics), and in `compared_with` the label of
+the row that it is compared with. A row of a grid also has its `cell`, (row, column). A row is blank
+at scales that its `scales` leave out, if there are any: one that differs from another only in the
+number of epochs or the data set, which a smaller scale fixes, would repeat that run.
+
+A table may name its `metrics`, and the `evaluations` that follow each pretraining at each scale;
+iecl_jax/tools/tables/rows.py has all fields.
 """
 
 from typing import Any
@@ -18,6 +21,7 @@ from typing import Any
 from iecl_jax.configs.imagenet_r50 import BATCH_SIZES, EPOCHS
 
 LINEAR = "linear top-1, %"
+SCALES, PAPER = ("smoke", "small", "paper"), ("paper",)
 
 # --- Table 1 ---
 RESNET50 = {
@@ -37,7 +41,7 @@ TABLE_1 = [
         "cell": (label, f"{epochs} epochs"),
         "config": f"configs/imagenet_r50.py:{epochs}" + f",{method}" * (method != "ie_cl"),
         "published": published,
-        "paper_only": epochs != EPOCHS[0],
+        "scales": SCALES if epochs == EPOCHS[0] else PAPER,
     }
     for method, (label, numbers) in RESNET50.items()
     for epochs, published in zip(EPOCHS, numbers, strict=True)
@@ -79,7 +83,7 @@ TABLE_2A = [
         "cell": (label, data_set),
         "config": f"configs/resnet18.py:{name},{method}",
         "published": published,
-        "paper_only": name != "cifar10",
+        "scales": SCALES if name == "cifar10" else PAPER,
     }
     for method, (label, numbers) in RESNET18.items()
     for (name, data_set), published in zip(DATA_SETS.items(), numbers, strict=True)
@@ -87,6 +91,42 @@ TABLE_2A = [
 NOTES_2A = (
     "The code of S3OC is not public, and no recipe of DeepCluster with ResNet-18 is: those rows "
     "train readings of ours (docs/methods.md).",
+)
+
+# --- Table 2b ---
+VOC = {
+    "simclr": ("SimCLR", (76.74, 73.17)),
+    "moco_v2": ("MoCo-v2", (77.32, 73.92)),
+    "simsiam": ("SimSiam", (77.09, 73.45)),
+    "ie_cl": ("IE-CL", (78.12, 74.41)),
+}
+TABLE_2B = [
+    {"label": "supervised", "config": "", "published": (76.91, 73.76), "scales": ()},
+    {"label": "random initialisation", "config": "", "published": (38.35, 40.90)},
+    *(
+        {
+            "label": label,
+            "config": "configs/imagenet_r50.py:100" + f",{method}" * (method != "ie_cl"),
+            "published": published,
+        }
+        for method, (label, published) in VOC.items()
+    ),
+]
+# Where the pretraining is small, its encoder is the one that the evaluations at that scale have
+# without a checkpoint, so that the untrained row differs in the weights alone. A stem for small
+# images would make maps of 1 pixel per pixel of the image.
+ENCODER_2B = ["--config.encoder.name=resnet18", "--config.encoder.width=16"]
+ENCODER_2B += ["--config.encoder.stem=imagenet"]
+NOTES_2B = (
+    "The supervised row needs a file with weights of a supervised ResNet-50. Such a file cannot be "
+    "loaded yet, so the row is blank.",
+    "The paper names VOC 2012, the two networks, Adam with rate 3e-4 for the segmentation and SGD "
+    "with rate 1e-4 for the detection. It gives no split, image size, batch, schedule or output "
+    "stride, nor the epochs of the pretraining. docs/voc.md has what is trained here.",
+    "Its numbers suggest SBD's additional masks for the segmentation, train_aug to val "
+    "(--evaluation.segmentation.data.train_split=train_aug), and train to val with a short "
+    "schedule for the detection.",
+    "mAP is VOC's AP at IoU 0.5, by area. The published numbers suggest that the paper's is too.",
 )
 
 # --- Tables 3 and 4 ---
@@ -215,6 +255,21 @@ TABLES: dict[str, dict[str, Any]] = {
         "corner": ("method", "data set"),
         "rows": TABLE_2A,
         "notes": NOTES_2A,
+    },
+    "2b": {
+        "title": "Table 2b: segmentation and detection on PASCAL VOC",
+        "source": "VOC 2012, ResNet-50; mIoU of DeepLabv3, mAP of Faster R-CNN",
+        "kind": "accuracy",
+        "metrics": {"miou": "mIoU, %", "map": "mAP, %"},
+        "evaluations": dict.fromkeys(
+            SCALES, ("configs/voc_segmentation.py", "configs/voc_detection.py")
+        ),
+        "flags": {
+            "smoke": ENCODER_2B,
+            "small": [*ENCODER_2B, "--config.data.image_size=32"],
+        },
+        "rows": TABLE_2B,
+        "notes": NOTES_2B,
     },
     "3": {
         "title": "Table 3: what each component of IE-CL adds",

@@ -43,7 +43,7 @@ def test_there_are_commands():
 def test_a_command_of_the_docs_exists(page, words):
     module, *arguments = words
     assert importlib.util.find_spec(module) is not None
-    flags = [word for word in arguments if word.startswith("--config.")]
+    flags = [word for word in arguments if word.startswith(("--config.", "--evaluation."))]
     others = [word for word in arguments if word.startswith("--") and word not in (*flags, "--")]
     for config in [word.removeprefix("--config=") for word in others if "--config=" in word]:
         file, _, variant = config.partition(":")

@@ -9,6 +9,7 @@ import jax
 import pytest
 import tiny_run
 
+from iecl_jax import config as config_lib
 from iecl_jax.tools import dry_run
 from iecl_jax.train import pretraining
 
@@ -126,3 +127,9 @@ def test_an_evaluation_is_refused(tmp_path):
     images.job = "knn"
     with pytest.raises(ValueError, match="job='knn' evaluates a checkpoint"):
         dry_run.run(images, str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("job", ["segmentation", "detection"])
+def test_another_training_is_refused_with_the_command_that_measures_it(tmp_path, job):
+    with pytest.raises(ValueError, match=rf"job='{job}' are measured by python -m .*\.voc with"):
+        dry_run.run(config_lib.new(job), str(tmp_path / "run"))

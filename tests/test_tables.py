@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import pathlib
-import runpy
 import shlex
 import signal
 import threading
@@ -19,7 +18,6 @@ from scipy import stats
 from iecl_jax import config as config_lib
 from iecl_jax.tools import runs
 from iecl_jax.tools.tables import command, format, results, times
-from iecl_jax.tools.tables.rows import at_scale, read_tables
 
 ROOT = pathlib.Path(__file__).parent.parent
 TABLES = """
@@ -38,9 +36,18 @@ TABLES = {
     "fig3": {"title": "F3", "source": "the paper", "kind": "grid", "corner": ("query", "anchor"),
              "averages": True, "notes": ("It is F3.",), "rows": [
         {"label": q + r, "cell": (q, r), "config": "HERE/c.py:" + v, "published": p,
-         "paper_only": (q, r) == ("y", "y")}
+         "scales": ("paper",) if (q, r) == ("y", "y") else ("small", "paper")}
         for q, r, v, p in (("x", "x", "a", 1.5), ("x", "y", "b", 2.5), ("y", "x", "b", 3.0),
                            ("y", "y", "fail", 4.0))]},
+    "2b": {"title": "T2b", "source": "the paper", "kind": "accuracy",
+           "metrics": {"miou": "mIoU, %", "map": "mAP, %"},
+           "evaluations": {"smoke": ("configs/voc_segmentation.py", "configs/voc_detection.py"),
+                           "paper": ("configs/voc_segmentation.py", "configs/voc_detection.py")},
+           "flags": {"smoke": ["--config.rate=0.25"]},
+           "rows": [{"label": "file", "config": "", "published": (76.5, 73.5), "scales": ()},
+                    {"label": "random", "config": "", "published": (38.25, 40.5)},
+                    {"label": "A", "config": "HERE/c.py:a", "published": (78.0, 74.5)},
+                    {"label": "C", "config": "HERE/c.py:b"}]},
     "fig7": {"title": "F7", "source": "the paper", "kind": "time", "timing": TIMING,
              "images": {"small": 650, "paper": 6500}, "flags": {"paper": ["--config.rate=0.125"]},
              "rows": ROWS[:1]},
@@ -69,6 +76,9 @@ found = [
 path = pathlib.Path(dict(flags)["--json"])
 path.write_text(json.dumps(found if len(found) > 1 else found[0]))
 """
+
+
+SMOKE = ("--table=2b", "--scale=smoke")
 
 
 @pytest.fixture
@@ -168,6 +178,58 @@ def test_the_scale_of_the_paper_adds_its_linear_evaluation(here):
     run(here, "5", "--", "--config.rate=0.25", scale="paper", seeds=1)
     assert len(calls(here)) == 4
     assert document == written(here, "5", "paper")[1]
+
+
+@pytest.mark.slow
+def test_a_table_names_its_metrics_and_the_evaluations_that_follow(here, capsys):
+    """The rows without a pretraining too; a row of no scale is blank."""
+    once = {"scale": "smoke", "seeds": 1}
+    page, document = run(here, "2b", "--evaluation.segmentation.num_steps=3", **once)
+    head = ["", "mIoU, %", "mAP, %", "seeds", "published mIoU, %", "published mAP, %"]
+    assert rows(page) == [
+        head,
+        ["file", "", "", "", "76.5", "73.5"],
+        ["random", "0.0", "0.0", "1", "38.25", "40.5"],
+        ["A", "25.0", "25.0", "1", "78.0", "74.5"],
+        ["C", "25.5", "25.5", "1", "", ""],
+    ]
+    assert "- Protocol: segmentation: the whole network, trained for 3 steps of 4 images" in page
+    assert page.count("- Protocol:") == 1
+    assert "; detection: the whole network, trained for 4 steps" in page
+    assert "on generated images.\n" in page
+    assert "resnet18 of width 16 without pretraining; stripes at 16 px, resnet10" in page
+    assert "--seeds=1 --config=" in page
+    assert "--evaluation.segmentation.num_steps=3`" in page
+    assert document["rows"][2]["runs"]["0"] == {"miou": 0.25, "map": 0.25}
+    assert (document["rows"][1]["config"], document["rows"][0]["seeds"]) == ("", [])
+    assert "A, seed 0, voc_detection: done\n" in capsys.readouterr().out
+    run(here, "2b", "--evaluation.segmentation.num_steps=3", **once)
+    assert len(calls(here)) == 2 + 3 + 3
+
+
+def test_each_evaluation_gets_the_flags_that_it_has(here, capsys, monkeypatch):
+    monkeypatch.setattr(runs, "MAIN", ("-m", "iecl_jax.main"))
+    table = [f"--config={here / 'tables.py'}", "--table=2b", "--scale=smoke", "--workdir=runs"]
+    given = ["--evaluation.data.dir=VOC 2012", "--evaluation.detection.batch_size=8"]
+    given += ["--evaluation.segmentation.data.train_split=train_aug"]
+    command.main([*table, *given, "--seeds=1", "--print_commands"])
+    untrained, trained, _ = map(words, capsys.readouterr().out.splitlines())
+    home = "runs/smoke/table-2b/c-a/seed-0"
+    pretrain, segmentation, detection = trained
+    assert pretrain >= {f"--config={here}/c.py:a,smoke", "--config.rate=0.25", "--config.seed=0"}
+    assert pretrain & {f"--workdir={home}", "--config.data.dir=VOC 2012"} == {f"--workdir={home}"}
+    both = {f"--config.checkpoint={home}", "--config.data.dir=VOC 2012", "--config.seed=0"}
+    assert segmentation == {
+        *("python", "-m", "iecl_jax.main", "--config=configs/voc_segmentation.py:smoke"),
+        *(f"--workdir={home}/voc_segmentation", "--config.data.train_split=train_aug", *both),
+    }
+    assert detection >= {"--config.detection.batch_size=8", *both}
+    assert "--config.data.train_split=train_aug" not in detection
+    assert untrained[0] >= {
+        *("--config.seed=0", "--config.pretrain.seed=0", "--config.data.dir=VOC 2012"),
+        "--workdir=runs/smoke/table-2b/untrained/seed-0/voc_segmentation",
+    }
+    assert len(untrained) == 2
 
 
 def test_started_again_it_runs_what_is_missing_and_refuses_another_config(here, capsys):
@@ -302,18 +364,27 @@ def test_commands_are_printed_and_nothing_runs(here, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--table=6"], "--table='6' is unknown: use one of 5, f, w, fig3, fig7, fig8."),
+        (["--table=6"], "--table='6' is unknown: use one of 5, f, w, fig3, 2b, fig7, fig8."),
         (["--scale=big"], "--scale='big' is unknown: use one of smoke, small, paper."),
         (["--seeds=0"], "--seeds=0 must be at least 1."),
         (["--processes=0"], "--processes=0 must be at least 1."),
         (["--config=nowhere.py"], "there is no config file 'nowhere.py': name one"),
         (["--table=fig7", "--processes=2"], "--processes=2 would disturb what is timed"),
+        (["--evaluation.data.dir=x"], "--evaluation.data.dir: no evaluation follows here"),
+        (["--table=2b", "--scale=paper"], "--evaluation.data.dir=FOLDER"),
+        ([*SMOKE, "--evaluation.seed=1"], "--evaluation.seed is that of the row: take it out."),
+        ([*SMOKE, "--evaluation.data.dri=x"], "is no setting: did you mean 'data.dir' or"),
+        (
+            [*SMOKE, "--evaluation.data.dir=x", "--evaluation.data.dir=y"],
+            "--evaluation.data.dir is given twice, as x and y: take one out.",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(here, capsys, flags, words):
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as end:
         command.main([f"--config={here / 'tables.py'}", "--table=5", "--scale=small", *flags])
-    assert words in capsys.readouterr().err
+    assert words in capsys.readouterr().err + str(end.value)
+    assert not calls(here)
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
@@ -358,62 +429,3 @@ def test_an_accuracy_that_was_not_measured_is_blank(here):
     path.write_text(json.dumps(results))
     page, _ = run(here, "5", seeds=1)
     assert ["A + SAIB", "", "", "1", "67.54", ""] in rows(page)
-
-
-# --- configs/tables.py itself ---
-
-
-def test_the_tables_of_the_paper_are_whole():
-    found = read_tables(ROOT / "configs" / "tables.py")
-    sizes = {name: len(table.rows) for name, table in found.items()}
-    least = {"1": 36, "2a": 44, "3": 4, "4": 3, "5": 8, "fig3": 36, "fig7": 10, "fig8": 18}
-    assert all(sizes[name] >= size for name, size in least.items())
-    for name, table in found.items():
-        labels = [row.label for row in table.rows]
-        assert len(set(labels)) == len(labels), name
-        assert {row.compared_with for row in table.rows} <= {"", *labels}, name
-        assert any(row.compared_with for row in table.rows) == bool(table.change) or name == "fig8"
-        if table.kind == "grid":
-            assert len({row.cell for row in table.rows}) == len(labels), name
-        assert table.rows_at("small"), name
-
-
-def test_ours_is_not_the_best_row_of_table_1_since_byol_stands_beside_it():
-    table = read_tables(ROOT / "configs" / "tables.py")["1"]
-    best = max(table.rows, key=lambda row: float(row.published or 0))
-    assert (best.label, best.published) == ("BYOL (not in the paper's table), 800 epochs", 74.3)
-    cells = {row.cell: row.published for row in table.rows}
-    assert cells["IE-CL", "800 epochs"] == 73.2
-    assert cells["SimCLR", "100 epochs"] == 66.5
-    assert table.notes[0].startswith("Published with these batch sizes: 4096 for SimCLR, ")
-    assert [row.label for row in table.rows_at("small")] == [
-        row.label for row in table.rows if row.cell[1] == "100 epochs"
-    ]
-
-
-def test_the_averages_of_figure_3_are_those_the_paper_prints():
-    grid = runpy.run_path(str(ROOT / "configs" / "tables.py"))["GRID"]
-    averages = [round(float(np.mean(numbers)) + 1e-9, 1) for numbers in grid.values()]
-    assert averages == [35.9, 32.7, 19.5, 13.8, 9.2, 8.5]
-
-
-def test_every_row_is_a_config_of_this_project_at_every_scale(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    found = read_tables(pathlib.Path("configs/tables.py"))
-    makers, wrong = {}, []
-    for config in {row.config for table in found.values() for row in table.rows}:
-        path, _, variant = config.partition(":")
-        if path not in makers:
-            makers[path] = runpy.run_path(path)["get_config"]
-        for suffix in ("", ",smoke", ",small"):
-            try:
-                made = makers[path](variant + suffix)
-                assert made.data.name == {",smoke": "generated", ",small": "cifar10"}.get(
-                    suffix, made.data.name
-                )
-            except ValueError as error:
-                wrong.append(f"{config}{suffix}: {error}")
-    assert not wrong
-    for table in found.values():
-        for scale, flags in table.flags.items():
-            assert config_lib.load(at_scale(table.rows[0].config, scale), flags)

@@ -116,12 +116,12 @@ def _get_config(flag: str) -> ml_collections.ConfigDict:
 
 
 def split_overrides(
-    arguments: Sequence[str],
+    arguments: Sequence[str], of: str = "config"
 ) -> tuple[list[tuple[str, str | None]], list[str]]:
     """Splits arguments into [(dotted key, text or None)] of the overrides, and the others.
 
     An override is `--config.KEY=TEXT` or `--config.KEY TEXT`, and for a boolean also `--config.KEY`
-    or `--noconfig.KEY`.
+    or `--noconfig.KEY`; with another word in the place of "config" if `of` is that.
     """
     found: list[tuple[str, str | None]] = []
     others: list[str] = []
@@ -130,14 +130,14 @@ def split_overrides(
         word = words.pop(0)
         name, equals, after = word.partition("=")
         text, bare = after if equals else None, name.lstrip("-")
-        if bare == name or not bare.removeprefix("no").startswith("config."):
+        if bare == name or not bare.removeprefix("no").startswith(f"{of}."):
             others.append(word)
             continue
         if not equals and bare.startswith("no"):
             text = "False"
         elif not equals and words and (not words[0].startswith("-") or _is_number(words[0])):
             text = words.pop(0)
-        found.append((bare.removeprefix("no").removeprefix("config."), text))
+        found.append((bare.removeprefix("no").removeprefix(f"{of}."), text))
     return found, others
 
 
@@ -152,13 +152,13 @@ def merged(arguments: Sequence[str]) -> list[str]:
     return [*others, *(override(key, text) for key, text in dict(found).items())]
 
 
-def refuse_contradictions(arguments: Sequence[str]) -> None:
+def refuse_contradictions(arguments: Sequence[str], of: str = "config") -> None:
     """Raises ValueError if a command line that a person typed gives two values to a key."""
     found: dict[str, str | None] = {}
-    for key, text in split_overrides(arguments)[0]:
+    for key, text in split_overrides(arguments, of)[0]:
         if found.setdefault(key, text) != text:
             raise ValueError(
-                f"--config.{key} is given twice, as {found[key]} and {text}: take one out."
+                f"--{of}.{key} is given twice, as {found[key]} and {text}: take one out."
             )
 
 

@@ -18,9 +18,10 @@ class Parser(argparse.ArgumentParser):
     Args:
       text: the description; the docstring of the tool.
       overrides: False for a tool that does not train or build what a config describes.
+      evaluations: True for a tool that also takes `--evaluation.KEY=VALUE`.
     """
 
-    def __init__(self, text: str | None, *, overrides: bool = True):
+    def __init__(self, text: str | None, *, overrides: bool = True, evaluations: bool = False):
         spec = getattr(sys.modules["__main__"], "__spec__", None)
         super().__init__(
             prog=f"python -m {spec.name.removesuffix('.__main__')}" if spec else None,
@@ -29,23 +30,28 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             epilog="--config.KEY=VALUE changes a setting of every config." if overrides else None,
         )
-        self._takes_overrides = overrides
+        self._takes_overrides, self._takes_evaluations = overrides, evaluations
 
     def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
         """Returns the flags, and in `overrides` the list of all overrides; ends at a mistake.
 
-        What comes after `--` also goes to `overrides`. If these are the arguments of the
-        process, the console is started.
+        What comes after `--` also goes to `overrides`. `evaluations` has the overrides
+        `--config.KEY=VALUE` that are given as `--evaluation.KEY=VALUE`. If these are the arguments
+        of the process, the console is started.
         """
         words = list(sys.argv[1:] if arguments is None else arguments)
         if words == sys.argv[1:]:
             console.start()
-        after = words[words.index("--") + 1 :] if "--" in words else []
-        words = words[: words.index("--")] if "--" in words else words
+        of_evaluations: list[tuple[str, str | None]] = []
         try:
-            files.refuse_contradictions([*words, *after])
+            files.refuse_contradictions(words)
+            if self._takes_evaluations:
+                files.refuse_contradictions(words, "evaluation")
+                of_evaluations, words = files.split_overrides(words, "evaluation")
         except ValueError as error:
             self.error(str(error))
+        after = words[words.index("--") + 1 :] if "--" in words else []
+        words = words[: words.index("--")] if "--" in words else words
         given, words = files.split_overrides(words)
         overrides = [files.override(key, text) for key, text in given]
         if overrides and not self._takes_overrides:
@@ -54,6 +60,7 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             self.error(self._unknown(unknown[0]))
         args.overrides = [*overrides, *after]
+        args.evaluations = [files.override(key, text) for key, text in of_evaluations]
         return args
 
     def _unknown(self, word: str) -> str:

@@ -22,6 +22,7 @@ import ml_collections
 import numpy as np
 
 from iecl_jax import console, data
+from iecl_jax.config import kinds
 from iecl_jax.data import caching, memory
 from iecl_jax.run import markdown
 from iecl_jax.tools.benchmark import program, timing
@@ -81,9 +82,7 @@ def run(config: ml_collections.ConfigDict, run_dir: str) -> None:
         is. The figures are printed before.
     """
     if config.job != "pretrain":
-        raise ValueError(
-            f"--dry_run is for a training that starts: job={config.job!r} evaluates a checkpoint."
-        )
+        raise ValueError(f"--dry_run is for a pretraining: {_instead(config)}.")
     available = memory.free_of_host()  # before the images are cached
     task = pretraining.prepare(config)
     state = jax.eval_shape(task.experiment.create_state)
@@ -110,6 +109,16 @@ def run(config: ml_collections.ConfigDict, run_dir: str) -> None:
         console.show(f"Nothing was started: without --dry_run the run is in {run_dir}.")
     if lacking:
         raise ValueError(" ".join(lacking))
+
+
+def _instead(config: ml_collections.ConfigDict) -> str:
+    """Says what a job that is no pretraining does, or what measures it if it trains."""
+    if "num_steps" not in config.get(kinds.stem(config.job), {}):
+        return f"job={config.job!r} evaluates a checkpoint"
+    return (
+        f"the FLOPs, memory and time of a step of job={config.job!r} are measured by "
+        "python -m iecl_jax.tools.benchmark.voc with the same --config"
+    )
 
 
 def device_memory() -> int | None:

@@ -162,13 +162,12 @@ def train(subject: Subject, task: Task, settings: Any) -> tuple[TrainState, dict
       SystemExit: see `loop.train`.
     """
     checkpointer, terms = _resumable(subject, task, settings)
-    rate = learning_rate(settings)
-    tx = optimizer(settings, rate)
+    mapped, seed = mapped_step(task, settings), np.uint32(subject.seed)
     run = loop.Run(
         run_dir=str(_folder(subject, task)),
         checkpointer=checkpointer,
-        state=_first_state(task, tx, settings),
-        steps=_mapped_step(task, tx, rate, subject.seed),
+        state=first_state(task, settings),
+        steps=lambda state, batches: mapped(state, *batches, seed),
         open_batches=functools.partial(
             stream.of_examples,
             task.read,
@@ -271,23 +270,31 @@ def step(
     return new, found.metrics | norms | {"learning_rate": rate(state.step)} | of_scale
 
 
-def _mapped_step(
-    task: Task, tx: optax.GradientTransformation, rate: optax.Schedule, seed: int
-) -> Callable[[TrainState, Sequence[Any]], tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns (state, [batch]) -> (state, metrics [1]), for `Run.steps`."""
+def mapped_step(task: Task, settings: Any, devices: Sequence[Any] | None = None) -> Any:
+    """Returns the pmapped `step`: (state, batch [D, b], seed uint32 []) -> (state, metrics [1]).
+
+    The state that is given is lost. `devices` may be only described; None = all.
+    """
+    rate = learning_rate(settings)
+    tx = optimizer(settings, rate)
 
     def one(state, batch, seed):
         state, metrics = step(task, tx, rate, state, batch, seed)
         return state, jax.tree.map(lambda x: x[None], metrics)
 
-    mapped: Any = jax.pmap(
-        one, axis_name=AXIS, in_axes=(None, 0, None), out_axes=None, donate_argnums=0
+    return jax.pmap(
+        one,
+        axis_name=AXIS,
+        in_axes=(None, 0, None),
+        out_axes=None,
+        donate_argnums=0,
+        devices=devices,
     )
-    return lambda state, batches: mapped(state, *batches, np.uint32(seed))
 
 
-def _first_state(task: Task, tx: optax.GradientTransformation, settings: Any) -> TrainState:
+def first_state(task: Task, settings: Any) -> TrainState:
     """Returns the state before the first step, placed like the step's output."""
+    tx = optimizer(settings, learning_rate(settings))
 
     def make(params, stats):
         scale = train_state.first_scale() if settings.precision == "float16" else None

@@ -2,18 +2,21 @@
 
     python -m iecl_jax.tools.tables --table=5 --scale=small --seeds=3 [--workdir=runs/tables]
 
-Tables are 1, 2a, 3, 4, 5, fig3, fig7 and fig8, as configs/tables.py defines them. Scale smoke takes
-a few steps on generated images, small trains on CIFAR-10 for two CPU cores, paper is the paper's
-scale. Every row is trained with the seeds 0 to SEEDS - 1 in WORKDIR/SCALE/CONFIG/seed-SEED. The
-result is printed and written to WORKDIR/SCALE/table-5.md (or fig3.md, ...), with a .json and, for
-figures, a .png.
+Tables are 1, 2a, 2b, 3, 4, 5, fig3, fig7 and fig8, as configs/tables.py defines them. Scale smoke
+takes a few steps on generated images, small trains on CIFAR-10 for two CPU cores, paper is the
+paper's scale. Every row is trained with the seeds 0 to SEEDS - 1 in
+WORKDIR/SCALE/CONFIG/seed-SEED, or, where the table has flags at this scale, in
+WORKDIR/SCALE/table-5/CONFIG/seed-SEED. The result is printed and written to
+WORKDIR/SCALE/table-5.md (or fig3.md, ...), with a .json and, for figures, a .png.
 
 The same command skips finished runs and resumes the others. On SIGTERM or Ctrl-C it lets its runs
 save and ends with code 75.
 
 --print_commands only prints the commands, one line per run, for a cluster. After they have run, the
 same call without it makes the table. `--config.KEY=VALUE` and flags after `--` go to every
-pretraining or time measurement.
+pretraining or time measurement. `--evaluation.KEY=VALUE` goes to the evaluations that follow a
+pretraining and have that key: those of Table 2b take the folder of VOC so,
+`--evaluation.data.dir=FOLDER`.
 """
 
 import argparse
@@ -21,7 +24,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from iecl_jax.config import own_files, paths, rules
 from iecl_jax.config.files import merged
@@ -30,33 +33,56 @@ from iecl_jax.run.workdir import write_atomically
 from iecl_jax.tools import arguments
 from iecl_jax.tools.runs import Run, Runner, check, refuse_seed
 from iecl_jax.tools.tables import format, pictures, results, times
-from iecl_jax.tools.tables.rows import SCALES, Row, Table, at_scale, read_tables, trainings
+from iecl_jax.tools.tables.rows import (
+    SCALES,
+    Row,
+    Table,
+    at_scale,
+    for_each,
+    read_tables,
+    runs_of,
+)
 
 CONFIG = "configs/tables.py"
+
+
+class Given(NamedTuple):
+    """The overrides of the command, `--config.KEY=VALUE`.
+
+    Attributes:
+      training: for every pretraining or time measurement.
+      evaluation: for the evaluations that have the key.
+    """
+
+    training: Sequence[str] = ()
+    evaluation: Sequence[str] = ()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures the table that the command line names; prints and writes it."""
     args, table = _parse(argv)
-    folder = args.workdir / args.scale
+    folder, given = args.workdir / args.scale, Given(args.overrides, args.evaluations)
+    # Runs with flags of the table's own are others than those of the same config in a table
+    # without.
+    of_runs = folder / _name(args) if table.flags.get(args.scale) else folder
     with own_files.sentences():
-        _check(args, table, folder)
+        _check(args, table, of_runs, given)
     if args.print_commands:
-        print("\n".join(commands(table, args.scale, args.seeds, folder, args.overrides)))
+        print("\n".join(commands(table, args.scale, args.seeds, of_runs, given)))
         return
     with own_files.sentences():
         paths.refuse_unmakeable("--workdir", args.workdir)
     with Runner(args.processes, args.workdir / "compiled") as runner:
         measure = _measure_times if table.kind == "time" else _measure_accuracies
-        rows, succeeded = measure(runner, table, args.scale, args.seeds, folder, args.overrides)
+        rows, succeeded = measure(runner, table, args.scale, args.seeds, of_runs, given)
     if not any(row.get("seeds") or row.get("step_ms") for row in rows):
         runner.leave(succeeded)
-    shown = ("title", "source", "kind", "change", "corner", "averages", "notes")
+    shown = ("title", "source", "kind", "metrics", "change", "corner", "averages", "notes")
     document: dict[str, Any] = {name: getattr(table, name) for name in shown}
     document |= {"scale": args.scale, "command": _command(args, table), "rows": rows}
     page = format.page(document)
     picture = pictures.draw(document)
-    path = folder / (args.table if args.table.startswith("fig") else f"table-{args.table}")
+    path = folder / _name(args)
     if picture is not None:
         style.save(picture, path.with_suffix(".png"))
         page += f"\n![{table.title}]({path.name}.png)\n"
@@ -67,8 +93,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Table]:
-    parser = arguments.Parser(__doc__)
-    parser.add_argument("--table", required=True, help="1, 2a, 3, 4, 5, fig3, fig7 or fig8")
+    parser = arguments.Parser(__doc__, evaluations=True)
+    parser.add_argument("--table", required=True, help="1, 2a, 2b, 3, 4, 5, fig3, fig7 or fig8")
     parser.add_argument("--scale", required=True, help=", ".join(SCALES))
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds; not for times")
     parser.add_argument("--workdir", type=arguments.folder, default=Path("runs/tables"))
@@ -92,79 +118,95 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Table]:
     return args, tables[args.table]
 
 
-def _check(args: argparse.Namespace, table: Table, folder: Path) -> None:
+def _name(args: argparse.Namespace) -> str:
+    """Returns the name of the files of a table."""
+    return args.table if args.table.startswith("fig") else f"table-{args.table}"
+
+
+def _check(args: argparse.Namespace, table: Table, folder: Path, given: Given) -> None:
     """Raises ValueError for an override that does not fit, before anything is measured."""
-    refuse_seed(args.overrides)
+    refuse_seed(given.training)
     if table.kind == "time":
-        for call in times.calls(table, args.scale, folder, args.overrides):
+        for_each((), given.evaluation)
+        for call in times.calls(table, args.scale, folder, given.training):
             check(Run(config, folder, call.overrides) for config in call.configs)
     else:
-        jobs = _jobs(table, args.scale, 1, folder, args.overrides)
-        check(run for _, _, runs in jobs for run in runs)
+        jobs = _jobs(table, args.scale, 1, folder, given)
+        check(run for _, _, runs in jobs for run in runs.values())
 
 
 def _command(args: argparse.Namespace, table: Table) -> str:
-    """Returns the call that made a table, without the folder of the data."""
+    """Returns the call that made a table, without the folders of the data."""
     shown = [f"--table={args.table}", f"--scale={args.scale}"]
     shown += [] if table.kind == "time" else [f"--seeds={args.seeds}"]
     shown += [] if args.config == CONFIG else [f"--config={args.config}"]
-    extra = [flag for flag in args.overrides if not flag.startswith("--config.data.dir=")]
+    own = [flag.replace("--config.", "--evaluation.", 1) for flag in args.evaluations]
+    folders = ("--config.data.dir=", "--evaluation.data.dir=")
+    extra = [flag for flag in [*args.overrides, *own] if not flag.startswith(folders)]
     return shlex.join(["python", "-m", "iecl_jax.tools.tables", *shown, *extra])
 
 
-def commands(table: Table, scale: str, seeds: int, folder: Path, extra: Sequence[str]) -> list[str]:
-    """Returns the shell commands that measure a table, one for each run or time measurement.
+def commands(table: Table, scale: str, seeds: int, folder: Path, given: Given) -> list[str]:
+    """Returns the shell commands that measure a table, one for each row and seed, or time.
 
     Args:
       table: the table to measure.
       scale: one of SCALES.
       seeds: number of seeds.
-      folder: the folder for runs of this scale.
-      extra: flags for every pretraining or measurement.
+      folder: the folder for the runs.
+      given: the overrides.
     """
     if table.kind == "time":
         return [
             f"mkdir -p {shlex.quote(str(call.path.parent))} && "
             + shlex.join(["python", *call.arguments()])
-            for call in times.calls(table, scale, folder, extra)
+            for call in times.calls(table, scale, folder, given.training)
         ]
     return [
-        " && ".join(shlex.join(["python", *run.arguments()]) for run in runs)
-        for _, _, runs in _jobs(table, scale, seeds, folder, extra)
+        " && ".join(shlex.join(["python", *run.arguments()]) for run in runs.values())
+        for _, _, runs in _jobs(table, scale, seeds, folder, given)
     ]
 
 
 def _jobs(
-    table: Table, scale: str, seeds: int, folder: Path, extra: Sequence[str]
-) -> list[tuple[Row, int, list[Run]]]:
-    flags = merged([*table.flags.get(scale, ()), *extra])
+    table: Table, scale: str, seeds: int, folder: Path, given: Given
+) -> list[tuple[Row, int, dict[str, Run]]]:
+    flags = merged([*table.flags.get(scale, ()), *given.training])
+    evaluations = for_each(table.evaluations_at(scale), given.evaluation)
     return [
-        (row, seed, trainings(row, seed, scale, folder, flags))
+        (row, seed, runs_of(row, seed, scale, folder, flags, evaluations))
         for seed in range(seeds)
         for row in table.rows_at(scale)
     ]
 
 
 def _measure_accuracies(
-    runner: Runner, table: Table, scale: str, seeds: int, folder: Path, extra: Sequence[str]
+    runner: Runner, table: Table, scale: str, seeds: int, folder: Path, given: Given
 ) -> tuple[list[dict[str, Any]], list[bool]]:
     """Returns (the rows of the JSON, whether each run succeeded)."""
 
-    def complete(job: tuple[Row, int, list[Run]]) -> bool:
+    def complete(job: tuple[Row, int, dict[str, Run]]) -> bool:
         row, seed, runs = job
-        names = [f"{row.label}, seed {seed}{part}" for part in ("", ", linear evaluation")]
-        return all(runner.complete(name, run) for name, run in zip(names, runs))
+        about = f"{row.label}, seed {seed}"
+        return all(
+            runner.complete(", ".join(filter(None, (about, name))), run)
+            for name, run in runs.items()
+        )
 
-    jobs = _jobs(table, scale, seeds, folder, extra)
+    jobs = _jobs(table, scale, seeds, folder, given)
     succeeded = runner.map(complete, jobs)
     labels = ["", *(row.label for row in table.rows)]
     measured: dict[str, dict[int, Any]] = {label: {} for label in labels}
     for (row, seed, runs), done in zip(jobs, succeeded, strict=True):
         if done:
-            measured[row.label][seed] = results.read(runs)
+            measured[row.label][seed] = results.read(list(runs.values()), table.metrics)
     rows = [
         results.record(
-            row, at_scale(row.config, scale), measured[row.label], measured[row.compared_with]
+            row,
+            at_scale(row.config, scale) if row.config else "",
+            table.metrics,
+            measured[row.label],
+            measured[row.compared_with],
         )
         for row in table.rows
     ]
@@ -172,10 +214,10 @@ def _measure_accuracies(
 
 
 def _measure_times(
-    runner: Runner, table: Table, scale: str, seeds: int, folder: Path, extra: Sequence[str]
+    runner: Runner, table: Table, scale: str, seeds: int, folder: Path, given: Given
 ) -> tuple[list[dict[str, Any]], list[bool]]:
     """Returns (the rows of the JSON, whether each measurement succeeded); ignores the seeds."""
-    calls = times.calls(table, scale, folder, extra)
+    calls = times.calls(table, scale, folder, given.training)
     succeeded = runner.map(lambda call: times.measure(runner, call), calls)
     images = table.images.get(scale)
     rows = [row for call in calls for row in times.records(call, images)]

@@ -1,9 +1,9 @@
 """Formats the JSON of a table as Markdown: measured numbers beside the published ones.
 
-The JSON, called document here, is {"title", "source", "kind", "change", "corner", "averages",
-"notes", "scale", "command", "rows"}. The rows are those of `results.record` or `times.records`.
-Accuracies are fractions in the document and percent in the Markdown. Numbers that were not measured
-are blank.
+The JSON, called document here, is {"title", "source", "kind", "metrics", "change", "corner",
+"averages", "notes", "scale", "command", "rows"}. The rows are those of `results.record` or
+`times.records`. Metrics are fractions in the document and percent in the Markdown. Numbers that
+were not measured are blank.
 """
 
 import statistics
@@ -89,18 +89,23 @@ def _revision(state: Mapping[str, Any] | None) -> str:
 
 
 def _accuracy(document: Document) -> str:
-    titles = ["", "linear top-1, %", "kNN top-1, %", "seeds", "published"]
+    metrics, rows = document["metrics"], document["rows"]
+    # The paper has a number of one metric, or of each.
+    several = any(type(row["published"]) in (list, tuple) for row in rows)
+    of_paper = [f"published {title}" for title in metrics.values()] if several else ["published"]
+    titles = ["", *metrics.values(), "seeds", *of_paper]
     if document["change"]:
         titles.append(f"{document['change']} (95 % interval)")
     lines = []
-    for row in document["rows"]:
-        cells = [row["label"], _spread(row["linear_top1"]), _spread(row["knn_top1"])]
-        cells += [str(len(row["seeds"]) or ""), _published(row["published"])]
+    for row in rows:
+        cells = [row["label"], *(_spread(row[name]) for name in metrics)]
+        published = (row["published"] or [None] * len(metrics)) if several else [row["published"]]
+        cells += [str(len(row["seeds"]) or ""), *map(_published, published)]
         lines.append(cells + ([_change(row["change"])] if document["change"] else []))
     note = ""
     if document["change"]:
         note = (
-            "\nThe change is that of linear top-1 in points, the mean over the seeds that both "
+            "\nThe change is that of the first column in points, the mean over the seeds that both "
             "rows have; its interval is Student's.\n"
         )
     return markdown.table(titles, lines) + note

@@ -2,49 +2,59 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import special
 
 from iecl_jax import config as config_lib
+from iecl_jax.config import kinds
 from iecl_jax.tools.runs import Run
 from iecl_jax.tools.tables.rows import Row
 
-METRICS = ("linear_top1", "knn_top1")
 FACTS = ("config_sha256", "data", "protocol", "device", "versions", "git")
 
 
-def read(runs: Sequence[Run]) -> dict[str, Any]:
+def read(runs: Sequence[Run], metrics: Iterable[str]) -> dict[str, Any]:
     """Reads the results of the finished runs of one seed.
 
     Args:
-      runs: the pretraining and, if there is one, its linear evaluation.
+      runs: the pretraining, if there is one, and the evaluations that follow.
+      metrics: the names of the metrics. Of several runs with a metric, the last one counts.
 
     Returns:
-      METRICS in [0, 1] (None if not measured) and FACTS. "git" is a list with {"revision", "dirty"}
-      or None for each start of the runs; the other facts are single values. "config_sha256" leaves
-      out the seed and data.dir, so the seeds of a row share it.
+      The metrics in [0, 1] (None if not measured) and FACTS. "git" is a list with {"revision",
+      "dirty"} or None for each start of the runs; the other facts are single values.
+      "config_sha256" is of the first run and leaves out the seed and data.dir, so the seeds of a
+      row share it.
     """
     results, starts = (
         [json.loads((run.workdir / name).read_text()) for run in runs]
         for name in ("results.json", "provenance.json")
     )
     texts = [(run.workdir / "config.json").read_text() for run in runs]
-    config, *probes = [config_lib.from_json(text).to_dict() for text in texts]
+    configs = [config_lib.from_json(text).to_dict() for text in texts]
+    measured = {name: x for each in results for name, x in each["metrics"].items()}
     return {
-        "linear_top1": results[-1]["metrics"].get("linear_top1"),
-        "knn_top1": results[0]["metrics"].get("knn_top1"),
-        "config_sha256": _config_hash(config),
-        "data": f"{config['data']['name']} at {config['data']['image_size']} px, "
-        f"{config['encoder']['name']} of width {config['encoder']['width']}, "
-        f"{results[0]['steps']} steps of {config['train']['batch_size']} images",
-        "protocol": _protocol(config, probes),
+        **{name: measured.get(name) for name in metrics},
+        "config_sha256": _config_hash(configs[0]),
+        "data": _data(configs[0], results[0]["steps"]),
+        "protocol": _protocol({kinds.stem(config["job"]): config for config in configs}, metrics),
         "device": results[0]["device"],
         "versions": results[0]["versions"],
         "git": [start["git"] for each in starts for start in each],
     }
+
+
+def _data(config: Mapping[str, Any], steps: int) -> str:
+    """Describes the pretraining: its images, its network and its length."""
+    pretrain = config if config["job"] == "pretrain" else config["pretrain"]
+    network = f"{pretrain['encoder']['name']} of width {pretrain['encoder']['width']}"
+    if pretrain is not config:
+        return f"{network} without pretraining"
+    images = f"{config['data']['name']} at {config['data']['image_size']} px"
+    return f"{images}, {network}, {steps} steps of {config['train']['batch_size']} images"
 
 
 def _config_hash(config: Mapping[str, Any]) -> str:
@@ -53,22 +63,44 @@ def _config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def _protocol(config: Mapping[str, Any], probes: Sequence[Mapping[str, Any]]) -> str:
-    if probes:
-        probe = probes[0]["linear_probe"]
-        linear = (
+def _protocol(configs: Mapping[str, Mapping[str, Any]], metrics: Iterable[str]) -> str:
+    """Describes how the metrics come about, from the configs of the runs by job."""
+    told = []
+    if "linear_top1" in metrics and {"pretrain", "linear_probe"} & configs.keys():
+        told.append(f"linear: {_linear(configs)}")
+    if "knn_top1" in metrics and "pretrain" in configs:
+        k = configs["pretrain"]["eval"]["knn"]["k"]
+        told.append(f"kNN: {k} weighted neighbours among all training images")
+    trained = {job: config for job, config in configs.items() if "num_steps" in config.get(job, {})}
+    return "; ".join([*told, *(f"{job}: {_training(job, each)}" for job, each in trained.items())])
+
+
+def _linear(configs: Mapping[str, Mapping[str, Any]]) -> str:
+    if "linear_probe" in configs:
+        probe = configs["linear_probe"]["linear_probe"]
+        return (
             "of section 4.1, a classifier on augmented images through the frozen encoder, "
             f"{probe['num_epochs']} epochs of SGD with rate {probe['learning_rate']} at batch "
             f"{probe['batch_size']}, last epoch"
         )
-    else:
-        linear = (
-            "a classifier on the features of unaugmented images, "
-            f"{config['eval']['linear']['num_epochs']} epochs, its learning rate chosen on a tenth "
-            "of the training images"
-        )
-    neighbours = f"{config['eval']['knn']['k']} weighted neighbours among all training images"
-    return f"linear: {linear}; kNN: {neighbours}"
+    return (
+        "a classifier on the features of unaugmented images, "
+        f"{configs['pretrain']['eval']['linear']['num_epochs']} epochs, its learning rate chosen "
+        "on a tenth of the training images"
+    )
+
+
+def _training(job: str, config: Mapping[str, Any]) -> str:
+    """Describes a job that trains the whole network on images of its own."""
+    settings, data = config[job], config["data"]
+    images = f"the lists {data['train_split']} and {data['test_split']}"
+    images = "generated images" if data["generated"] and not data["dir"] else images
+    return (
+        f"the whole network, trained for {settings['num_steps']} steps of "
+        f"{settings['batch_size']} images at {settings['image_size']} px by "
+        f"{settings['optimizer']['name']} with rate {settings['optimizer']['learning_rate']}, "
+        f"last step, on {images}"
+    )
 
 
 def spread(values: Sequence[float]) -> dict[str, float | int | None] | None:
@@ -106,6 +138,7 @@ def change(
 def record(
     row: Row,
     config: str,
+    metrics: Iterable[str],
     measured: Mapping[int, Mapping[str, Any]],
     reference: Mapping[int, Mapping[str, Any]],
 ) -> dict[str, Any]:
@@ -113,15 +146,17 @@ def record(
 
     Args:
       row: the row.
-      config: its FILE:VARIANT at this scale.
+      config: its FILE:VARIANT at this scale; "" = nothing is pretrained.
+      metrics: the names of the metrics.
       measured: the results of `read` by seed; may be empty.
       reference: those of the row that it is compared with.
 
     Returns:
-      The fields of the row; "seeds"; "runs", METRICS by seed; the `spread` of each metric;
-      "change", the `change` of linear_top1; and for each of FACTS the list of distinct values.
+      The fields of the row; "seeds"; "runs", the metrics by seed; the `spread` of each metric;
+      "change", the `change` of the first one; and for each of FACTS the list of distinct values.
     """
-    by_seed = {name: _values(measured, name) for name in METRICS}
+    by_seed = {name: _values(measured, name) for name in metrics}
+    first = next(iter(by_seed))
     return {
         "label": row.label,
         "config": config,
@@ -129,9 +164,9 @@ def record(
         "published": row.published,
         "compared_with": row.compared_with,
         "seeds": sorted(measured),
-        "runs": {seed: {name: found[name] for name in METRICS} for seed, found in measured.items()},
+        "runs": {seed: {name: found[name] for name in by_seed} for seed, found in measured.items()},
         **{name: spread(list(values.values())) for name, values in by_seed.items()},
-        "change": change(by_seed["linear_top1"], _values(reference, "linear_top1")),
+        "change": change(by_seed[first], _values(reference, first)),
         **{name: different(_all_values(measured, name)) for name in FACTS},
     }
 

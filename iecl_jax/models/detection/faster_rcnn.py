@@ -153,7 +153,9 @@ class Detector(nn.Module):
             settings=self.settings.rpn,
             axis_name=self.axis_name,
         )
-        proposals, valid = self._propose(logits, deltas, anchors, image_size, "train")
+        rpn = self.settings.rpn
+        most = rpn.before_nms_train, rpn.after_nms_train
+        proposals, valid = self._propose(logits, deltas, anchors, image_size, most)
 
         def draw(*image):
             return roi_head.draw(*image, settings=self.settings.roi)
@@ -170,7 +172,9 @@ class Detector(nn.Module):
         """Returns the detections of each image; see the class for `image_size`."""
         pyramid = self.pyramid(stages)
         logits, deltas = self.rpn(pyramid)
-        proposals, valid = self._propose(logits, deltas, self.anchors(pyramid), image_size, "test")
+        rpn = self.settings.rpn
+        most = rpn.before_nms_test, rpn.after_nms_test
+        proposals, valid = self._propose(logits, deltas, self.anchors(pyramid), image_size, most)
         outputs = self.classify(pyramid, proposals)
 
         def finish(image):
@@ -178,9 +182,11 @@ class Detector(nn.Module):
 
         return jax.lax.map(finish, (*outputs, proposals, valid, image_size))
 
-    def _propose(self, logits, deltas, anchors, image_size, when: str):
-        """Returns (boxes, valid) of the proposals of all images."""
-        settings = self.settings.rpn
+    def _propose(self, logits, deltas, anchors, image_size, most: tuple[int, int]):
+        """Returns (boxes, valid) of the proposals of all images.
+
+        `most` are the numbers before and after suppression.
+        """
 
         def of_image(logits, deltas, image_size):
             return rpn_lib.propose(
@@ -188,9 +194,9 @@ class Detector(nn.Module):
                 deltas,
                 anchors,
                 image_size,
-                before_nms=settings[f"before_nms_{when}"],
-                after_nms=settings[f"after_nms_{when}"],
-                threshold=settings.nms_threshold,
+                before_nms=most[0],
+                after_nms=most[1],
+                threshold=self.settings.rpn.nms_threshold,
             )
 
         boxes, _, valid = jax.vmap(of_image)(logits, deltas, image_size)

@@ -88,12 +88,12 @@ def check(subject: Subject, settings: Any) -> None:
                 f"the image {name}: raise it."
             )
     if subject.params is not None:
-        dense_training.check_resume(subject, _task(subject, _frozen(settings)), settings)
+        dense_training.check_resume(subject, task_of(subject, _frozen(settings)), settings)
 
 
 def measure(subject: Subject, settings: Any) -> dict[str, Any]:
     """Trains, and returns RESULTS in [0, 1] and {"ap": {class: AP}}, with the last metrics."""
-    task = _task(subject, _frozen(settings))
+    task = task_of(subject, _frozen(settings))
     return dense_training.train(subject, task, settings)[1]
 
 
@@ -105,7 +105,8 @@ def _images(subject: Subject) -> voc.Splits:
 
 
 @functools.lru_cache(maxsize=1)
-def _task(subject: Subject, settings: Any) -> Task:
+def task_of(subject: Subject, settings: Any) -> Task:
+    """Returns the training of a subject; `settings` are frozen, so that it is built once."""
     images, reading = _images(subject), subject.own_data
     assert reading is not None
     encoder = backbone.of_subject(

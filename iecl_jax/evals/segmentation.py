@@ -72,12 +72,12 @@ def check(subject: Subject, settings: Any) -> None:
     """Raises ValueError if the images, the encoder or the devices do not fit the settings."""
     dense_training.check(NAME, settings, len(_images(subject).train))
     if subject.params is not None:
-        dense_training.check_resume(subject, _task(subject, _frozen(settings)), settings)
+        dense_training.check_resume(subject, task_of(subject, _frozen(settings)), settings)
 
 
 def measure(subject: Subject, settings: Any) -> dict[str, Any]:
     """Trains, and returns RESULTS in [0, 1] and {"iou": {class: IoU}}, with the last metrics."""
-    task = _task(subject, _frozen(settings))
+    task = task_of(subject, _frozen(settings))
     return dense_training.train(subject, task, settings)[1]
 
 
@@ -89,7 +89,8 @@ def _images(subject: Subject) -> voc.Splits:
 
 
 @functools.lru_cache(maxsize=1)
-def _task(subject: Subject, settings: Any) -> Task:
+def task_of(subject: Subject, settings: Any) -> Task:
+    """Returns the training of a subject; `settings` are frozen, so that it is built once."""
     images, reading = _images(subject), subject.own_data
     assert reading is not None  # as `_images` has made sure
     encoder = backbone.of_subject(

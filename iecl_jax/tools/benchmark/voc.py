@@ -59,7 +59,7 @@ def prepare(config: ml_collections.ConfigDict) -> tuple[Task, Any]:
     subject = jobs.load(config, "")
     evaluation.check(dataclasses.replace(subject, params=None), config[name])
     settings = ml_collections.FrozenConfigDict(config[name])
-    return evaluation._task(subject, settings), settings
+    return evaluation.task_of(subject, settings), settings
 
 
 def first_batch(task: Task, settings: Any) -> Any:

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -85,6 +86,8 @@ def test_a_run_that_was_killed_and_resumed_has_one_curve(tmp_path):
             writer.write_images(step, {"gallery": np.zeros((4, 4, 3), np.uint8)})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 50, "train/lo')
+    # Files of one second sort by a counter of this process, 10 before 9; a resumed run is later.
+    time.sleep(1)
     with writing(tmp_path, step=20) as writer:
         # The evaluations of the last step before the stop come again too.
         writer.write_scalars(20, {"eval/knn_top1": 0.5})

@@ -87,6 +87,8 @@ def test_every_old_config_is_that_of_today(every):
         now = config_lib.leaves(config_lib.load(flag))
         changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
         changed -= {"data.cache"}  # changes no batch, and every start may choose it
+        if flag.endswith(",small") and not flag.startswith("configs/study.py"):  # is longer now
+            changed -= {"train.num_steps", "checkpoint.every_steps", "diagnostics.every_steps"}
         if now.get("data.name") == "generated":  # was normalised as what it stands in for
             changed -= {"data.mean", "data.std"}
         assert not changed, (flag, changed)

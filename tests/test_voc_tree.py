@@ -28,7 +28,9 @@ def refused(root, needs="masks", **options):
 
 
 def said(caplog):
-    return [record.getMessage() for record in caplog.records]
+    """What was logged, without what is waited for, which depends on the level of the log."""
+    lines = [record.getMessage() for record in caplog.records]
+    return [line for line in lines if not line.endswith(" ...")]
 
 
 def test_masks(root):

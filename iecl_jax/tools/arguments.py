@@ -60,7 +60,8 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             self.error(self._unknown(unknown[0]))
         args.overrides = [*overrides, *after]
-        args.evaluations = [files.override(key, text) for key, text in of_evaluations]
+        if self._takes_evaluations:
+            args.evaluations = [files.override(key, text) for key, text in of_evaluations]
         return args
 
     def _unknown(self, word: str) -> str:

@@ -140,7 +140,7 @@ def test_identity_follows_images_truth_and_order(root):
 
 
 def test_without_lists_a_fifth_is_drawn_for_the_test(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="absl")
     root = voc_folder.make(tmp_path / "VOC", 10, lists=False)
     train, test = opened(root), opened(root, split="val")
     assert (len(train), len(test)) == (8, 2)
@@ -153,7 +153,7 @@ def test_without_lists_a_fifth_is_drawn_for_the_test(tmp_path, caplog):
 
 @pytest.mark.parametrize("gone, rest", [("val", ("im4", "im5")), ("train", ("im0", "im1"))])
 def test_without_one_list_the_other_leaves_the_rest(root, gone, rest, caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="absl")
     voc_folder.listed(root, "train", "im0\nim1\nim2\nim3")
     voc_folder.listed(root, "val", "im2\nim3\nim4\nim5")
     (root / "ImageSets" / "Main" / f"{gone}.txt").unlink()

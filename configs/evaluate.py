@@ -30,3 +30,23 @@ def evaluation_config(job: str, scale: str) -> ml_collections.ConfigDict:
     if scale:
         config.pretrain = imagenet_r50.get_config("100,smoke")
     return config
+
+
+def training_config(job: str, arg: str) -> tuple[ml_collections.ConfigDict, str]:
+    """Returns (config, scale) of a job that trains an encoder further, and an argument.
+
+    Without a checkpoint the encoder is untrained: at a scale, a narrow ResNet-18 for large images.
+    """
+    _, scale = common.parse_arg(
+        arg, default="checkpoint", choices=["checkpoint"], scales=common.SCALES
+    )
+    config = config_lib.new(job)
+    config.pretrain = imagenet_r50.get_config(f"100,simclr,{scale}" if scale else "100,simclr")
+    if scale:
+        config.pretrain.encoder.update({"name": "resnet18", "stem": "imagenet", "width": 16})
+        config.data.num_threads = 2
+    if scale == "smoke":
+        config.data.generated = True
+        config[job].update({"num_steps": 4, "eval_every_steps": 2, "save_every_steps": 2})
+        config[job].log_every_steps = 2
+    return config, scale

@@ -11,31 +11,22 @@ images.
 
 import ml_collections
 
-from iecl_jax import config as config_lib
-from iecl_jax.configs import common, imagenet_r50
+from iecl_jax.configs import evaluate
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    _, scale = common.parse_arg(
-        arg, default="checkpoint", choices=["checkpoint"], scales=common.SCALES
-    )
-    config = config_lib.new("detection")
-    config.pretrain = imagenet_r50.get_config(f"100,simclr,{scale}" if scale else "100,simclr")
+    config, scale = evaluate.training_config("detection", arg)
     job = config.detection
     if scale:
-        config.pretrain.encoder.update({"name": "resnet18", "stem": "imagenet", "width": 16})
         job.update({"batch_size": 4, "image_size": 192, "fpn_width": 64, "max_objects": 40})
         job.anchor_sizes = (16.0, 32.0, 64.0, 96.0, 160.0)
         job.rpn.update({"before_nms_train": 200, "after_nms_train": 200, "sampled": 128})
         job.rpn.update({"before_nms_test": 200, "after_nms_test": 200})
         job.roi.update({"hidden_dim": 256, "sampled": 64})
-        config.data.num_threads = 2
     if scale == "small":
         job.update({"num_steps": 600, "eval_every_steps": 200, "save_every_steps": 50})
     if scale == "smoke":
-        config.data.generated = True
-        job.update({"num_steps": 4, "eval_every_steps": 2, "save_every_steps": 2})
-        job.update({"image_size": 64, "log_every_steps": 2})
+        job.image_size = 64
         job.rpn.update({"before_nms_train": 50, "after_nms_train": 50, "sampled": 32})
         job.rpn.update({"before_nms_test": 50, "after_nms_test": 50})
         job.roi.update({"hidden_dim": 32, "sampled": 16})

@@ -8,7 +8,6 @@ import functools
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 from iecl_jax import console
@@ -72,25 +71,22 @@ def check(subject: Subject, settings: Any) -> None:
     """Raises ValueError if the images, the encoder or the devices do not fit the settings."""
     dense_training.check(NAME, settings, len(_images(subject).train))
     if subject.params is not None:
-        dense_training.check_resume(subject, task_of(subject, _frozen(settings)), settings)
+        dense_training.check_resume(subject, task_of(subject, settings), settings)
 
 
 def measure(subject: Subject, settings: Any) -> dict[str, Any]:
     """Trains, and returns RESULTS in [0, 1] and {"iou": {class: IoU}}, with the last metrics."""
-    task = task_of(subject, _frozen(settings))
+    task = task_of(subject, settings)
     return dense_training.train(subject, task, settings)[1]
-
-
-_frozen = ml_collections.FrozenConfigDict  # Unlike a ConfigDict, it can be the key of a cache.
 
 
 def _images(subject: Subject) -> voc.Splits:
     return voc.splits(subject, NAME, needs="masks")
 
 
-@functools.lru_cache(maxsize=1)
+@dense_training.built_once
 def task_of(subject: Subject, settings: Any) -> Task:
-    """Returns the training of a subject; `settings` are frozen, so that it is built once."""
+    """Returns the training of a subject."""
     images, reading = _images(subject), subject.own_data
     assert reading is not None  # as `_images` has made sure
     encoder = backbone.of_subject(

@@ -121,6 +121,20 @@ class Task(NamedTuple):
     words: Mapping[str, str]
 
 
+def built_once(make: Callable[[Subject, Any], Task]) -> Callable[[Subject, Any], Task]:
+    """Decorates a function from subject and settings to Task: the newest task is not built again.
+
+    The function gets frozen settings; `check` and `measure` of an evaluation so share a task.
+    """
+    cached = functools.lru_cache(maxsize=1)(make)
+
+    @functools.wraps(make)
+    def task_of(subject: Subject, settings: Any) -> Task:
+        return cached(subject, ml_collections.FrozenConfigDict(settings))
+
+    return task_of
+
+
 def check(name: str, settings: Any, num_images: int) -> None:
     """Raises ValueError if the batch does not fit the devices or the images, or a value another."""
     multiple(f"{name}.batch_size", settings.batch_size, jax.device_count(), "devices")

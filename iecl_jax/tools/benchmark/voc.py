@@ -58,8 +58,7 @@ def prepare(config: ml_collections.ConfigDict) -> tuple[Task, Any]:
     evaluation = kinds.load("evaluation", config.job, key="job")
     subject = jobs.load(config, "")
     evaluation.check(dataclasses.replace(subject, params=None), config[name])
-    settings = ml_collections.FrozenConfigDict(config[name])
-    return evaluation.task_of(subject, settings), settings
+    return evaluation.task_of(subject, config[name]), config[name]
 
 
 def first_batch(task: Task, settings: Any) -> Any:

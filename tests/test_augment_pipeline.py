@@ -91,7 +91,9 @@ def test_image_keys_fold_in_step_and_place():
     assert keys[0] != keys[1]
 
 
-@pytest.mark.parametrize("form", ["large", "small", "cropped"])
+@pytest.mark.parametrize(
+    "form", [pytest.param("large", marks=pytest.mark.slow), "small", "cropped"]
+)
 def test_views_added_do_not_change_the_first_two_bit_for_bit(form):
     images = {"large": some_images(6, 11, 9, 3), "small": some_images(6, SIZE, SIZE, 3)}.get(form)
     sizes = (SIZE, SIZE, 4)

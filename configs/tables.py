@@ -266,7 +266,7 @@ TABLES: dict[str, dict[str, Any]] = {
         ),
         "flags": {
             "smoke": ENCODER_2B,
-            "small": [*ENCODER_2B, "--config.data.image_size=32"],
+            "small": [*ENCODER_2B, "--config.data.image_size=64"],
         },
         "rows": TABLE_2B,
         "notes": NOTES_2B,

@@ -24,7 +24,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         job.rpn.update({"before_nms_test": 200, "after_nms_test": 200})
         job.roi.update({"hidden_dim": 256, "sampled": 64})
     if scale == "small":
-        job.update({"num_steps": 600, "eval_every_steps": 200, "save_every_steps": 50})
+        job.update({"num_steps": 1200, "eval_every_steps": 400, "save_every_steps": 200})
+        job.batch_size = 8
+        job.optimizer.update({"name": "adam", "learning_rate": 0.001})
     if scale == "smoke":
         job.image_size = 64
         job.rpn.update({"before_nms_train": 50, "after_nms_train": 50, "sampled": 32})

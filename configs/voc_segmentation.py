@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     if scale:
         job.update({"batch_size": 8, "image_size": 128, "head_channels": 64})
     if scale == "small":
-        job.update({"num_steps": 500, "eval_every_steps": 250, "save_every_steps": 125})
+        job.update({"num_steps": 1500, "eval_every_steps": 500, "save_every_steps": 250})
         job.update({"scale": (0.75, 1.5), "most_of_a_class": 1.0})
         job.optimizer.update({"name": "adam", "learning_rate": 0.001, "weight_decay": 1e-4})
     if scale == "smoke":

@@ -54,6 +54,6 @@ def test_it_is_checked_before_the_network_is_made(config, tmp_path, monkeypatch)
 
 def test_other_evaluations_have_the_folder_of_the_networks_images(tmp_path):
     other = config_lib.new("knn")
-    assert set(other.data) == {"dir", "cache"}
+    assert set(other.data) == {"name", "dir", "image_size", "cache", "mean", "std"}
     other.pretrain = tiny_run.get_config()
     assert jobs.load(other, str(tmp_path)).own_data is None

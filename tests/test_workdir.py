@@ -144,6 +144,7 @@ def write_results(path, **metrics):
         seconds=1.5,
         images_per_second=float("inf"),
         seed=42,
+        data={"name": "digits", "dir": "", "image_size": 8, "cache": "host"},
         params_digest="ab" * 32,
     )
 
@@ -162,9 +163,10 @@ def test_results_are_plain_finite_json_of_the_documented_keys(tmp_path):
     text = (tmp_path / "results.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == results
     assert set(results) == {
-        "job", "metrics", "steps", "seconds", "images_per_second", "seed", "params_digest",
-        "device", "versions",
+        "job", "metrics", "steps", "seconds", "images_per_second", "seed", "data",
+        "params_digest", "device", "versions",
     }  # fmt: skip
+    assert results["data"] == {"name": "digits", "dir": "", "image_size": 8}
     assert results["metrics"] == {
         "knn_top1": float(np.float32(0.1)),
         "loss": None,

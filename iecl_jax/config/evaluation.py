@@ -1,9 +1,39 @@
 """The settings of a job that evaluates a checkpoint."""
 
-from iecl_jax.config import kinds
+from iecl_jax.config import kinds, section
 from iecl_jax.config.pretrain import Data, Pretrain
-from iecl_jax.config.rules import SEED
+from iecl_jax.config.rules import CHANNELS_OR_NONE, PIXELS_OR_NONE, SCALES_OR_NONE, SEED
 from iecl_jax.config.section import Section, key, without
+
+
+class Images(Section):
+    """The images to evaluate on; by default those of the pretraining."""
+
+    name = key(
+        "",
+        None,
+        'the source, a name as a pretraining has it; "" = that of the pretraining, read as there',
+    )
+    dir = key(
+        "",
+        None,
+        'folder of the data; "" = that of the pretraining, or of TFDS if the source is another',
+    )
+    image_size = key(0, PIXELS_OR_NONE, "side in pixels of what the network gets; 0 = as trained")
+    cache = Data.cache
+    mean = key(
+        (), CHANNELS_OR_NONE, "mean per channel of values in [0, 1], subtracted; () = as trained"
+    )
+    std = key((), SCALES_OR_NONE, "standard deviation per channel, the divisor; () = as trained")
+
+    @staticmethod
+    def also(own, given):
+        """Returns how a named source is read: its own settings, and those of all sources."""
+        name = own["name"]
+        return type("Read", (kinds.settings("data", name), _READ), {}) if name else Section
+
+
+_READ = without(Data, *section.members(Images), "also")
 
 
 class Evaluation(Section):
@@ -20,11 +50,7 @@ class Evaluation(Section):
         True, None, "draw neighbours, feature map and classes if all features are computed anyway"
     )
 
-    class data(Section):
-        """The images to evaluate on."""
-
-        dir = key("", None, 'folder of the data; "" = the folder that the pretraining run used')
-        cache = Data.cache
+    data = Images
 
     @staticmethod
     def inside(own, given):

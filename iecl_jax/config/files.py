@@ -77,7 +77,7 @@ def parse(flag: str, arguments: Sequence[str]) -> Loaded:
     sentence = schema.unknown_key(config, given)
     if sentence:
         # A data set that does not exist has none of the settings that were meant for it.
-        if config.job == "pretrain":
+        if config.data.get("name"):
             kinds.check("data", config.data.name, config.data)
         raise ValueError(sentence)
     known, leaves = schema.keys(config), section.leaves(config)

@@ -162,8 +162,9 @@ def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 def _data_sections(config: ml_collections.ConfigDict) -> list[ml_collections.ConfigDict]:
-    """Returns the sections of a config that name a data source."""
-    found = (config.get("data"), config.get("pretrain", {}).get("data"))
+    """Returns the sections of a config that name a pretraining's data source."""
+    own = config.get("data") if config.get("job", "pretrain") == "pretrain" else None
+    found = (own, config.get("pretrain", {}).get("data"))
     return [data for data in found if data is not None and "name" in data]
 
 

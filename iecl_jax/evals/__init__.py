@@ -3,7 +3,8 @@
 `load` returns the encoder of a run, for images of one's own.
 
 `eval.names` lists the evaluations of a training. `job` is the evaluation of a checkpoint. Both name
-a file of this folder or the path of any other `.py` file with the same contents. An evaluation has
+a file of this folder or the path of any other `.py` file with the same contents. A job evaluates on
+the images of the pretraining, or on those that `config.data.name` names. An evaluation has
 
     Settings                     a Section with its keys. Inherit from `parts.schedule.Every` or
                                  `AtEnd`, which add the key `when`: when to run during training

@@ -30,6 +30,7 @@ _PACKAGES = (
     "jax jaxlib flax optax orbax-checkpoint grain tensorflow-datasets clu matfree numpy".split()  # noqa: SIM905
 )
 _DIFFERENCES_SHOWN = 5
+_OF_IMAGES = ("name", "dir", "image_size")  # settings that results.json repeats
 # Settings that change how fast images are read and nothing of what they are: each start may differ.
 _FREE = ("data.cache:", "data.num_threads:", "data.prefetch:")
 
@@ -144,6 +145,7 @@ def write_results(
     seconds: float,
     images_per_second: float,
     seed: int,
+    data: Mapping[str, Any],
     params_digest: str,
 ) -> dict[str, Any]:
     """Writes WORKDIR/results.json, replacing an earlier one, and returns what was written.
@@ -156,6 +158,7 @@ def write_results(
       seconds: wall time of the job, of all its starts, each up to its last checkpoint.
       images_per_second: training images per second of wall time, over all devices.
       seed: `config.seed`.
+      data: the settings of the images; "name", "dir" and "image_size" are written if it has them.
       params_digest: `seal.digest(state.params)`.
 
     Returns:
@@ -170,6 +173,7 @@ def write_results(
             "seconds": seconds,
             "images_per_second": images_per_second,
             "seed": seed,
+            "data": {name: data[name] for name in _OF_IMAGES if name in data},
             "params_digest": params_digest,
             "device": device_description(),
             "versions": versions(),

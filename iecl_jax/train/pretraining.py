@@ -225,6 +225,7 @@ def pretrain(
         seconds=run.seconds,
         images_per_second=run.log.images_per_second,
         seed=config.seed,
+        data=config.data,
         params_digest=digest(run.state.params),
     )
 

@@ -4,11 +4,13 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
 from iecl_jax import config as config_lib
-from iecl_jax import console, methods
+from iecl_jax import console, data, methods
 from iecl_jax.config import kinds
+from iecl_jax.config.rules import multiple
 from iecl_jax.evals.parts import overview, results
 from iecl_jax.evals.parts.encoder import SplitEncoder
 from iecl_jax.evals.parts.subject import Subject
@@ -58,6 +60,7 @@ def run(
         seconds=seconds,
         images_per_second=work.images / seconds,
         seed=config.seed,
+        data=subject.config.data if subject.own_data is None else subject.own_data,
         params_digest=digest(subject.params if work.params is None else work.params),
     )
     if jax.process_index() == 0:
@@ -73,9 +76,9 @@ def load(config: ml_collections.ConfigDict, run_dir: str, *, allow_change: bool 
     """Returns the network that a job's config names, with its data set.
 
     `config.checkpoint` is a workdir or one of its checkpoints. If it is empty, the network is that
-    of `config.pretrain`, initialised but not trained. `config.data.dir`, if set, replaces the
-    folder of the data in the pretraining config, unless the job has images of its own. For
-    `allow_change` see `Subject`.
+    of `config.pretrain`, initialised but not trained. `config.data` says which images replace those
+    of the pretraining, see `with_images`, unless the job has images of its own. For `allow_change`
+    see `Subject`.
     """
     return _with(*_opened(config, run_dir, allow_change=allow_change))
 
@@ -90,23 +93,70 @@ def _opened(
     else:
         pretrain = ml_collections.ConfigDict(config.pretrain.to_dict())
     own = hasattr(kinds.load("evaluation", config.job, key="job"), "Data")
-    if not own:
-        with pretrain.unlocked():
-            pretrain.data.dir = config.data.dir or pretrain.data.dir
-            pretrain.data.cache = config.data.cache
-    config_lib.check_pretrain(pretrain, num_devices=1)
+    trained = pretrain.data.image_size
+    if own:
+        config_lib.check_pretrain(pretrain, num_devices=1)
+    else:
+        pretrain = with_images(pretrain, config.data)
     method = methods.make(pretrain, total_steps=1)
-    encoder = SplitEncoder(pretrain, method)
+    if weights and pretrain.data.image_size != trained:
+        _require_fit(method, weights, pretrain.data.image_size, trained)
     subject = Subject(
         pretrain,
         method,
-        encoder,
+        SplitEncoder(pretrain, method),
         run_dir,
         config.seed,
         allow_change=allow_change,
         own_data=config.data if own else None,
     )
     return subject, weights
+
+
+def with_images(
+    pretrain: ml_collections.ConfigDict, images: ml_collections.ConfigDict
+) -> ml_collections.ConfigDict:
+    """Returns the pretraining config of a network, checked, with other images to evaluate on.
+
+    The network keeps the mean and standard deviation with which it was trained, and its size of the
+    images, unless `images` has others.
+
+    Args:
+      pretrain: the config with which the network was trained.
+      images: `config.data` of the evaluation, see `config.evaluation.Images`.
+
+    Raises:
+      ValueError: the images do not exist, or a setting does not fit them or the network.
+    """
+    found = config_lib.choose(pretrain, {"data.name": images.name or pretrain.data.name})
+    if images.name:
+        found.data.update(images)
+    same = found.data.name == pretrain.data.name
+    found.data.dir = images.dir or (pretrain.data.dir if same else "")
+    found.data.cache, found.data.image_size = images.cache, pretrain.data.image_size
+    if images.name or images.mean or images.std:
+        mean, std = data.statistics(pretrain.data)
+        found.data.mean, found.data.std = images.mean or mean, images.std or std
+    config_lib.check_pretrain(found, num_devices=1)
+    if images.image_size not in (0, found.data.image_size):
+        if found.saib.enabled:
+            patch = found.saib.patch_size
+            multiple("data.image_size", images.image_size, patch, "pixels of SAIB's patches")
+        found.data.image_size = images.image_size
+        kinds.check("encoder", found.encoder.name, found, 1)
+    return found
+
+
+def _require_fit(method: methods.Method, weights: dict[str, Any], size: int, trained: int) -> None:
+    """Raises ValueError unless the network takes images of `size` pixels."""
+    images = jnp.zeros((1, size, size, 3))
+    try:
+        jax.eval_shape(method.encode, weights["params"], weights["method_state"], images)
+    except Exception as error:
+        raise ValueError(
+            f"data.image_size={size} does not fit the network, which only takes the {trained} "
+            "pixels that it was trained with: take it out."
+        ) from error
 
 
 def _with(subject: Subject, weights: dict[str, Any]) -> Subject:

@@ -55,7 +55,7 @@ class Subject:
     """A network, its data set, and its features, which the evaluations of one step share.
 
     Attributes:
-      config: the pretraining config of the network.
+      config: the pretraining config of the network; its `data` is that of the images here.
       method: the method of that config.
       encoder: opens the splits of the data set and encodes them.
       run_dir: folder to which an evaluation may write files.

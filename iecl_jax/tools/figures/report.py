@@ -28,6 +28,7 @@ from iecl_jax.tools.figures.sections import Section
 
 NAME = "report.html"
 _ABSENT = "n/a"
+_IMAGES = "{data.name}, {data.image_size} px"
 _PICTURES = {
     "gallery": "Source images, the two views, SAIB's output for the query view on the scale of its "
     "input, and what SAIB added to it.",
@@ -106,7 +107,7 @@ def _header(name: str, config: Any, starts: Any, results: Any) -> str:
         "SAIB": _saib(config),
         "Encoder": _encoder(at(config, "encoder")),
         "Checkpoint": checkpoint if isinstance(checkpoint, str) else None,
-        "Data": _text(config, "{data.name}, {data.image_size} px"),
+        "Data": next(filter(None, (_text(each, _IMAGES) for each in (results, config))), None),
         "Training": _text(
             config, "batches of {train.batch_size}, {optimizer.name}, {train.precision}"
         ),
@@ -156,7 +157,7 @@ def _text(config: Any, template: str) -> str | None:
     """Returns the template with config values for its {dotted.keys}; None if one is missing."""
     for piece in template.split("{")[1:]:
         key = piece.split("}")[0]
-        if at(config, key) is None:
+        if at(config, key) in (None, ""):
             return None
         template = template.replace("{" + key + "}", str(at(config, key)))
     return template

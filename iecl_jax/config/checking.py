@@ -81,6 +81,7 @@ def check_pretrain(config: ml_collections.ConfigDict, num_devices: int) -> None:
     if config.saib.enabled:
         _check_saib(config, batch // num_devices)
     _check_bn_group(config, batch // num_devices)
+    _check_parts(config, batch // num_devices)
     _check_sizes(config)
     multiple(
         "checkpoint.keep_every_steps",
@@ -166,6 +167,22 @@ def _check_bn_group(config: ml_collections.ConfigDict, per_device: int) -> None:
         raise ValueError(
             f"encoder.bn_group={group} neither divides nor is a multiple of the {per_device} "
             "images of a device: choose one that does."
+        )
+
+
+def _check_parts(config: ml_collections.ConfigDict, per_device: int) -> None:
+    """Raises ValueError unless each part of `train.accumulate` has whole BN groups."""
+    parts, group = config.train.accumulate, config.encoder.bn_group
+    if parts == 1:
+        return
+    share = f"train.batch_size={config.train.batch_size} over the devices, the images of a device"
+    divides("train.accumulate", parts, share, per_device)
+    images = per_device // parts
+    if not group or images % group:
+        raise ValueError(
+            f"train.accumulate={parts} needs an encoder.bn_group that divides the {images} images "
+            f"of a part, and it is {group}: batch norm needs all images of a group at once. Set "
+            f"encoder.bn_group={images}, which changes the statistics of batch norm."
         )
 
 

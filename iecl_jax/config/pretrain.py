@@ -102,6 +102,11 @@ class Train(Section):
         ("float32", "bfloat16", "float16"),
         "type of the activations; parameters are float32",
     )
+    accumulate = key(
+        1,
+        FEW,
+        "parts of the images of a device that pass the encoder one after another, for less memory",
+    )
     steps_per_call = key(1, FEW, "largest number of steps in one call of the device")
     log_every_steps = key(100, COUNT, "steps between two entries of the log")
 

@@ -54,8 +54,8 @@ def make(
 ) -> Momentum:
     """Builds the momentum network.
 
-    It reads config.{encoder, projector, train.precision} and config.method.{ema, batch_stats}. It
-    has the subtrees `follows` of the online network; `forward` uses its encoder and projector.
+    It reads config.{encoder, projector, train} and config.method.{ema, batch_stats}. It has the
+    subtrees `follows` of the online network; `forward` uses its encoder and projector.
     """
     network = Network(build.encoder(config, axis_name), build.projector(config, axis_name))
     schedule = coefficient(config.method.ema, total_steps)
@@ -80,6 +80,7 @@ def make(
             views,
             running_views=len(views),
             shared=shared,
+            parts=config.train.accumulate,
         )
         return outputs["projection"], state | {"momentum": momentum | {"batch_stats": stats}}
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 from flax import linen as nn
@@ -146,6 +147,7 @@ def make(
             views,
             running_views=running_views,
             shared=shared,
+            parts=config.train.accumulate,
         )
 
     def forward(params: Tree, state: Tree, views: Views) -> tuple[Outputs, Tree]:
@@ -190,6 +192,7 @@ def apply_views(
     *,
     running_views: int,
     shared: bool = False,
+    parts: int = 1,
 ) -> tuple[dict[str, Float32[Array, "V b _"]], Tree]:
     """Encodes V views in training mode; returns ("pooled" and what the heads return, statistics).
 
@@ -205,6 +208,10 @@ def apply_views(
       shared: False gives each view its own BN statistics. If it is True, all views of one size
         share them in the encoder and all views in the heads, and so all views of the first size
         move the encoder's running ones (the program of Caron et al. 2020).
+      parts: number of parts of the images that pass the encoder one after another. The backward
+        pass encodes each part again, so the activations of one part are in memory at a time. The
+        results are those of one part, because BN groups lie within a part; `train.accumulate` is
+        checked for that. (Gao et al. 2021 do the same for the loss of pairs, as GradCache.)
     """
 
     def mode(count: int) -> dict[str, Any]:
@@ -212,26 +219,42 @@ def apply_views(
         own = {"num_views": count, "running_views": min(running_views, count)}
         return {"train": True, "mutable": ["batch_stats"]} | (many if shared else own)
 
+    def encode(views: Float32[Array, "V b H W 3"]):
+        count = len(views)
+        variables = {"params": params, "batch_stats": batch_stats}
+        rows = _rows(views, shared)
+        outputs, updated = network.apply(variables, rows, **mode(count), method="encode")
+        return _views(outputs["pooled"], count, shared), updated.get("batch_stats", {})
+
     pooled: list[Float32[Array, "_ b _"]] = []
-    first = {"params": params, "batch_stats": batch_stats}
+    moved: Tree = {}
     for _, group in groupby(views, key=lambda view: view.shape):
-        alike = list(group)
-        images = _rows(jnp.stack(alike), shared)
-        outputs, updated = network.apply(first, images, **mode(len(alike)), method="encode")
+        found, updated = _in_parts(encode, jnp.stack([*group]), parts)
         # Evaluation sees images of the first size, so only these move the running statistics. And
         # the spectral vectors move once: the kernels of a step are the same for every size.
-        if not pooled:
-            batch_stats = updated.get("batch_stats", {})
-        pooled.append(_views(outputs["pooled"], len(alike), shared))
+        moved = moved if pooled else updated
+        pooled.append(found)
     everything = pooled[0] if len(pooled) == 1 else jnp.concatenate(pooled)
     heads, updated = network.apply(
-        {"params": params, "batch_stats": batch_stats},
+        {"params": params, "batch_stats": moved},
         _rows(everything, shared),
         **mode(len(views)),
         method="heads",
     )
     split = {name: _views(values, len(views), shared) for name, values in heads.items()}
     return {"pooled": everything} | split, updated.get("batch_stats", {})
+
+
+def _in_parts(
+    encode: Callable[[Any], tuple[Any, Tree]], views: Float32[Array, "V b H W 3"], parts: int
+) -> tuple[Float32[Array, "V b F"], Tree]:
+    """Returns what `encode` does, (features [V, b, F], statistics), from parts of the images."""
+    if parts == 1:
+        return encode(views)
+    split = views.reshape(len(views), parts, -1, *views.shape[2:]).swapaxes(0, 1)
+    found, stats = jax.lax.map(jax.checkpoint(encode), split)
+    joined = found.swapaxes(0, 1).reshape(len(views), -1, found.shape[-1])
+    return joined, jax.tree.map(lambda each: each.mean(0), stats)
 
 
 def _rows(views: Float32[Array, "V b ..."], shared: bool) -> Float32[Array, "rows ..."]:

@@ -1,9 +1,9 @@
 """Our ResNets under the names of torchvision and timm, and back.
 
 A ResNet has the same names in torchvision, timm, and the code of MoCo, SwAV, DINO and VICReg:
-`conv1.weight` [out, in, h, w], `bn1.{weight,bias,running_mean,running_var}`, `layer1.0.conv1.weight`,
-`layer1.0.downsample.{0,1}.*`, and `fc.*`. They put a prefix before the names, such as
-`module.encoder_q.`, and heads beside them.
+`conv1.weight` [out, in, h, w], `bn1.{weight,bias,running_mean,running_var}`,
+`layer1.0.conv1.weight`, `layer1.0.downsample.{0,1}.*`, and `fc.*`. They put a prefix before the
+names, such as `module.encoder_q.`, and heads beside them.
 """
 
 import functools
@@ -27,7 +27,7 @@ _LEAVES = {
 }
 _COUNTER = "num_batches_tracked"
 _STEMS = {7: "imagenet", 3: "cifar"}
-# The first convolution of the first block; in torch's Sequential of a ResNet's parts it has numbers.
+# The first convolution of the first block. In torch's Sequential of the parts, they have numbers.
 _FIRST_BLOCK = re.compile(r"(.*\.)?(layer1|4)\.0\.conv1\.weight")
 _SEQUENTIAL = {"0": "conv1", "1": "bn1", **{str(i + 3): f"layer{i}" for i in (1, 2, 3, 4)}}
 # Of a pair of networks, the one that follows the other has one of these words in its prefix.

@@ -1,4 +1,4 @@
-"""Files of named arrays from and for other programs: .safetensors and .npz. Nothing is unpickled."""
+"""Files of named arrays from and for other programs: .safetensors and .npz, and no pickles."""
 
 import json
 import shlex
@@ -19,7 +19,8 @@ _CONVERT = (
     "import torch; from safetensors.torch import save_file; "
     "d = torch.load({source!r}, map_location='cpu', weights_only=True); "
     "d = d.get('state_dict', d.get('model', d)); "
-    "save_file({{k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}}, {target!r})"
+    "d = {{k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}}; "
+    "save_file(d, {target!r})"
 )
 
 

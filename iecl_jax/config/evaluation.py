@@ -43,7 +43,9 @@ class Evaluation(Section):
         "knn", None, "the evaluation: a file name of iecl_jax/evals or the path of a .py file"
     )
     seed = key(42, SEED, "seed of all random numbers")
-    checkpoint = key("", None, "workdir of a pretraining run, or one of its checkpoints/STEP")
+    checkpoint = key(
+        "", None, "workdir of a pretraining run, one of its checkpoints/STEP, or a file of weights"
+    )
     best = key(False, None, "take the workdir's checkpoint with the best kNN top-1, not the newest")
 
     pictures = key(

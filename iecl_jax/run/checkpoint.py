@@ -31,7 +31,7 @@ from jax.experimental import multihost_utils
 from iecl_jax import config as config_lib
 from iecl_jax.config import paths
 from iecl_jax.data import files
-from iecl_jax.run import distributed, seal, stored
+from iecl_jax.run import distributed, foreign, seal, stored
 
 _UNFINISHED = (".orbax-checkpoint-tmp", ".deleting")
 _EVALUATION_FIELDS = ("step", "params", "method_state")
@@ -310,7 +310,8 @@ def load_for_evaluation(
     """Returns the config and the weights of a checkpoint, without the optimizer's state.
 
     Args:
-      path: a WORKDIR, or one checkpoint WORKDIR/checkpoints/STEP.
+      path: a WORKDIR, one checkpoint WORKDIR/checkpoints/STEP, or a file of weights (see
+        `foreign.load`), of which only the encoder is known.
       step: a step of that WORKDIR; None = the newest whole checkpoint.
       best: if True, takes the checkpoint with the highest `knn_top1` instead of the newest.
 
@@ -323,6 +324,10 @@ def load_for_evaluation(
       ValueError: there is no such checkpoint, or it is damaged.
     """
     path = paths.local("config.checkpoint", path).absolute()
+    if foreign.is_foreign(path):
+        if best:
+            raise ValueError(f"best=True chooses a checkpoint of a run, and {path} is a file.")
+        return foreign.load(path)
     if path.name.isdigit() and path.parent.name == "checkpoints":
         if best:
             raise ValueError(

@@ -16,7 +16,7 @@ from typing import Any
 import ml_collections
 
 from iecl_jax.config import files, paths
-from iecl_jax.run import workdir
+from iecl_jax.run import foreign, workdir
 
 _LONGEST, _KEPT = 100, 80  # characters of a whole name, and of one that ends in a digest
 
@@ -40,7 +40,7 @@ def default_folder(
     run = evaluated
     if evaluated.name.isdigit() and evaluated.parent.name == "checkpoints":
         run, changed = evaluated.parent.parent, changed | {"step": int(evaluated.name)}
-    if os.access(run, os.W_OK):
+    if os.access(run, os.W_OK) and not foreign.is_foreign(evaluated):
         folder = run / "evals" / name(flag, changed)
     else:
         folder = Path("runs", name(flag, changed | {"checkpoint": str(evaluated)}))

@@ -33,6 +33,11 @@ def told(flag, *arguments):
         (DIGITS, ["objective.entropy.neighbors=2"], "objective.entropy.estimator='coding_rate'"),
         (DIGITS, ["method.enqueue=both"], "method.queue_size=0"),
         (DIGITS, ["method.smooth.k=3"], "method.smooth.mass=0.0"),
+        (
+            "configs/evaluate.py:few_labels",
+            ["few_labels.draws=3", "few_labels.list=mine.txt"],
+            "few_labels.list='mine.txt'",
+        ),
         (DIGITS, ["method.ema.end=0.9"], "method.ema.schedule='constant'"),
         (
             DIGITS,
@@ -66,6 +71,7 @@ def test_what_is_read_or_was_not_changed_is_not_named():
 def test_each_way_out_is_one():
     others = ["configs/resnet18.py:cifar10,swav", "configs/linear_probe.py"]
     others += ["configs/voc_segmentation.py", "configs/voc_detection.py"]
+    others += ["configs/evaluate.py:few_labels"]
     configs = [config_lib.load(flag) for flag in (BYOL, DIGITS, *others)]
     keys = [name for config in configs for name in config_lib.leaves(config)]
     for reader in idle.READERS:

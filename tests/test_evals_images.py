@@ -11,6 +11,7 @@ from iecl_jax import config as config_lib
 from iecl_jax import data
 from iecl_jax.configs import evaluate, knn
 from iecl_jax.evals.parts import jobs
+from iecl_jax.evals.parts.images import with_images
 
 CIFAR = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
@@ -38,14 +39,14 @@ def _folder(tmp_path):
 
 
 def test_without_a_name_they_are_those_of_the_pretraining(pretrain):
-    found = jobs.with_images(pretrain, images("cache=host"))
+    found = with_images(pretrain, images("cache=host"))
     assert found.data.cache == "host"
     found.data.cache = pretrain.data.cache
     assert found == pretrain
 
 
 def test_the_network_keeps_its_own_statistics_and_size(pretrain, folder):
-    found = jobs.with_images(pretrain, images("name=image_folder", f"dir={folder}", "bit_depth=12"))
+    found = with_images(pretrain, images("name=image_folder", f"dir={folder}", "bit_depth=12"))
     assert (found.data.name, found.data.dir, found.data.bit_depth) == (
         *("image_folder", str(folder), 12),
     )
@@ -61,7 +62,7 @@ def test_the_statistics_of_a_source_are_no_default_of_an_evaluation(pretrain):
     config = config_lib.new("knn")
     config.data.mean = (0.485, 0.456, 0.406)  # of the source that has no name of its own
     assert config_lib.from_json(config_lib.to_json(config)) == config
-    found = jobs.with_images(pretrain, config.data)
+    found = with_images(pretrain, config.data)
     assert data.statistics(found.data) == (config.data.mean, data.statistics(pretrain.data)[1])
 
 
@@ -78,7 +79,7 @@ def test_the_statistics_of_a_source_are_no_default_of_an_evaluation(pretrain):
 def test_the_folder_is_that_of_the_same_source(pretrain, monkeypatch, name, there, here, found):
     monkeypatch.setattr("iecl_jax.config.kinds.check", lambda *_: None)
     pretrain.data.update({"name": "cifar10", "dir": there})
-    used = jobs.with_images(pretrain, images(f"name={name}", f"dir={here}"))
+    used = with_images(pretrain, images(f"name={name}", f"dir={here}"))
     assert used.data.dir == found
     assert used.data.name == (name or "cifar10")
 
@@ -103,7 +104,7 @@ def test_old_configs_of_evaluations_have_no_other_images():
 def test_what_does_not_exist_or_fit_is_one_sentence(pretrain, changes, words):
     pretrain.saib.patch_size = 4
     with pytest.raises(ValueError, match=words):
-        jobs.with_images(pretrain, images(*changes))
+        with_images(pretrain, images(*changes))
     with pytest.raises(ValueError, match=r"no key 'data.alhpa': did you mean data.alpha"):
         images("name=generated", "alhpa=drop")
     with pytest.raises(ValueError, match=r"no key 'data.alpha'"):

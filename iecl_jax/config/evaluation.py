@@ -52,11 +52,9 @@ class Evaluation(Section):
         True, None, "draw neighbours, feature map and classes if all features are computed anyway"
     )
 
-    data = Images
-
     @staticmethod
     def inside(own, given):
-        """Returns the section of the evaluation, and that of its images if it has its own.
+        """Returns the section of the images and that of the evaluation.
 
         If the config has a section `pretrain`, which builds an untrained network in the place of a
         checkpoint, that section is returned too.
@@ -65,5 +63,5 @@ class Evaluation(Section):
         # A job runs once, so the schedule of a training means nothing to it.
         settings = getattr(evaluation, "Job", None) or without(evaluation.Settings, "when")
         untrained = {"pretrain": Pretrain} if "pretrain" in given else {}
-        images = {"data": evaluation.Data} if hasattr(evaluation, "Data") else {}
+        images = {"data": getattr(evaluation, "Data", Images)}
         return images | {kinds.stem(own["job"]): settings} | untrained

@@ -85,6 +85,7 @@ READERS = (
     Reader(
         r"linear_probe\.(?:learning_rate|augment\..+)", "linear_probe.cached", "False", _is(False)
     ),
+    Reader(r"((?:eval\.)?few_labels)\.(?:shares|draws)", "{}.list", "''", _is("")),
     Reader(_TRAINED + r"schedule\.power", "{}.schedule.decay", "'poly'", _is("poly")),
     Reader(_TRAINED + r"schedule\.end_factor", "{}.schedule.decay", "'poly'", _is_not("drops")),
     Reader(_TRAINED + r"schedule\.drop_\w+", "{}.schedule.decay", "'drops'", _is("drops")),

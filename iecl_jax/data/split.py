@@ -27,6 +27,7 @@ class Record(NamedTuple):
 
     image: images.Source
     label: int  # -1 = unlabelled
+    name: str = ""  # of the file; "" = that of the path, or none
 
 
 class BrokenFiles:
@@ -244,7 +245,7 @@ def keep_classes(name: str, split: Split, class_names: Sequence[str]) -> Split:
 
     def read(indices: Indices) -> list[Record]:
         records = split.read(kept[np.asarray(indices)])
-        return [Record(image, int(new_label[label])) for image, label in records]
+        return [each._replace(label=int(new_label[each.label])) for each in records]
 
     return dataclasses.replace(
         split,

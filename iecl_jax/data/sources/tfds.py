@@ -2,8 +2,9 @@
 
 import os
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -134,7 +135,8 @@ def open_records(name: str, directory: str, *splits: str) -> Split:
                 f"{path / _FEATURES} has {len(class_names)} classes, but a record has the label "
                 f"{max(labels)}: {again}"
             )
-        return [Record(example["image"], at) for example, at in zip(examples, labels)]
+        names = [_file_name(example) for example in examples]
+        return [Record(x["image"], at, name) for x, at, name in zip(examples, labels, names)]
 
     def read_labels() -> np.ndarray:
         if not class_names:
@@ -151,6 +153,12 @@ def open_records(name: str, directory: str, *splits: str) -> Split:
         is_train=split == "train",
         facts={"version": path.name, "split": split},
     )
+
+
+def _file_name(example: Mapping[str, Any]) -> str:
+    """Returns the name of an image's file, which for example ImageNet has, or ""."""
+    name = example.get("file_name", "")
+    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def check_files(path: Path, name: str, directory: str) -> None:

@@ -176,7 +176,9 @@ def choose_and_test(
     return result
 
 
-def split_holdout(labels: np.ndarray, *, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_holdout(
+    labels: np.ndarray, *, share: float, seed: int | tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
     """Splits the labelled examples into two parts, every class in the same proportion.
 
     From a class with n > 1 examples, round(share * n) are held out, at least 1 and at most n - 1.
@@ -185,7 +187,7 @@ def split_holdout(labels: np.ndarray, *, share: float, seed: int) -> tuple[np.nd
     Args:
       labels: int [N]; examples labelled -1 are in neither part.
       share: between 0 and 1, exclusive.
-      seed: non-negative.
+      seed: non-negative; several numbers are a seed too.
 
     Returns:
       (indices kept, indices held out), int64, sorted.

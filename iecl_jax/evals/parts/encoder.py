@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from iecl_jax import config as config_lib
 from iecl_jax import console, data
 from iecl_jax.data import augment
 from iecl_jax.evals.measures import features
@@ -37,7 +38,8 @@ class SplitEncoder:
         self, config: ml_collections.ConfigDict, method: Method, pretrain: data.Split | None = None
     ):
         """Compiles nothing yet. `pretrain` is the split of that name, if it is already open."""
-        self._config = config
+        self._config, self._method = config, method
+        self._others: dict[str, SplitEncoder] = {}
         self._devices = jax.local_devices()
         self._opened: dict[str, data.Split] = {} if pretrain is None else {"pretrain": pretrain}
         transform = augment.make_eval_transform(
@@ -48,6 +50,13 @@ class SplitEncoder:
             return method.encode(params, method_state, transform(images))["pooled"]
 
         self._encode = jax.pmap(pooled, in_axes=(None, None, 0), devices=self._devices)
+
+    def on(self, config: ml_collections.ConfigDict) -> "SplitEncoder":
+        """Returns the encoder of the same network for the images of another config."""
+        images = config_lib.to_json(config.data)
+        if images not in self._others:
+            self._others[images] = SplitEncoder(config, self._method)
+        return self._others[images]
 
     @property
     def num_devices(self) -> int:

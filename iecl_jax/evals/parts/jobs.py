@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import ml_collections
 
 from iecl_jax import config as config_lib
-from iecl_jax import console, data, methods
+from iecl_jax import console, methods
 from iecl_jax.config import kinds
-from iecl_jax.config.rules import multiple
 from iecl_jax.evals.parts import overview, results
 from iecl_jax.evals.parts.encoder import SplitEncoder
+from iecl_jax.evals.parts.images import with_images
 from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.run import command_line, metrics_file, workdir
 from iecl_jax.run.checkpoint import load_for_evaluation
@@ -77,8 +77,8 @@ def load(config: ml_collections.ConfigDict, run_dir: str, *, allow_change: bool 
 
     `config.checkpoint` is a workdir or one of its checkpoints. If it is empty, the network is that
     of `config.pretrain`, initialised but not trained. `config.data` says which images replace those
-    of the pretraining, see `with_images`, unless the job has images of its own. For `allow_change`
-    see `Subject`.
+    of the pretraining, see `images.with_images`, unless the job has images of its own. For
+    `allow_change` see `Subject`.
     """
     return _with(*_opened(config, run_dir, allow_change=allow_change))
 
@@ -111,40 +111,6 @@ def _opened(
         own_data=config.data if own else None,
     )
     return subject, weights
-
-
-def with_images(
-    pretrain: ml_collections.ConfigDict, images: ml_collections.ConfigDict
-) -> ml_collections.ConfigDict:
-    """Returns the pretraining config of a network, checked, with other images to evaluate on.
-
-    The network keeps the mean and standard deviation with which it was trained, and its size of the
-    images, unless `images` has others.
-
-    Args:
-      pretrain: the config with which the network was trained.
-      images: `config.data` of the evaluation, see `config.evaluation.Images`.
-
-    Raises:
-      ValueError: the images do not exist, or a setting does not fit them or the network.
-    """
-    found = config_lib.choose(pretrain, {"data.name": images.name or pretrain.data.name})
-    if images.name:
-        found.data.update(images)
-    same = found.data.name == pretrain.data.name
-    found.data.dir = images.dir or (pretrain.data.dir if same else "")
-    found.data.cache, found.data.image_size = images.cache, pretrain.data.image_size
-    if images.name or images.mean or images.std:
-        mean, std = data.statistics(pretrain.data)
-        found.data.mean, found.data.std = images.mean or mean, images.std or std
-    config_lib.check_pretrain(found, num_devices=1)
-    if images.image_size not in (0, found.data.image_size):
-        if found.saib.enabled:
-            patch = found.saib.patch_size
-            multiple("data.image_size", images.image_size, patch, "pixels of SAIB's patches")
-        found.data.image_size = images.image_size
-        kinds.check("encoder", found.encoder.name, found, 1)
-    return found
 
 
 def _require_fit(method: methods.Method, weights: dict[str, Any], size: int, trained: int) -> None:

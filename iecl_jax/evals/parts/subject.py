@@ -11,6 +11,7 @@ import optax
 from iecl_jax import data
 from iecl_jax.config import section
 from iecl_jax.evals.parts.encoder import Encode, SplitEncoder
+from iecl_jax.evals.parts.images import with_images
 from iecl_jax.methods import Method
 from iecl_jax.train import state as train_state
 
@@ -85,6 +86,11 @@ class Subject:
     def at(self, params: Any, method_state: Any) -> "Subject":
         """Returns a Subject with other weights, whose features are not computed yet."""
         return dataclasses.replace(self, params=params, method_state=method_state)
+
+    def on(self, images: ml_collections.ConfigDict) -> "Subject":
+        """Returns the same network with other images; see `images.with_images` for the argument."""
+        config = with_images(self.config, images)
+        return dataclasses.replace(self, config=config, encoder=self.encoder.on(config))
 
     def untrained(self) -> "Subject":
         """Returns a Subject with the initial weights of the training."""

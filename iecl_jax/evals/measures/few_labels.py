@@ -93,3 +93,28 @@ def draw_labels(labels: np.ndarray, *, labels_per_class: int, seed: int, draw: i
             )
         rows.append(rng.choice(members, labels_per_class, replace=False))
     return np.sort(np.concatenate(rows))
+
+
+def draw_share(labels: np.ndarray, *, share: float, seed: int, draw: int = 0) -> np.ndarray:
+    """Draws a share of the examples of every class without replacement, at least one of each.
+
+    Args:
+      labels: int [N]; -1 is no class.
+      share: more than 0, at most 1; of n examples of a class, round(share * n) are drawn.
+      seed, draw: non-negative; each pair gives an independent draw.
+
+    Returns:
+      The indices of the drawn examples, int64, sorted.
+
+    Raises:
+      ValueError: share is out of range.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"the share of the labels is {share}: take more than 0 and at most 1.")
+    labels = np.asarray(labels)
+    rng = np.random.default_rng((seed, draw))
+    rows = [np.empty(0, np.int64)]
+    for label in np.unique(labels[labels >= 0]):
+        members = np.flatnonzero(labels == label)
+        rows.append(rng.permutation(members)[: max(1, round(share * len(members)))])
+    return np.sort(np.concatenate(rows))

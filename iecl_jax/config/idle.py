@@ -44,7 +44,7 @@ def _positive(value: Any) -> bool:
     return not isinstance(value, int | float) or value > 0
 
 
-_TRAINED = r"(segmentation|detection)\."  # the jobs that train a network of their own
+_TRAINED = r"(segmentation|detection|finetune)\."  # the jobs that train a network of their own
 _ENTROPY = r"objective\.entropy\."
 READERS = (
     Reader(r"train\.num_epochs", "train.num_steps", "0", _is(0)),
@@ -89,6 +89,7 @@ READERS = (
     Reader(_TRAINED + r"schedule\.power", "{}.schedule.decay", "'poly'", _is("poly")),
     Reader(_TRAINED + r"schedule\.end_factor", "{}.schedule.decay", "'poly'", _is_not("drops")),
     Reader(_TRAINED + r"schedule\.drop_\w+", "{}.schedule.decay", "'drops'", _is("drops")),
+    Reader(r"finetune\.num_epochs", "finetune.num_steps", "0", _is(0)),
     Reader(r"segmentation\.head_channels", "segmentation.head", "'deeplab'", _is("deeplab")),
     Reader(r"data\.(?:classes|box_origin|(?:train|test)_split)", "data.dir", "FOLDER", bool),
     Reader(r"data\.generated", "data.dir", "''", _is("")),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -227,6 +228,20 @@ def concatenate(name: str, splits: Sequence[Split]) -> Split:
             name: [split.facts.get(name) for split in splits]
             for name in dict.fromkeys(name for split in splits for name in split.facts)
         },
+    )
+
+
+def subset(split: Split, indices: np.ndarray) -> Split:
+    """Returns the images at some places, int [n]; the facts get a digest of the places."""
+    chosen = np.asarray(indices, np.int64)
+    places = hashlib.sha256(chosen.tobytes()).hexdigest()
+    return dataclasses.replace(
+        split,
+        length=len(chosen),
+        read=lambda indices: split.read(chosen[np.asarray(indices)]),
+        read_labels=lambda: split.labels[chosen],
+        is_train=False,
+        facts={**split.facts, "places": places},
     )
 
 

@@ -4,7 +4,6 @@ The measure is the mean over the classes of VOC's average precision at IoU 0.5, 
 and later) and at 11 points (VOC 2007), beside that of COCO. See docs/voc.md.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -19,11 +18,11 @@ from iecl_jax.data.voc.annotation import ORIGINS
 from iecl_jax.data.voc.tree import Tree
 from iecl_jax.evals.measures import average_precision
 from iecl_jax.evals.measures.average_precision import Detections
-from iecl_jax.evals.parts import backbone, dense_training, voc
-from iecl_jax.evals.parts.dense_training import Optimizer, Schedule, Task, Training
+from iecl_jax.evals.parts import backbone, training, voc
 from iecl_jax.evals.parts.detector import Network, Predictor
 from iecl_jax.evals.parts.schedule import AtEnd
 from iecl_jax.evals.parts.subject import Subject
+from iecl_jax.evals.parts.training import Optimizer, Schedule, Task, Training
 from iecl_jax.evals.pictures import dense as pictures
 from iecl_jax.evals.pictures import style
 from iecl_jax.models.detection import faster_rcnn
@@ -78,7 +77,7 @@ def check(subject: Subject, settings: Any) -> None:
     """Raises ValueError if the images, the encoder or the devices do not fit the settings."""
     faster_rcnn.check(NAME, settings)
     images = _images(subject)
-    dense_training.check(NAME, settings, len(images.train))
+    training.check(NAME, settings, len(images.train))
     for index, name in enumerate(images.train.ids):
         count = len(images.train.objects(index).labels)
         if count > settings.max_objects:
@@ -87,20 +86,20 @@ def check(subject: Subject, settings: Any) -> None:
                 f"the image {name}: raise it."
             )
     if subject.params is not None:
-        dense_training.check_resume(subject, task_of(subject, settings), settings)
+        training.check_resume(subject, task_of(subject, settings), settings)
 
 
 def measure(subject: Subject, settings: Any) -> dict[str, Any]:
     """Trains, and returns RESULTS in [0, 1] and {"ap": {class: AP}}, with the last metrics."""
     task = task_of(subject, settings)
-    return dense_training.train(subject, task, settings)[1]
+    return training.train(subject, task, settings)[1]
 
 
 def _images(subject: Subject) -> voc.Splits:
     return voc.splits(subject, NAME, needs="boxes")
 
 
-@dense_training.built_once
+@training.built_once
 def task_of(subject: Subject, settings: Any) -> Task:
     """Returns the training of a subject."""
     images, reading = _images(subject), subject.own_data
@@ -122,10 +121,8 @@ def task_of(subject: Subject, settings: Any) -> Task:
         params={"encoder": encoder.params, "head": network.init(jax.random.key(subject.seed))},
         stats={"encoder": encoder.stats, "head": {}},
         loss=network.loss,
-        read=functools.partial(read, images.train, settings, subject.seed),
+        open_batches=voc.batches(subject, images.train, read, settings),
         images=images.train.identity,
-        num_threads=reading.num_threads,
-        prefetch=reading.prefetch,
         evaluate=evaluation.scores,
         draw=evaluation.draw,
         words=RESULTS,

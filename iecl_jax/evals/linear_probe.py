@@ -16,7 +16,6 @@ import ml_collections
 import numpy as np
 
 from iecl_jax import data
-from iecl_jax.config.pretrain import View
 from iecl_jax.config.rules import (
     BELOW_ONE,
     COUNT,
@@ -26,10 +25,12 @@ from iecl_jax.config.rules import (
     RATES,
     multiple,
 )
-from iecl_jax.config.section import Section, key, with_defaults
+from iecl_jax.config.section import Section, key
 from iecl_jax.data import augment
 from iecl_jax.evals import linear
 from iecl_jax.evals.measures import linear_probe
+from iecl_jax.evals.parts import crop_and_flip
+from iecl_jax.evals.parts.crop_and_flip import CropAndFlip
 from iecl_jax.evals.parts.encoder import replicate
 from iecl_jax.evals.parts.schedule import AtEnd
 from iecl_jax.evals.parts.subject import Subject
@@ -42,22 +43,6 @@ from iecl_jax.train.loop import Run, check_total, train
 from iecl_jax.train.step import AXIS
 
 RESULTS = linear.RESULTS
-
-
-class CropAndFlip(View):
-    """The view that the classifier is trained on: only random resized crop and horizontal flip."""
-
-    @staticmethod
-    def inside(own, given):
-        """Returns the settings of each operator, with the defaults of this view."""
-        changed: dict[str, dict[str, Any]] = {
-            "crop": {"scale": (0.08, 1.0)},
-            "jitter": {"prob": 0.0},
-            "gray": {"prob": 0.0},
-            "blur": {"prob": 0.0},
-        }
-        found = View.inside(own, given)
-        return {name: with_defaults(each, changed.get(name, {})) for name, each in found.items()}
 
 
 class Job(Section):
@@ -144,7 +129,10 @@ def train_on_stream(subject: Subject, settings: Any) -> linear_probe.Params:
       FloatingPointError: the loss is not finite.
       SystemExit: see `loop.train`.
     """
-    config, images = _stream_config(subject, settings), subject.split("train")
+    images = subject.split("train")
+    config = crop_and_flip.stream_config(
+        subject.config, settings.augment, batch_size=settings.batch_size, seed=subject.seed
+    )
     checkpointer, terms, total_steps = _resumable(subject, settings)
     tx = linear_probe.probe_optimizer(
         settings.learning_rate,
@@ -203,14 +191,6 @@ def _resumable(subject: Subject, settings: Any) -> tuple[Checkpointer, Terms, in
     )
     checkpointer = Checkpointer(_folder(subject), keep=1, keep_best=0, config=record)
     return checkpointer, terms, settings.num_epochs * terms.steps_per_epoch
-
-
-def _stream_config(subject: Subject, settings: Any) -> ml_collections.ConfigDict:
-    """Returns the pretraining config with seed, batch size and single view of the classifier."""
-    config = ml_collections.ConfigDict(subject.config.to_dict())
-    config.seed, config.train.batch_size = subject.seed, settings.batch_size
-    config.augment.update({"views": ("anchor",), "anchor": settings.augment})
-    return config
 
 
 def _new_probe(subject: Subject, weights: Any, tx: Any) -> linear_probe.ProbeState:

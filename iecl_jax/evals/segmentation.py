@@ -4,7 +4,6 @@ The measure is the mean IoU over the classes, at the images' own size, of one co
 the whole test split. See docs/voc.md.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -19,11 +18,11 @@ from iecl_jax.data.crops import view_generator
 from iecl_jax.data.voc.mask import IGNORED
 from iecl_jax.data.voc.tree import Tree
 from iecl_jax.evals.measures import confusion
-from iecl_jax.evals.parts import backbone, dense_training, voc
-from iecl_jax.evals.parts.dense_training import Task, Training
+from iecl_jax.evals.parts import backbone, training, voc
 from iecl_jax.evals.parts.schedule import AtEnd
 from iecl_jax.evals.parts.segmenter import Network, Predictor
 from iecl_jax.evals.parts.subject import Subject
+from iecl_jax.evals.parts.training import Task, Training
 from iecl_jax.evals.pictures import dense as pictures
 from iecl_jax.evals.pictures import style
 from iecl_jax.models import deeplab
@@ -69,22 +68,22 @@ class Settings(AtEnd, Job):
 
 def check(subject: Subject, settings: Any) -> None:
     """Raises ValueError if the images, the encoder or the devices do not fit the settings."""
-    dense_training.check(NAME, settings, len(_images(subject).train))
+    training.check(NAME, settings, len(_images(subject).train))
     if subject.params is not None:
-        dense_training.check_resume(subject, task_of(subject, settings), settings)
+        training.check_resume(subject, task_of(subject, settings), settings)
 
 
 def measure(subject: Subject, settings: Any) -> dict[str, Any]:
     """Trains, and returns RESULTS in [0, 1] and {"iou": {class: IoU}}, with the last metrics."""
     task = task_of(subject, settings)
-    return dense_training.train(subject, task, settings)[1]
+    return training.train(subject, task, settings)[1]
 
 
 def _images(subject: Subject) -> voc.Splits:
     return voc.splits(subject, NAME, needs="masks")
 
 
-@dense_training.built_once
+@training.built_once
 def task_of(subject: Subject, settings: Any) -> Task:
     """Returns the training of a subject."""
     images, reading = _images(subject), subject.own_data
@@ -108,10 +107,8 @@ def task_of(subject: Subject, settings: Any) -> Task:
         params={"encoder": encoder.params, "head": head["params"]},
         stats={"encoder": encoder.stats, "head": head["batch_stats"]},
         loss=network.loss,
-        read=functools.partial(read, images.train, settings, subject.seed),
+        open_batches=voc.batches(subject, images.train, read, settings),
         images=images.train.identity,
-        num_threads=reading.num_threads,
-        prefetch=reading.prefetch,
         evaluate=evaluation.scores,
         draw=evaluation.draw,
         words=RESULTS,

@@ -27,6 +27,7 @@ FIXED = {
         "the checkpoint's network was built with it"
     ),
     r"(\w+\.)?optimizer\.name": "the checkpoint holds the statistics of the other optimizer",
+    r"finetune\.layer_decay": "the checkpoint holds the rates",
     r"linear_probe\.feature_norm": "the classifier was trained on other features",
 }
 

@@ -8,6 +8,19 @@ import numpy as np
 _PAIRS = 20
 
 
+def top(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Returns the share, in [0, 1], of the labels that are among the k largest logits.
+
+    Args:
+      logits: float [N, C]. Of equal logits, the first come first.
+      labels: int [N]; examples labelled -1 are not counted.
+      k: from 1 to C.
+    """
+    known = labels >= 0
+    largest = np.argsort(-logits[known], axis=1, kind="stable")[:, :k]
+    return float((largest == labels[known, None]).any(axis=1).mean())
+
+
 def per_class(predicted: np.ndarray, truth: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     """Returns the accuracy of each class and the most frequent confusions.
 

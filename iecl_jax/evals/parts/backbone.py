@@ -70,13 +70,19 @@ def of_subject(
                 f"{config.encoder.name} does not have: set {name}.{key}={usual}."
             )
     module = build.encoder(config, AXIS)
-    apply = functools.partial(build.encoder(config).apply, train=False)
-    images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
-    found: Any = jax.eval_shape(apply, {"params": params, "batch_stats": stats}, images)
-    missing = [stage for stage in stages if getattr(found.get(stage), "ndim", 0) != 4]
-    if missing:
+    if missing := _missing(config, params, stats, stages):
         raise ValueError(
             f"{name} needs maps of an encoder, and {config.encoder.name} does not return "
             f"{' and '.join(missing)}: evaluate another encoder, such as a ResNet."
         )
     return Backbone(config, module, *jax.device_get((params, stats)))
+
+
+def _missing(config: Any, params: Any, stats: Any, stages: Sequence[str]) -> list[str]:
+    """Returns the stages that the encoder does not return as maps."""
+    if not stages:
+        return []
+    apply = functools.partial(build.encoder(config).apply, train=False)
+    images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    found: Any = jax.eval_shape(apply, {"params": params, "batch_stats": stats}, images)
+    return [stage for stage in stages if getattr(found.get(stage), "ndim", 0) != 4]

@@ -49,7 +49,7 @@ class Network:
         return jax.device_get(init(key, variables))
 
     def loss(self, params: Any, stats: Any, batch: Any, keys: jax.Array) -> Any:
-        """Returns (loss, (new stats, metrics)) of a batch; see `dense_training.Task.loss`.
+        """Returns (loss, (new stats, metrics)) of a batch; see `training.Task.loss`.
 
         The loss is the sum of the four of Faster R-CNN.
         """

@@ -1,6 +1,5 @@
 """Opens the splits of a data set and encodes them with a frozen encoder."""
 
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -28,6 +27,21 @@ def replicate(tree: Any) -> Any:
     return jax.device_put(jax.device_get(tree), NamedSharding(mesh, PartitionSpec()))
 
 
+def over_devices(mapped: Callable[..., jax.Array], *weights: Any) -> Encode:
+    """Returns a function: images uint8 [b, H, W, 3] -> float32 [b, F], over the local devices.
+
+    b must be a multiple of their number. `mapped` is a pmapped function of the weights, which are
+    the same on all devices, and of the images [D, b / D, H, W, 3].
+    """
+    copies = replicate(weights)
+
+    def encode(images: np.ndarray) -> Any:
+        parts = images.reshape(jax.local_device_count(), -1, *images.shape[1:])
+        return mapped(*copies, parts).reshape(len(images), -1)
+
+    return encode
+
+
 class SplitEncoder:
     """Encodes the splits of a config's data set on the devices of this process.
 
@@ -40,7 +54,6 @@ class SplitEncoder:
         """Compiles nothing yet. `pretrain` is the split of that name, if it is already open."""
         self._config, self._method = config, method
         self._others: dict[str, SplitEncoder] = {}
-        self._devices = jax.local_devices()
         self._opened: dict[str, data.Split] = {} if pretrain is None else {"pretrain": pretrain}
         transform = augment.make_eval_transform(
             config.data.image_size, *data.statistics(config.data)
@@ -49,7 +62,7 @@ class SplitEncoder:
         def pooled(params, method_state, images):
             return method.encode(params, method_state, transform(images))["pooled"]
 
-        self._encode = jax.pmap(pooled, in_axes=(None, None, 0), devices=self._devices)
+        self._encode = jax.pmap(pooled, in_axes=(None, None, 0), devices=jax.local_devices())
 
     def on(self, config: ml_collections.ConfigDict) -> "SplitEncoder":
         """Returns the encoder of the same network for the images of another config."""
@@ -61,7 +74,7 @@ class SplitEncoder:
     @property
     def num_devices(self) -> int:
         """The number of devices, of which the number of images encoded at once is a multiple."""
-        return len(self._devices)
+        return jax.local_device_count()
 
     def split(self, name: str) -> data.Split:
         """Returns the split "pretrain", "train" or "test"; raises ValueError if there is none."""
@@ -100,12 +113,7 @@ class SplitEncoder:
         b must be a multiple of the number of devices.
         """
         weights = ({"online": params["online"]}, {"online": method_state.get("online", {})})
-        return functools.partial(self._run, *replicate(weights))
-
-    def _run(self, params, method_state, images: np.ndarray):
-        parts = images.reshape(len(self._devices), -1, *images.shape[1:])
-        encoded = self._encode(params, method_state, parts)
-        return encoded.reshape(len(images), -1)
+        return over_devices(self._encode, *weights)
 
     def features_of_pretrain(self, params: Any, method_state: Any) -> np.ndarray:
         """Returns the features float32 [N, F] of the training images, in their order."""

@@ -60,7 +60,7 @@ class Network:
         return outputs["logits"]
 
     def loss(self, params: Any, stats: Any, batch: Any, keys: jax.Array) -> Any:
-        """Returns (loss, (new stats, metrics)) of a batch; see `dense_training.Task.loss`.
+        """Returns (loss, (new stats, metrics)) of a batch; see `training.Task.loss`.
 
         The loss is the cross-entropy over the pixels that have a class, of logits that are
         upsampled bilinearly to the size of the image, plus that of the auxiliary head.

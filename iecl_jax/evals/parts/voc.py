@@ -1,6 +1,7 @@
 """The images of the jobs on PASCAL VOC: a folder in its layout, or generated ones."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -8,6 +9,7 @@ import ml_collections
 from iecl_jax import console
 from iecl_jax.config.rules import FEW, FEW_OR_NONE
 from iecl_jax.config.section import Section, key
+from iecl_jax.data import stream
 from iecl_jax.data.voc import generated, tree
 from iecl_jax.evals.parts.subject import Subject
 
@@ -59,6 +61,26 @@ def splits(subject: Subject, name: str, *, needs: str) -> Splits:
 def _opened(settings: Any, needs: str, seed: int) -> Splits:
     with console.waiting("Opening the images"):
         return open_splits(settings, needs=needs, seed=seed)
+
+
+def batches(
+    subject: Subject, split: tree.Tree, read: Callable[..., Any], settings: Any
+) -> Callable[..., stream.Stream]:
+    """Returns the batches of training images for `training.Task`.
+
+    `read` is called as read(split, settings, seed, index, step, place), see `stream.of_examples`.
+    """
+    reading = subject.own_data
+    assert reading is not None  # as `splits` has made sure
+    return functools.partial(
+        stream.of_examples,
+        functools.partial(read, split, settings, subject.seed),
+        len(split),
+        batch_size=settings.batch_size,
+        seed=subject.seed,
+        num_threads=reading.num_threads,
+        prefetch=reading.prefetch,
+    )
 
 
 def open_splits(settings: Any, *, needs: str, seed: int) -> Splits:

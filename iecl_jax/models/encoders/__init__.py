@@ -8,6 +8,9 @@ A file of an encoder defines
     NAMES                           the architectures that it makes (only in this package)
     check(config, num_devices)      raises ValueError for settings that do not fit together
                                     (optional)
+    depth(name)                     the place from input to output, from 0, of the part of the
+                                    network with this name among the parameters: so fine-tuning can
+                                    lower the rates of early parts (optional)
 
 The module is called as
 

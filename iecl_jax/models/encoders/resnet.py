@@ -56,6 +56,13 @@ def make(config: ml_collections.ConfigDict, *, axis_name: str | None = None) -> 
     return of_blocks(config, *ARCHITECTURES[config.encoder.name], axis_name=axis_name)
 
 
+def depth(name: str) -> int:
+    """Returns the stage of the part of this name: 0 = stem, 1 to 4, 5 = the layer after pooling."""
+    if name.startswith("layer"):
+        return int(name[len("layer") : name.index("_")])
+    return 5 if name == "feature" else 0
+
+
 def of_blocks(
     config: ml_collections.ConfigDict,
     stages: tuple[int, ...],

@@ -20,8 +20,8 @@ import numpy as np
 from iecl_jax import config as config_lib
 from iecl_jax import console
 from iecl_jax.config import kinds, own_files
-from iecl_jax.evals.parts import dense_training, jobs
-from iecl_jax.evals.parts.dense_training import Task
+from iecl_jax.evals.parts import jobs, training
+from iecl_jax.evals.parts.training import Task
 from iecl_jax.run import command_line, runtime, workdir
 from iecl_jax.tools import arguments
 from iecl_jax.tools.benchmark import parts, program, report, timing
@@ -43,7 +43,7 @@ def prepare(config: ml_collections.ConfigDict) -> tuple[Task, Any]:
     """Returns (task, settings) of a job that trains, with its untrained network.
 
     Raises:
-      ValueError: the job is invalid, or does not train as `dense_training` does.
+      ValueError: the job is invalid, or does not train as `training` does.
     """
     name = kinds.stem(config.job)
     trains = config.job != "pretrain" and "num_steps" in config.get(name, {})
@@ -61,20 +61,18 @@ def prepare(config: ml_collections.ConfigDict) -> tuple[Task, Any]:
     return evaluation.task_of(subject, config[name]), config[name]
 
 
-def first_batch(task: Task, settings: Any) -> Any:
-    """Returns a batch on the host: arrays [D, b, ...] on all D devices."""
-    count, devices = settings.batch_size, jax.device_count()
-    rows = [task.read(place, 0, place) for place in range(count)]
-    stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), stacked)
+def first_batch(task: Task) -> Any:
+    """Returns the first batch: arrays [D, b, ...] on all D devices."""
+    with task.open_batches(start=0) as batches:
+        return next(batches)
 
 
 def measure(task: Task, settings: Any, seed: int, args: argparse.Namespace) -> report.Record:
     """Returns the values of `program.arithmetic` and `program.memory`, and of `report.speed`."""
-    step = dense_training.mapped_step(task, settings)
-    batch, key = first_batch(task, settings), np.uint32(seed)
+    step = training.mapped_step(task, settings)
+    batch, key = first_batch(task), np.uint32(seed)
     with console.waiting("Compiling the step"):
-        current = dense_training.first_state(task, settings)
+        current = training.first_state(task, settings)
         jaxpr = jax.make_jaxpr(step)(current, batch, key).jaxpr
         lowered = step.lower(current, batch, key)
         compiled: Any = lowered.compile()

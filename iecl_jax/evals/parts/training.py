@@ -8,7 +8,7 @@ bit for bit; the global batch, not the number of devices, decides what is traine
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,8 @@ from iecl_jax.config.rules import (
     multiple,
 )
 from iecl_jax.config.section import Section, key
-from iecl_jax.data import augment, stream
+from iecl_jax.data import augment
+from iecl_jax.data.stream import Stream
 from iecl_jax.evals.parts import results
 from iecl_jax.evals.parts.encoder import replicate
 from iecl_jax.evals.parts.subject import Subject
@@ -44,6 +45,7 @@ from iecl_jax.train import state as train_state
 from iecl_jax.train.state import TrainState
 from iecl_jax.train.step import AXIS, gradients, unless_overflow
 
+T = TypeVar("T")
 Loss = tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]
 PLACES = Rule(
     lambda shares: all(0 < share < 1 for share in shares), "() or numbers between 0 and 1"
@@ -99,12 +101,16 @@ class Task(NamedTuple):
       loss: (params, stats, batch [b], keys [b]) -> (loss of this device, (new stats, metrics)). The
         keys are the images' own. BN and counts are over the devices of `train.step.AXIS`; the mean
         of the losses over the devices is that of the global batch.
-      read: (index, step, place) -> the arrays of an image, see `data.stream.of_examples`.
+      open_batches: called with start=N, returns the batches of `batch_size` images from number N.
       images: what identifies the training images, JSON values; "images" is their number.
-      num_threads, prefetch: of reading.
       evaluate: variables (params, stats) on the devices -> scores.
       draw: (params, stats) -> pictures uint8 [h, w, 3] by name.
       words: {score: description}, see RESULTS in `evals`; told after each evaluation.
+      part: a name, if a job trains several times from the same encoder: of the folder.
+      rates: float32 [], the peak learning rate of each parameter, like `params`; None = all have
+        `optimizer.learning_rate`. They are part of the state, so that trainings with other rates
+        share the compiled step.
+      way_out: a sentence that says what to do if the loss is not finite; "" = lower the rate.
     """
 
     name: str
@@ -112,27 +118,28 @@ class Task(NamedTuple):
     params: Any
     stats: Any
     loss: Callable[[Any, Any, Any, jax.Array], Loss]
-    read: Callable[[int, int, int], Mapping[str, np.ndarray]]
+    open_batches: Callable[..., Stream]
     images: Mapping[str, Any]
-    num_threads: int
-    prefetch: int
     evaluate: Callable[[Any, Any], Mapping[str, Any]]
     draw: Callable[[Any, Any], Mapping[str, np.ndarray]]
     words: Mapping[str, str]
+    part: str = ""
+    rates: Any = None
+    way_out: str = ""
 
 
-def built_once(make: Callable[[Subject, Any], Task]) -> Callable[[Subject, Any], Task]:
-    """Decorates a function from subject and settings to Task: the newest task is not built again.
+def built_once(make: Callable[[Subject, Any], T]) -> Callable[[Subject, Any], T]:
+    """Decorates a function from subject and settings: the newest result is not made again.
 
     The function gets frozen settings; `check` and `measure` of an evaluation so share a task.
     """
     cached = functools.lru_cache(maxsize=1)(make)
 
     @functools.wraps(make)
-    def task_of(subject: Subject, settings: Any) -> Task:
+    def made_once(subject: Subject, settings: Any) -> T:
         return cached(subject, ml_collections.FrozenConfigDict(settings))
 
-    return task_of
+    return made_once
 
 
 def check(name: str, settings: Any, num_images: int) -> None:
@@ -165,8 +172,8 @@ def check_resume(subject: Subject, task: Task, settings: Any) -> None:
 def train(subject: Subject, task: Task, settings: Any) -> tuple[TrainState, dict[str, Any]]:
     """Trains to the end, from the newest checkpoint if there is one.
 
-    Checkpoints and log are in RUN_DIR/training-DIGEST, where DIGEST identifies the weights of the
-    encoder at the start; a training that starts from others gets its own folder.
+    Checkpoints and log are in RUN_DIR/training-DIGEST[-PART], where DIGEST identifies the weights
+    of the encoder at the start; a training that starts from others gets its own folder.
 
     Returns:
       (the trained state, the scores at the end).
@@ -182,15 +189,7 @@ def train(subject: Subject, task: Task, settings: Any) -> tuple[TrainState, dict
         checkpointer=checkpointer,
         state=first_state(task, settings),
         steps=lambda state, batches: mapped(state, *batches, seed),
-        open_batches=functools.partial(
-            stream.of_examples,
-            task.read,
-            task.images["images"],
-            batch_size=settings.batch_size,
-            seed=subject.seed,
-            num_threads=task.num_threads,
-            prefetch=task.prefetch,
-        ),
+        open_batches=task.open_batches,
         total=settings.num_steps,
         steps_per_epoch=terms.steps_per_epoch,
         batch_size=settings.batch_size,
@@ -211,7 +210,7 @@ def train(subject: Subject, task: Task, settings: Any) -> tuple[TrainState, dict
         last = loop.train(run, [log, actions.SaveFirst(save, measuring), *measuring, save])
     except FloatingPointError as error:
         setting = f"{task.name}.optimizer.learning_rate"
-        lower = f"Lower {setting}={settings.optimizer.learning_rate}."
+        lower = task.way_out or f"Lower {setting}={settings.optimizer.learning_rate}."
         raise FloatingPointError(f"{error} {lower}") from error
     work = subject.work
     work.steps, work.images = run.total, run.total * settings.batch_size
@@ -243,8 +242,14 @@ def learning_rate(settings: Any) -> optax.Schedule:
     return rate
 
 
-def optimizer(settings: Any, rate: optax.Schedule) -> optax.GradientTransformation:
-    """Returns the optimizer, see `Optimizer`."""
+def optimizer(
+    settings: Any, rate: optax.Schedule, rates: Any = None
+) -> optax.GradientTransformation:
+    """Returns the optimizer, see `Optimizer`.
+
+    With `rates`, see `Task`, each update is multiplied by the rate of its parameter: every update
+    of `optim.plain` is proportional to the rate, which should be 1 at its peak then.
+    """
     given = settings.optimizer
 
     def mask(params):
@@ -255,7 +260,18 @@ def optimizer(settings: Any, rate: optax.Schedule) -> optax.GradientTransformati
     tx = optim.plain(given, rate, given.weight_decay, mask)
     if given.clip_norm:
         tx = optax.chain(optax.clip_by_global_norm(given.clip_norm), tx)
+    if rates is not None:
+        tx = optax.chain(tx, _multiplied(rates))
     return tx
+
+
+def _multiplied(factors: Any) -> optax.GradientTransformation:
+    """Returns the multiplication of each update by its factor, which the state holds."""
+
+    def update(updates, state, params=None):
+        return jax.tree.map(jnp.multiply, updates, state), state
+
+    return optax.GradientTransformation(lambda _: jax.tree.map(jnp.asarray, factors), update)
 
 
 def step(
@@ -281,7 +297,8 @@ def step(
     new = TrainState(state.step + 1, params, found.carried, opt_state, found.scale)
     new, of_scale = unless_overflow(new, state, found.finite)
     norms = {f"grad_norm_{part}": optax.tree.norm(x) for part, x in found.gradients.items()}
-    return new, found.metrics | norms | {"learning_rate": rate(state.step)} | of_scale
+    of_rate = "learning_rate" if task.rates is None else "share_of_peak_rate"
+    return new, found.metrics | norms | {of_rate: rate(state.step)} | of_scale
 
 
 def mapped_step(task: Task, settings: Any, devices: Sequence[Any] | None = None) -> Any:
@@ -290,7 +307,7 @@ def mapped_step(task: Task, settings: Any, devices: Sequence[Any] | None = None)
     The state that is given is lost. `devices` may be only described; None = all.
     """
     rate = learning_rate(settings)
-    tx = optimizer(settings, rate)
+    tx = optimizer(settings, rate, task.rates)
 
     def one(state, batch, seed):
         state, metrics = step(task, tx, rate, state, batch, seed)
@@ -308,7 +325,7 @@ def mapped_step(task: Task, settings: Any, devices: Sequence[Any] | None = None)
 
 def first_state(task: Task, settings: Any) -> TrainState:
     """Returns the state before the first step, placed like the step's output."""
-    tx = optimizer(settings, learning_rate(settings))
+    tx = optimizer(settings, learning_rate(settings), task.rates)
 
     def make(params, stats):
         scale = train_state.first_scale() if settings.precision == "float16" else None
@@ -321,7 +338,7 @@ def first_state(task: Task, settings: Any) -> TrainState:
 def _folder(subject: Subject, task: Task) -> Path:
     """Returns the folder of the checkpoints and the log."""
     weights = digest((task.params["encoder"], task.stats["encoder"]))
-    return Path(subject.run_dir) / f"training-{weights[:12]}"
+    return Path(subject.run_dir) / "-".join(filter(None, ("training", weights[:12], task.part)))
 
 
 def _resumable(subject: Subject, task: Task, settings: Any) -> tuple[Checkpointer, Terms]:

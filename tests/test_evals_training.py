@@ -1,5 +1,6 @@
 """The training of an encoder with a head: schedules, optimizers, resuming, several devices."""
 
+import functools
 import os
 import pathlib
 import signal
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from iecl_jax.config import section
-from iecl_jax.evals.parts import dense_training
+from iecl_jax.data import stream
+from iecl_jax.evals.parts import training
 from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.models import collectives
 from iecl_jax.run import metrics_file
@@ -21,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's own
 
 
 def settings(**changes):
-    found = section.defaults(dense_training.Training)
+    found = section.defaults(training.Training)
     found.update({"batch_size": 4, "num_steps": 6, "save_every_steps": 2, "eval_every_steps": 3})
     found.log_every_steps = 2
     found.update_from_flattened_dict(changes)
@@ -45,7 +47,7 @@ def settings(**changes):
     ],
 )
 def test_the_learning_rate(changes, expected):
-    rate = dense_training.learning_rate(settings(**changes, num_steps=10))
+    rate = training.learning_rate(settings(**changes, num_steps=10))
     found = [float(rate(jnp.int32(t))) for t in range(10)]
     np.testing.assert_allclose(found, [0.01 * expected(t) for t in range(10)], rtol=1e-5)
 
@@ -58,7 +60,7 @@ def test_sgd_is_pytorchs(decay, clip):
     )
     rng = np.random.default_rng(0)
     params = {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=2)}
-    tx = dense_training.optimizer(chosen, lambda step: 0.1 / (1 + jnp.float32(step)))
+    tx = training.optimizer(chosen, lambda step: 0.1 / (1 + jnp.float32(step)))
     ours = jax.tree.map(jnp.float32, params)
     state = tx.init(ours)
     velocity = dict.fromkeys(params, 0.0)
@@ -102,7 +104,7 @@ def loss(params, stats, batch, keys):
 
 def task(evaluate=lambda params, stats: {"norm": float(jnp.linalg.norm(stats["encoder"]["mean"]))}):
     rng = np.random.default_rng(0)
-    return dense_training.Task(
+    return training.Task(
         name="line",
         title="Training a line",
         params={
@@ -111,10 +113,10 @@ def task(evaluate=lambda params, stats: {"norm": float(jnp.linalg.norm(stats["en
         },
         stats={"encoder": {"mean": np.zeros(WIDTH, np.float32)}, "head": {}},
         loss=loss,
-        read=example,
+        open_batches=functools.partial(
+            stream.of_examples, example, IMAGES, batch_size=4, seed=7, num_threads=2, prefetch=2
+        ),
         images={"images": IMAGES, "digest": "x"},
-        num_threads=2,
-        prefetch=2,
         evaluate=evaluate,
         draw=lambda params, stats: {"square": np.zeros((4, 4, 3), np.uint8)},
         words={"norm": "norm of the mean"},
@@ -159,7 +161,7 @@ def reference(chosen):
 def test_it_trains_on_two_devices_as_the_formulas_do(tmp_path):
     chosen, work = settings(), subject(tmp_path)
     assert jax.local_device_count() == 2
-    state, scores = dense_training.train(work, task(), chosen)
+    state, scores = training.train(work, task(), chosen)
     kernel, scale, mean = reference(chosen)
     np.testing.assert_allclose(state.params["encoder"]["kernel"], kernel, rtol=1e-4)
     np.testing.assert_allclose(state.params["head"]["scale"][0], scale, rtol=1e-4)
@@ -177,7 +179,7 @@ def test_it_trains_on_two_devices_as_the_formulas_do(tmp_path):
 
 def test_a_stopped_training_goes_on_bit_for_bit(tmp_path):
     chosen = settings()
-    whole, _ = dense_training.train(subject(tmp_path / "whole"), task(), chosen)
+    whole, _ = training.train(subject(tmp_path / "whole"), task(), chosen)
     calls = []
 
     def evaluate(params, stats):
@@ -187,24 +189,24 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path):
         return {"norm": float(jnp.linalg.norm(stats["encoder"]["mean"]))}
 
     with pytest.raises(SystemExit, match="75"):
-        dense_training.train(subject(tmp_path / "parts"), task(evaluate), chosen)
-    resumed, scores = dense_training.train(subject(tmp_path / "parts"), task(evaluate), chosen)
+        training.train(subject(tmp_path / "parts"), task(evaluate), chosen)
+    resumed, scores = training.train(subject(tmp_path / "parts"), task(evaluate), chosen)
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
-    finished, again = dense_training.train(subject(tmp_path / "parts"), task(), chosen)
+    finished, again = training.train(subject(tmp_path / "parts"), task(), chosen)
     jax.tree.map(np.testing.assert_array_equal, finished, whole)
     assert again["norm"] == scores["norm"]
 
 
 def test_what_cannot_go_on_is_refused(tmp_path):
-    dense_training.train(subject(tmp_path), task(), settings())
+    training.train(subject(tmp_path), task(), settings())
     for changes, words in (
         ({"batch_size": 6}, "line.batch_size was 4"),
         ({"optimizer.name": "adam"}, "line.optimizer.name was 'sgd'"),
         ({"num_steps": 4}, "has trained 6 steps already"),
     ):
         with pytest.raises(ValueError, match=words):
-            dense_training.check_resume(subject(tmp_path), task(), settings(**changes))
-    dense_training.check_resume(subject(tmp_path), task(), settings(num_steps=8))
+            training.check_resume(subject(tmp_path), task(), settings(**changes))
+    training.check_resume(subject(tmp_path), task(), settings(num_steps=8))
 
 
 @pytest.mark.parametrize(
@@ -217,20 +219,20 @@ def test_what_cannot_go_on_is_refused(tmp_path):
 )
 def test_what_does_not_fit_is_refused(changes, words):
     with pytest.raises(ValueError, match=words):
-        dense_training.check("job", settings(**changes), IMAGES)
+        training.check("job", settings(**changes), IMAGES)
 
 
 @pytest.mark.slow
 def test_a_rate_that_is_too_high_is_named(tmp_path):
     chosen = settings(**{"optimizer.learning_rate": 1e38})
     with pytest.raises(FloatingPointError, match=r"Lower line.optimizer.learning_rate=1e\+38"):
-        dense_training.train(subject(tmp_path), task(), chosen)
+        training.train(subject(tmp_path), task(), chosen)
     assert not list(pathlib.Path(tmp_path).glob("training-*/checkpoints/*/state"))
 
 
 @pytest.mark.slow
 def test_an_overflow_in_float16_changes_only_the_scale(tmp_path):
-    state, scores = dense_training.train(
+    state, scores = training.train(
         subject(tmp_path), task(), settings(precision="float16", num_steps=2)
     )
     assert state.dynamic_scale.scale == 2**16

@@ -44,12 +44,13 @@ VARIANTS = {
     "linear_probe": ("checkpoint",),
     "jacobian": ("checkpoint",),
     "evaluate": ("knn", *(name for name in kinds.names("evaluation") if name != "knn")),
+    "finetune": ("checkpoint",),
     "voc_segmentation": ("checkpoint",),
     "voc_detection": ("checkpoint",),
     "study": tuple(SETTINGS),
 }
 AT_SMALL_SCALE = ("imagenet_r50", "resnet18", "ablation", "saib_cascade", "plug_and_play")
-AT_SMALL_SCALE += ("augmentation_grid", "voc_segmentation", "voc_detection")
+AT_SMALL_SCALE += ("augmentation_grid", "voc_segmentation", "voc_detection", "finetune")
 ALL = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 
 

@@ -71,7 +71,7 @@ def test_what_is_read_or_was_not_changed_is_not_named():
 def test_each_way_out_is_one():
     others = ["configs/resnet18.py:cifar10,swav", "configs/linear_probe.py"]
     others += ["configs/voc_segmentation.py", "configs/voc_detection.py"]
-    others += ["configs/evaluate.py:few_labels"]
+    others += ["configs/evaluate.py:few_labels", "configs/finetune.py"]
     configs = [config_lib.load(flag) for flag in (BYOL, DIGITS, *others)]
     keys = [name for config in configs for name in config_lib.leaves(config)]
     for reader in idle.READERS:

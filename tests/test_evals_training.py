@@ -102,7 +102,11 @@ def loss(params, stats, batch, keys):
     return value, (new, {"first_error": jnp.abs(errors).mean()})
 
 
-def task(evaluate=lambda params, stats: {"norm": float(jnp.linalg.norm(stats["encoder"]["mean"]))}):
+def norm(params, stats):
+    return {"norm": float(jnp.linalg.norm(stats["encoder"]["mean"]))}
+
+
+def task(evaluate=norm, rates=None):
     rng = np.random.default_rng(0)
     return training.Task(
         name="line",
@@ -120,6 +124,7 @@ def task(evaluate=lambda params, stats: {"norm": float(jnp.linalg.norm(stats["en
         evaluate=evaluate,
         draw=lambda params, stats: {"square": np.zeros((4, 4, 3), np.uint8)},
         words={"norm": "norm of the mean"},
+        rates=rates,
     )
 
 
@@ -128,7 +133,7 @@ def subject(folder, **changes):
     return Subject(config, None, None, str(folder), 7, {}, {}, **changes)  # type: ignore[arg-type]
 
 
-def reference(chosen):
+def reference(chosen, rates=(0.01, 0.01)):
     """The training in float64 on the whole batch, without devices: the final parameters."""
     start = task()
     kernel = np.float64(start.params["encoder"]["kernel"])
@@ -150,11 +155,12 @@ def reference(chosen):
         errors = (x @ kernel * scale).sum(1) - np.array([row["y"] for row in rows])
         of_errors = 2 * errors / len(errors)
         gradient = [x.T @ np.outer(of_errors, scale), (x @ kernel * of_errors[:, None]).sum(0)]
-        rate = 0.01 * (0.99 * (1 - step / chosen.num_steps) ** 0.9 + 0.01)
+        share = 0.99 * (1 - step / chosen.num_steps) ** 0.9 + 0.01
         # A scale does not decay.
         gradient[0] += chosen.optimizer.weight_decay * kernel
         velocity = [0.9 * v + g for v, g in zip(velocity, gradient, strict=True)]
-        kernel, scale = kernel - rate * velocity[0], scale - rate * velocity[1]
+        kernel = kernel - rates[0] * share * velocity[0]
+        scale = scale - rates[1] * share * velocity[1]
     return kernel, scale, mean
 
 
@@ -175,6 +181,19 @@ def test_it_trains_on_two_devices_as_the_formulas_do(tmp_path):
         lines[6]
     )
     assert [path.name for path in folder.glob("square/*")] == ["00000006.png"]
+
+
+def test_each_part_trains_at_its_own_rate(tmp_path):
+    chosen, rates = settings(**{"optimizer.learning_rate": 1.0}), (0.02, 0.005)
+    tree = {"encoder": {"kernel": rates[0]}, "head": {"scale": rates[1]}}
+    of_each = jax.tree.map(np.float32, tree)
+    state, scores = training.train(subject(tmp_path), task(rates=of_each), chosen)
+    kernel, scale, _ = reference(chosen, rates)
+    np.testing.assert_allclose(state.params["encoder"]["kernel"], kernel, rtol=1e-4)
+    np.testing.assert_allclose(state.params["head"]["scale"][0], scale, rtol=1e-4)
+    assert "learning_rate" not in scores
+    last = np.mean([0.99 * (1 - step / 6) ** 0.9 + 0.01 for step in (4, 5)])
+    np.testing.assert_allclose(scores["share_of_peak_rate"], last, rtol=1e-5)
 
 
 def test_a_stopped_training_goes_on_bit_for_bit(tmp_path):

@@ -90,6 +90,7 @@ READERS = (
     Reader(_TRAINED + r"schedule\.end_factor", "{}.schedule.decay", "'poly'", _is_not("drops")),
     Reader(_TRAINED + r"schedule\.drop_\w+", "{}.schedule.decay", "'drops'", _is("drops")),
     Reader(r"finetune\.num_epochs", "finetune.num_steps", "0", _is(0)),
+    Reader(r"finetune\.label_share", "finetune.list", "''", _is("")),
     Reader(r"segmentation\.head_channels", "segmentation.head", "'deeplab'", _is("deeplab")),
     Reader(r"data\.(?:classes|box_origin|(?:train|test)_split)", "data.dir", "FOLDER", bool),
     Reader(r"data\.generated", "data.dir", "''", _is("")),

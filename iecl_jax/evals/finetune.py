@@ -20,6 +20,7 @@ from absl import logging
 from iecl_jax import data
 from iecl_jax.config.rules import COUNT, COUNT_OR_NONE, INSIDE_SHARE, RATES, Rule
 from iecl_jax.config.section import key, with_defaults
+from iecl_jax.data import label_list
 from iecl_jax.data.split import subset
 from iecl_jax.evals.measures import classes, few_labels
 from iecl_jax.evals.measures.probe_grid import split_holdout
@@ -55,7 +56,10 @@ class Job(Training):
     batch_size = Training.batch_size._replace(default=256)
     num_epochs = key(30, COUNT, "passes over the labelled images, used if num_steps is 0")
     num_steps = key(0, COUNT_OR_NONE, "steps of a training; replaces num_epochs if above 0")
-    label_share = key(1.0, _DECAY, "share of the labels of each class that is used")
+    label_share = key(1.0, _DECAY, "share of each class that has a label, at least an image")
+    list = key(
+        "", None, "text file with the names of the labelled images, in the place of a random share"
+    )
     encoder_rates = key(
         (0.01, 0.03, 0.1), RATES, "peak learning rates of the encoder to choose from"
     )
@@ -146,6 +150,8 @@ def _pairs(settings: Any) -> list[tuple[float, float]]:
 
 def _labelled(subject: Subject, settings: Any, seed: int) -> np.ndarray:
     """Returns the places int64 [n] of the training images whose labels are used."""
+    if settings.list:
+        return label_list.places(subject.split("train"), f"{NAME}.list", settings.list)
     return few_labels.draw_share(subject.labels("train"), share=settings.label_share, seed=seed)
 
 

@@ -1,5 +1,6 @@
 """An encoder with a linear classifier that are trained together: loss, logits, and rates."""
 
+import functools
 from typing import Any
 
 import jax
@@ -43,11 +44,9 @@ class Network:
 
     def head(self, seed: int) -> Any:
         """Returns a new linear layer, on the host: {"kernel" [F, C], "bias" [C]}."""
-        shape = jnp.zeros(self._image_shape)
         of_encoder = {"params": self.start.params, "batch_stats": self.start.stats}
-        found: Any = jax.eval_shape(
-            lambda x: self.start.module.apply(of_encoder, x, train=False), shape
-        )
+        apply = functools.partial(self.start.module.apply, train=False)
+        found: Any = jax.eval_shape(apply, of_encoder, jnp.zeros(self._image_shape))
         width = found["pooled"].shape[-1]
         probe = linear_probe.init_probe(
             jax.random.key(seed), width, self.num_classes, optax.identity()

@@ -115,7 +115,7 @@ def main(command: Command) -> None:
             process_id=_PROCESS_ID.value,
         )
         # Imported late, since it takes seconds: most mistakes have been reported before.
-        from iecl_jax.evals.parts import jobs
+        from iecl_jax.evals.parts import export, jobs
 
     run_dir = workdir_of(command)
     allow_change = _ALLOW_CHANGE.value
@@ -135,6 +135,9 @@ def main(command: Command) -> None:
     with lock.held(run_dir):
         if command.config.job == "pretrain":
             pretrain(command.config, run_dir, allow_config_change=allow_change)
+        elif command.config.job == "export":
+            export.run(command.config, run_dir)
+            return
         else:
             jobs.run(command.config, run_dir, allow_config_change=allow_change)
             write_report(run_dir)

@@ -10,6 +10,7 @@ import ml_collections
 
 from iecl_jax.config import kinds, own_files, section
 from iecl_jax.config.evaluation import Evaluation
+from iecl_jax.config.export import Export
 from iecl_jax.config.pretrain import Pretrain
 from iecl_jax.config.rules import check_value, one_of
 from iecl_jax.config.section import Key, Section
@@ -43,13 +44,13 @@ def root(config: Any) -> type[Section]:
     if job == "pretrain":
         return Pretrain
     if not job.endswith(".py"):
-        one_of("job", job, ("pretrain", *kinds.names("evaluation")))
+        one_of("job", job, ("pretrain", "export", *kinds.names("evaluation")))
     if "train" in config:
         raise ValueError(
             f"job={job!r} is set in a config that trains: leave it, and evaluate the run with "
             "--config=configs/evaluate.py:NAME --config.checkpoint=WORKDIR."
         )
-    return Evaluation
+    return Export if job == "export" else Evaluation
 
 
 def keys(config: Any) -> dict[str, Key]:

@@ -2,7 +2,8 @@
 
 It is `runs/NAME`, where NAME has the config file, its variant, and every setting to which the
 command gave another value. So the same command always has the same folder, where it resumes, and
-another command has another one. An evaluation lies in the run that it evaluates: `RUN/evals/NAME`.
+another command has another one. An evaluation lies in the run that it evaluates: `RUN/evals/NAME`,
+and an export in `RUN/exports/FORMAT`.
 """
 
 import hashlib
@@ -42,6 +43,9 @@ def default_folder(
         run, changed = evaluated.parent.parent, changed | {"step": int(evaluated.name)}
     if os.access(run, os.W_OK) and not foreign.is_foreign(evaluated):
         folder = run / "evals" / name(flag, changed)
+        if config.job == "export":
+            settings = {key: value for key, value in changed.items() if key != "format"}
+            folder = run / "exports" / name(config.format, settings)
     else:
         folder = Path("runs", name(flag, changed | {"checkpoint": str(evaluated)}))
     # An evaluation does not refuse a folder, as a training does, which may have to resume there.

@@ -72,10 +72,10 @@ def read(path: Path) -> dict[str, np.ndarray]:
     return {name: _single(values) for name, values in arrays.items()}
 
 
-def write(arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    """Writes a .safetensors file; the caller sees to it that it appears whole."""
-    # The word that programs of torch look for.
-    path.write_bytes(safetensors.numpy.save(dict(arrays), metadata={"format": "pt"}))
+def to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Returns the content of a .safetensors file."""
+    # Programs of torch look for this word.
+    return safetensors.numpy.save(dict(arrays), metadata={"format": "pt"})
 
 
 def read_facts(path: Path) -> dict[str, Any]:

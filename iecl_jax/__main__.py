@@ -1,11 +1,24 @@
-"""The command `iecl`, and `python -m iecl_jax`: both are `python -m iecl_jax.main`."""
+"""The command `iecl`, which is also `python -m iecl_jax`.
+
+`iecl TOOL ...` is `python -m iecl_jax.tools.TOOL ...`, for example `iecl encode` and
+`iecl figures.neighbours`. Anything else is `python -m iecl_jax.main ...`.
+"""
 
 import runpy
+import sys
+
+from iecl_jax.config import listing
+
+TOOLS = "iecl_jax.tools"
 
 
 def start() -> None:
-    """Runs `iecl_jax.main` as the main module, after which absl names its flags."""
-    runpy.run_module("iecl_jax.main", run_name="__main__", alter_sys=True)
+    """Runs the command as the main module, after which absl or argparse names its flags."""
+    module, word = "iecl_jax.main", sys.argv[1] if len(sys.argv) > 1 else ""
+    known = listing.tools(TOOLS) | listing.tools(f"{TOOLS}.figures")
+    if f"python -m {TOOLS}.{word}" in known:
+        module = f"{TOOLS}.{sys.argv.pop(1)}"
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

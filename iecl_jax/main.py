@@ -31,6 +31,8 @@ Trains what a config describes, or evaluates a checkpoint. The same command resu
   --config=configs/resnet18.py:cifar10   the paper's training; ends in `,smoke` for a few steps
   --config=configs/knn.py --config.checkpoint=RUN
                                          evaluates the newest checkpoint of the folder RUN
+  iecl encode PHOTOS --checkpoint=RUN --out=features.npz
+                                         encodes images; `python -m iecl_jax.tools` lists all tools
   --config.KEY=VALUE                     changes a setting; --print_config lists all of them
   --dry_run                              says what the run needs and how long it takes; starts
                                          nothing"""

@@ -6,20 +6,17 @@ import pathlib
 import re
 import shlex
 
-import numpy as np
 import pytest
+import saved_run
 import tiny_run
 from absl import flags
 from absl.testing import flagsaver
 
 from iecl_jax import config as config_lib
-from iecl_jax import main, methods
+from iecl_jax import main
 from iecl_jax.config import files, own_files, paths
 from iecl_jax.evals.parts import frozen
-from iecl_jax.evals.parts.encoder import SplitEncoder
-from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.run import flag_parsing
-from iecl_jax.run.checkpoint import Checkpointer
 from iecl_jax.run.default_folder import default_folder, name
 from iecl_jax.tools import arguments
 from iecl_jax.tools.figures import augmentations, report
@@ -261,13 +258,7 @@ def foreign(tmp_path_factory):
     code.write_text(mark + pathlib.Path(tiny_run.__file__).read_text())
     config = tiny_run.get_config()
     config.method.name = str(code)
-    method = methods.make(config, total_steps=1)
-    untrained = Subject(config, method, SplitEncoder(config, method), "", 0).untrained()
-    state = {"params": untrained.params, "method_state": untrained.method_state}
-    saved = Checkpointer(folder / "run", keep=1, keep_best=0, config=config)
-    saved.save(1, state | {"step": np.int32(1)}, position=0, wait=True)
-    saved.close()
-    (folder / "run" / "config.json").write_text(config_lib.to_json(config))
+    saved_run.save(folder / "run", config)
     return folder
 
 

@@ -73,6 +73,15 @@ def find(top: Path, split: str) -> Labelled:
     return Labelled(root, tuple(map(shown, class_names)), paths, labels)
 
 
+def splits(top: Path) -> tuple[str, ...]:
+    """Returns the names of the splits that a folder has: ("train",) or ("train", "test").
+
+    Raises:
+      ValueError: it is unclear which folders they are.
+    """
+    return ("train",) if _split_folders(top)[1] is None else ("train", "test")
+
+
 def _split_folders(top: Path) -> tuple[Path, Path | None]:
     """Returns the folders of the training and of the test images.
 
@@ -89,7 +98,7 @@ def _split_folders(top: Path) -> tuple[Path, Path | None]:
         raise ValueError(
             f"{shown(top)} has {_names([test, *others])}, but no folder train: rename the "
             "folder of the training images to train and that of the test images to val, or name "
-            "one of them in data.dir."
+            "one of them instead of the folder above it."
         )
     if train is None:
         return top, None

@@ -11,7 +11,8 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-Source = bytes | Path | np.ndarray  # encoded bytes, a file, or pixels uint8 [H,W,3]
+# Encoded bytes, a file, pixels uint8 [H,W,3], or an image that is open already.
+Source = bytes | Path | np.ndarray | Image.Image
 Box = tuple[int, int, int, int]  # left, top, width, height in pixels
 
 INTERPOLATIONS = {
@@ -75,6 +76,8 @@ def open_image(source: Source, how: Reading = AS_IT_IS) -> Image.Image:
       OSError: the source is not an image.
       ValueError: it has more than `data.max_pixels` pixels.
     """
+    if isinstance(source, Image.Image):
+        return source
     if isinstance(source, np.ndarray):
         return Image.fromarray(source)
     return _open(io.BytesIO(source if isinstance(source, bytes) else source.read_bytes()), how)

@@ -27,8 +27,25 @@ def replicate(tree: Any) -> Any:
     return jax.device_put(jax.device_get(tree), NamedSharding(mesh, PartitionSpec()))
 
 
+def on_pixels(
+    config: ml_collections.ConfigDict, output: Callable[..., jax.Array]
+) -> Callable[..., jax.Array]:
+    """Returns a pmapped function: (params, method_state, images uint8 [D, b, H, W, 3]) -> output.
+
+    Args:
+      config: the pretraining config, whose image size, mean and deviation count.
+      output: (params, method_state, images float32 [b, S, S, 3]) -> [b, ...].
+    """
+    transform = augment.make_eval_transform(config.data.image_size, *data.statistics(config.data))
+
+    def of_pixels(params, method_state, images):
+        return output(params, method_state, transform(images))
+
+    return jax.pmap(of_pixels, in_axes=(None, None, 0), devices=jax.local_devices())
+
+
 def over_devices(mapped: Callable[..., jax.Array], *weights: Any) -> Encode:
-    """Returns a function: images uint8 [b, H, W, 3] -> float32 [b, F], over the local devices.
+    """Returns a function: images uint8 [b, H, W, 3] -> [b, ...], over the local devices.
 
     b must be a multiple of their number. `mapped` is a pmapped function of the weights, which are
     the same on all devices, and of the images [D, b / D, H, W, 3].
@@ -37,7 +54,8 @@ def over_devices(mapped: Callable[..., jax.Array], *weights: Any) -> Encode:
 
     def encode(images: np.ndarray) -> Any:
         parts = images.reshape(jax.local_device_count(), -1, *images.shape[1:])
-        return mapped(*copies, parts).reshape(len(images), -1)
+        result = mapped(*copies, parts)
+        return result.reshape(len(images), *result.shape[2:])
 
     return encode
 
@@ -55,14 +73,7 @@ class SplitEncoder:
         self._config, self._method = config, method
         self._others: dict[str, SplitEncoder] = {}
         self._opened: dict[str, data.Split] = {} if pretrain is None else {"pretrain": pretrain}
-        transform = augment.make_eval_transform(
-            config.data.image_size, *data.statistics(config.data)
-        )
-
-        def pooled(params, method_state, images):
-            return method.encode(params, method_state, transform(images))["pooled"]
-
-        self._encode = jax.pmap(pooled, in_axes=(None, None, 0), devices=jax.local_devices())
+        self._encode = on_pixels(config, lambda *given: method.encode(*given)["pooled"])
 
     def on(self, config: ml_collections.ConfigDict) -> "SplitEncoder":
         """Returns the encoder of the same network for the images of another config."""

@@ -1,104 +1,196 @@
-"""Loads the encoder of a run, to encode any images with it."""
+"""Loads the encoder of a run or of a file of weights, to encode any images with it."""
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from iecl_jax import config as config_lib
-from iecl_jax import methods
+from iecl_jax import console, methods
 from iecl_jax.config import own_files
-from iecl_jax.data import images as image_files
-from iecl_jax.data.split import MAX_NATIVE_SIZE
-from iecl_jax.evals.parts.encoder import SplitEncoder
+from iecl_jax.data import given
+from iecl_jax.data.images import reading
+from iecl_jax.evals.measures import features
+from iecl_jax.evals.parts.encoder import Encode, on_pixels, over_devices
+from iecl_jax.models import build
 from iecl_jax.run.checkpoint import load_for_evaluation
 
-Images = np.ndarray | Sequence[str | os.PathLike]
+PROJECTION = "projection"
 
 
 class Encoder:
     """A trained encoder with fixed weights. Make one with `load`.
 
+    Wherever images are taken, they are one of
+
+    - an array uint8 [N, H, W, 3];
+    - a list, or anything else to go through once, of paths of image files, PIL images of any mode,
+      and arrays uint8 [H, W, 3], whose sizes may differ.
+
+    With S the side that the network was trained with, an image of at most 96 pixels a side is
+    resized to S by S. Of a larger one, the shorter side is resized to 8/7 of S, and the centre is
+    cut out, as in the evaluations. An array of side S is taken as it is.
+
     Attributes:
       config: the pretraining config of the run.
-      batch_size: number of images encoded at once; the memory that a call takes grows with it.
+      batch_size: the largest number of images encoded at once; memory grows with it.
+      shapes: the shape of each output for one image, such as {"pooled": (512,),
+        "stage1": (32, 32, 64), ...}.
     """
 
     def __init__(self, config, weights, batch_size: int):
         """See `load`."""
         self.config, self.batch_size = config, batch_size
-        encoder = SplitEncoder(config, methods.make(config, total_steps=1))
-        self._encode = encoder.bind(weights["params"], weights["method_state"])
-        self._multiple = encoder.num_devices
+        self._method = methods.make(config, total_steps=1)
+        self._weights = tuple(
+            {"online": weights[name].get("online", {})} for name in ("params", "method_state")
+        )
+        side = config.data.image_size
+        image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+        found = jax.eval_shape(self._method.encode, *self._weights, image)
+        self.shapes = {name: output.shape[1:] for name, output in found.items()}
+        self._compiled = functools.cache(self._compile)
 
-    def __call__(self, images: Images) -> np.ndarray:
+    def __call__(self, images: given.Images, *, broken: dict[int, str] | None = None) -> np.ndarray:
         """Returns the pooled features of images, float32 [N, F].
 
         Args:
-          images: pixels uint8 [N, H, W, 3] of any size, or paths of image files. Pixels, and files
-            of at most 96 pixels a side, are resized to the side S that the run was trained with.
-            The shorter side of a larger file is resized to 8/7 of S, and its centre is cut out.
+          images: see the class.
+          broken: if it is given, images that cannot be read are left out, and it gets the place of
+            each with the reason.
 
         Raises:
-          ValueError: pixels are not uint8 [N, H, W, 3], the images are a single path, or a file is
-            not an image.
+          ValueError: the images are of another kind, shape or type, or one cannot be read.
           OSError: a file is missing.
+          FloatingPointError: a feature is not finite.
         """
-        if isinstance(images, str | os.PathLike):
-            raise ValueError(f"images are the path {str(images)!r}: pass a list of paths.")
-        if isinstance(images, np.ndarray):
-            _check(images)
-        if not len(images):
-            side = self.config.data.image_size
-            return self(np.zeros((1, side, side, 3), np.uint8))[:0]
-        return np.concatenate(
-            [
-                np.asarray(self._encode(self._padded(batch)))[: len(batch)]
-                for batch in self._batches(images)
-            ]
-        )
+        return self.features(images, broken=broken)
 
-    def _batches(self, images: Images) -> Iterator[np.ndarray]:
-        read = functools.partial(
-            _read, size=self.config.data.image_size, how=image_files.reading(self.config.data)
-        )
-        with ThreadPoolExecutor(self.config.data.num_threads) as pool:
-            for start in range(0, len(images), self.batch_size):
-                part = images[start : start + self.batch_size]
-                if not isinstance(part, np.ndarray):
-                    part = np.stack([*pool.map(read, part)])
-                yield part
+    def features(
+        self,
+        images: given.Images,
+        stage: str = "pooled",
+        *,
+        pool: bool = False,
+        broken: dict[int, str] | None = None,
+    ) -> np.ndarray:
+        """Returns an output of the encoder, float32 [N, *shapes[stage]].
 
-    def _padded(self, batch: np.ndarray) -> np.ndarray:
-        """Returns the batch with rows of zeros, so that calls of any N share compiled programs."""
-        rows = -(-self.batch_size // self._multiple) * self._multiple
-        return np.pad(batch, ((0, rows - len(batch)), (0, 0), (0, 0), (0, 0)))
+        Args:
+          images: see the class.
+          stage: a name in `shapes`. "stage1", "stage2", ... are maps [N, h, w, C].
+          pool: whether to return the mean of a map, [N, C].
+          broken: see `__call__`.
+
+        Raises:
+          ValueError: there is no such stage, or what `__call__` raises.
+          OSError, FloatingPointError: see `__call__`.
+        """
+        if stage not in self.shapes:
+            raise ValueError(
+                f"stage={stage!r} is none of this network's: name one of {', '.join(self.shapes)}."
+            )
+        return self._encode(images, (stage, pool), broken)
+
+    def embed(self, images: given.Images, *, broken: dict[int, str] | None = None) -> np.ndarray:
+        """Returns the projector's output, float32 [N, d], not normalised to length 1.
+
+        It has the running statistics of BN, as the encoder. The loss of the training compares these
+        vectors; `__call__` usually serves other tasks better.
+
+        Args:
+          images: see the class.
+          broken: see `__call__`.
+
+        Raises:
+          ValueError: there is no projector, or what `__call__` raises.
+          OSError, FloatingPointError: see `__call__`.
+        """
+        return self._encode(images, (PROJECTION, False), broken)
+
+    def _encode(
+        self, images: given.Images, output: tuple[str, bool], broken: dict[int, str] | None
+    ) -> np.ndarray:
+        pixels = given.listed(images)
+        encode, shape = self._compiled(*output)
+        settings, rows = self.config.data, [np.zeros((0, *shape), np.float32)]
+        # One program for each power of two, and not for each number of images.
+        most = min(self.batch_size, 1 << max(0, len(pixels) - 1).bit_length())
+        with console.progress("Encoding images", len(pixels), "image") as shown:
+            for done, batch in given.batches(
+                pixels,
+                most,
+                size=settings.image_size,
+                how=reading(settings),
+                num_threads=settings.num_threads,
+                broken=broken,
+            ):
+                rows.append(np.asarray(encode(_padded(batch, most)))[: len(batch)])
+                features.require_finite(rows[-1], "features")
+                shown.update(done)
+        return np.concatenate(rows)
+
+    def _compile(self, name: str, pool: bool) -> tuple[Encode, tuple[int, ...]]:
+        """Returns a function of pixels uint8 [b, H, W, 3], and the shape of its rows."""
+        project = self._projector() if name == PROJECTION else None
+
+        def output(params, method_state, images):
+            found = self._method.encode(params, method_state, images)
+            if project is not None:
+                return project(params, method_state, found["pooled"])
+            values = found[name].astype(jnp.float32)
+            return values.mean(tuple(range(1, values.ndim - 1))) if pool else values
+
+        side = self.config.data.image_size
+        image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+        shape = jax.eval_shape(output, *self._weights, image).shape[1:]
+        return over_devices(on_pixels(self.config, output), *self._weights), shape
+
+    def _projector(self) -> Any:
+        """Returns a function: (params, method_state, pooled features) -> projections.
+
+        Raises:
+          ValueError: the weights have no projector, or one of another form than the config's.
+        """
+        params, state = (tree["online"] for tree in self._weights)
+        if "projector" not in params:
+            raise ValueError(
+                "these weights have no projector: call encoder(images) for the features before it."
+            )
+        projector = build.projector(self.config)
+        pooled = jax.ShapeDtypeStruct((1, *self.shapes["pooled"]), jnp.float32)
+        made = jax.eval_shape(lambda x: projector.init(jax.random.key(0), x, train=False), pooled)
+        own = {"params": params["projector"], "batch_stats": state.get("projector", {})}
+        if _shapes(own) != _shapes(made):
+            raise ValueError(
+                f"method.name={self.config.method.name!r} has a projector of its own, not that of "
+                "config.projector: call encoder(images) for the features before it."
+            )
+
+        def project(params, state, pooled):
+            variables = {
+                "params": params["online"]["projector"],
+                "batch_stats": state["online"].get("projector", {}),
+            }
+            return projector.apply(variables, pooled, train=False)
+
+        return project
 
 
-def _check(pixels: np.ndarray) -> None:
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
-        raise ValueError(
-            f"images are {pixels.dtype} {list(pixels.shape)}: pass uint8 [N, H, W, 3], or a list "
-            "of paths."
-        )
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each array of a tree, by its path."""
+    found = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf.shape for path, leaf in found}
 
 
-def _read(path: str | os.PathLike, size: int, how: image_files.Reading) -> np.ndarray:
-    """Returns an image file as uint8 [size, size, 3], cut as for the evaluations."""
-    source = Path(path).expanduser()
-    try:
-        if max(image_files.read_header(source, how).size) > MAX_NATIVE_SIZE:
-            return image_files.center_crop(source, size, how)
-        image = image_files.to_rgb(image_files.open_image(source, how), how)
-        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-    except FileNotFoundError:
-        raise
-    except image_files.DECODE_ERRORS as error:
-        raise ValueError(f"{source} cannot be read as an image: {error}") from error
+def _padded(batch: np.ndarray, rows: int) -> np.ndarray:
+    """Returns the batch with rows of zeros, so that all devices have equally many images."""
+    devices = jax.local_device_count()
+    extra = -(-rows // devices) * devices - len(batch)
+    return np.pad(batch, ((0, extra), (0, 0), (0, 0), (0, 0)))
 
 
 def load(
@@ -108,13 +200,13 @@ def load(
     batch_size: int = 256,
     trust_code: bool = False,
 ) -> Encoder:
-    """Returns the encoder of a run.
+    """Returns the encoder of a run, or of a file of weights.
 
     Args:
       checkpoint: the folder of a run, whose newest checkpoint counts, or one of its
-        checkpoints/STEP.
+        checkpoints/STEP, or a file of weights.
       best: take the run's checkpoint of the best kNN top-1 instead.
-      batch_size: number of images encoded at once.
+      batch_size: the largest number of images encoded at once.
       trust_code: run the Python files that the config of the checkpoint names, if it names any.
 
     Raises:
@@ -122,9 +214,16 @@ def load(
     """
     try:
         with own_files.trusting(trust_code):
-            config, weights = load_for_evaluation(checkpoint, best=best)
+            return of_checkpoint(checkpoint, best=best, batch_size=batch_size)
     except own_files.Foreign as error:
         words = str(error).replace(own_files.TRUST_FLAG, "trust_code=True")
         raise own_files.Foreign(words) from None
+
+
+def of_checkpoint(checkpoint: str | os.PathLike, *, best: bool, batch_size: int) -> Encoder:
+    """Does what `load` does, for a command, which has its own flag for trust."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1.")
+    config, weights = load_for_evaluation(checkpoint, best=best)
     config_lib.check_pretrain(config, num_devices=1)
     return Encoder(config, weights, batch_size)

@@ -87,6 +87,7 @@ def draw_neighbours(
             for image, (query, cosine, row) in zip(query_images, found, strict=True)
         ],
         asked.split.class_names,
+        among_themselves=own,
     )
 
 

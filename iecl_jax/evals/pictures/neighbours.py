@@ -31,7 +31,9 @@ class Row(NamedTuple):
     cosines: Sequence[float]
 
 
-def draw(rows: Sequence[Row], names: Sequence[str]) -> np.ndarray:
+def draw(
+    rows: Sequence[Row], names: Sequence[str], *, among_themselves: bool = False
+) -> np.ndarray:
     """Draws a row for each query. The cosine similarity is below each neighbour.
 
     A neighbour of the query's class has a blue frame. A neighbour of another class has a red frame
@@ -40,6 +42,7 @@ def draw(rows: Sequence[Row], names: Sequence[str]) -> np.ndarray:
     Args:
       rows: at least one, all with equally many neighbours.
       names: the names of the classes; () if the images are unlabelled.
+      among_themselves: whether queries and neighbours are images of one set, for the headings.
 
     Returns:
       uint8 [height, width, 3].
@@ -57,8 +60,9 @@ def draw(rows: Sequence[Row], names: Sequence[str]) -> np.ndarray:
         sheets.write(pen, x, y, text, width)
 
     first = _GAP + step + _APART
-    write(_GAP, 4, "test image")
-    write(first, 4, "nearest training images, with the cosine of their features", size[0])
+    query, others = ("image", "other") if among_themselves else ("test image", "training")
+    write(_GAP, 4, query)
+    write(first, 4, f"nearest {others} images, with the cosine of their features", size[0])
     for number, row in enumerate(rows):
         y = _LINE + _GAP + number * height
         _paste(sheet, pen, (_GAP, y), row.query, style.INK)
@@ -77,7 +81,7 @@ def draw(rows: Sequence[Row], names: Sequence[str]) -> np.ndarray:
     if coloured:
         y = size[1] - _LINE - 4
         for x, colour, whole, text in (
-            (first, style.BLUE, True, "the class of the test image"),
+            (first, style.BLUE, True, f"the class of the {query}"),
             (first + 220, style.RED, False, "another class"),
         ):
             _frame(pen, (x, y + 1, x + 13, y + 14), colour, 3, whole=whole)

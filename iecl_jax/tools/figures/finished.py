@@ -10,12 +10,16 @@ from iecl_jax.evals.parts import jobs, overview
 from iecl_jax.evals.parts.subject import Subject
 from iecl_jax.tools import arguments
 
+_OF_IMAGES = ("data.", "best=", "seed=")  # the settings that a picture depends on
 _SAME_PICTURE = ("workdir", "out", "data_dir", own_files.TRUST_FLAG.lstrip("-"), "overrides")
 
 
 def parser(text: str | None, figure: str) -> arguments.Parser:
-    """Returns a parser with the shared flags; `figure` is the name of the file, without `.png`."""
-    made = arguments.Parser(text, overrides=False)
+    """Returns a parser with the shared flags; `figure` is the name of the file, without `.png`.
+
+    It also takes the settings `--config.data.KEY` of an evaluation, for images of one's own.
+    """
+    made = arguments.Parser(text)
     made.add_argument("--workdir", required=True, type=arguments.folder)
     made.add_argument("--data_dir", default="", help="default: data.dir of the run's config")
     made.add_argument(
@@ -52,7 +56,18 @@ def draw(
     A mistake ends the process with a sentence.
     """
     args = made.parse(words)
-    changed = {
+    for word in args.overrides:
+        if not word.removeprefix("--config.").startswith(_OF_IMAGES):
+            made.error(f"{word}: of a config, this command takes data.KEY, best and seed")
+    try:
+        loaded = config_lib.parse("configs/knn.py", args.overrides)
+    except ValueError as error:
+        made.error(str(error))
+    config = loaded.config
+    config.checkpoint = str(args.workdir)
+    if args.data_dir:
+        config.data.dir = args.data_dir
+    changed = loaded.changed | {
         name: value
         for name, value in vars(args).items()
         if name not in _SAME_PICTURE and value != made.get_default(name)
@@ -62,7 +77,5 @@ def draw(
         made.error(f"--out={path} must end in {' or '.join(suffixes)}")
     own_files.trust_checkpoints(args.trust_checkpoint_code)
     with own_files.sentences():
-        config = config_lib.new("knn")
-        config.update({"checkpoint": str(args.workdir), "data": {"dir": args.data_dir}})
         write(jobs.load(config, str(args.workdir)), path, args)
     print(path)

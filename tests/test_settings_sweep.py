@@ -160,7 +160,7 @@ def test_settings_of_a_job(name, checkpoint, tmp_path, capsys):
 
 # The bases give the folder of the data and the run that is evaluated; wandb has tests of its own,
 # since it takes another package and a network.
-ELSEWHERE = {"data.dir", "checkpoint", "log.wandb", "log.wandb_project"}
+ELSEWHERE = {"data.dir", "checkpoint", "encoder.init_from", "log.wandb", "log.wandb_project"}
 # Read where there is a folder.
 ELSEWHERE |= {"data.classes", "data.box_origin", "data.train_split", "data.test_split"}
 

@@ -129,6 +129,9 @@ class Encoder(Section):
         "resnet50", None, "a name that a file of iecl_jax/models/encoders offers, or a .py file"
     )
     bn_group = key(0, BN_GROUP, "images that share BN statistics; 0 = the whole global batch")
+    init_from = key(
+        "", None, 'file of weights or run whose encoder the training starts from; "" = random'
+    )
 
     @staticmethod
     def also(own, given):

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Float32
 
@@ -12,6 +13,7 @@ from iecl_jax.losses.product import product
 from iecl_jax.models import initializers
 
 _INIT_ITERATIONS = 15  # as in PyTorch's parametrizations.spectral_norm
+_ITERATIONS_OF_A_FILE = 200  # trained kernels may have several large singular values
 
 
 def power_iteration(
@@ -139,3 +141,45 @@ def folded(params: Any, batch_stats: Any) -> tuple[Any, Any]:
         else:
             new_stats[name] = inner
     return new_params, new_stats
+
+
+def normalised(params: Any, batch_stats: Any) -> tuple[Any, Any]:
+    """Inverts `folded`, up to the scale of the kernels.
+
+    The convolutions of the result divide by the kernels' norms. So the running statistics of each
+    BN, whose name is that of its convolution with "bn" for "conv", are divided by them too. What
+    the module then computes in evaluation differs by the epsilon of BN alone, and in training too.
+
+    Args:
+      params, batch_stats: the variables, on the host, of a module whose `Conv`s have no
+        `spectral_norm`.
+
+    Returns:
+      The variables of the same module with `spectral_norm`.
+    """
+    new_stats = dict(batch_stats)
+    for name, inner in params.items():
+        kernel = inner.get("kernel")
+        if kernel is not None and kernel.ndim == 4:
+            norm, u = _norm_of(kernel)
+            new_stats[name] = {"u": u, "sigma": norm}
+            after = name.replace("conv", "bn")
+            statistics = batch_stats[after]
+            new_stats[after] = {
+                "mean": statistics["mean"] / norm,
+                "var": statistics["var"] / norm**2,
+            }
+        elif any(isinstance(each, Mapping) for each in inner.values()):
+            new_stats[name] = normalised(inner, batch_stats[name])[1]
+    return params, new_stats
+
+
+def _norm_of(kernel: np.ndarray) -> tuple[np.float32, np.ndarray]:
+    """Returns the largest singular value of a kernel as a matrix, and the right singular vector."""
+    matrix = np.float64(kernel.reshape(-1, kernel.shape[-1]))
+    gram = matrix.T @ matrix
+    u = np.random.default_rng(0).normal(size=len(gram))
+    for _ in range(_ITERATIONS_OF_A_FILE):
+        u = gram @ u
+        u /= max(np.linalg.norm(u), 1e-30)
+    return np.float32(np.linalg.norm(matrix @ u)), np.float32(u)

@@ -26,7 +26,7 @@ from iecl_jax.config import kinds
 from iecl_jax.data import caching, memory
 from iecl_jax.run import markdown
 from iecl_jax.tools.benchmark import program, timing
-from iecl_jax.train import pretraining
+from iecl_jax.train import pretraining, starting
 
 TIMED_CALLS = 8  # after the batches that were decoded in advance
 PATIENCE = 60.0  # seconds of timed steps; slow steps are fewer, but 3 at least
@@ -85,6 +85,7 @@ def run(config: ml_collections.ConfigDict, run_dir: str) -> None:
         raise ValueError(f"--dry_run is for a pretraining: {_instead(config)}.")
     available = memory.free_of_host()  # before the images are cached
     task = pretraining.prepare(config)
+    starting.read(config, run_dir)  # What is wrong with its file is said here.
     state = jax.eval_shape(task.experiment.create_state)
     needs = [_disk(task, state, run_dir)]
     cached = _cached_bytes(task)

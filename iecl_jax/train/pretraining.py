@@ -19,6 +19,7 @@ from iecl_jax.run import command_line, distributed, workdir
 from iecl_jax.run.checkpoint import Checkpointer, Restored
 from iecl_jax.run.continuity import Terms
 from iecl_jax.run.seal import digest
+from iecl_jax.train import starting
 from iecl_jax.train.actions import (
     Diagnose,
     Diagnostics,
@@ -94,6 +95,7 @@ def start(
       ValueError: `run_dir` belongs to another config, or none of its checkpoints is whole.
     """
     config, images = task.config, task.split.identity
+    begin_with = starting.read(config, run_dir)
     changed = workdir.changes(run_dir, config, allow_change=allow_config_change)
     checkpointer = Checkpointer(
         run_dir,
@@ -112,7 +114,7 @@ def start(
     run = Run(
         run_dir=run_dir,
         checkpointer=checkpointer,
-        state=task.experiment.create_state(),
+        state=starting.put(task.experiment.create_state(), begin_with),
         steps=task.experiment.steps,
         open_batches=functools.partial(data.TrainBatches, config, task.split),
         total=task.total_steps,

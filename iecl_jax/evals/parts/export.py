@@ -34,7 +34,7 @@ from iecl_jax.run.seal import digest
 
 # What of config.data and config.encoder says nothing about the images or the network as such.
 _OF_MACHINE = ("dir", "cache", "num_threads", "prefetch", "image_size", "mean", "std")
-_OF_TRAINING = ("name", "bn_group", "spectral_norm", "remat", "zero_init_residual")
+_OF_TRAINING = ("name", "bn_group", "init_from", "spectral_norm", "remat", "zero_init_residual")
 
 
 class Network(NamedTuple):
@@ -206,8 +206,8 @@ def _input(size: int) -> dict[str, Any]:
 def _require_jax2onnx() -> None:
     if importlib.util.find_spec("jax2onnx") is None:
         raise ValueError(
-            "format='onnx' needs the package jax2onnx, in an environment of its own (docs/weights.md "
-            "has the commands): make one, or use --config.format=safetensors and torch.onnx."
+            "format='onnx' needs the package jax2onnx in an environment of its own: make one as "
+            "docs/weights.md says, or use --config.format=safetensors and torch.onnx."
         )
 
 

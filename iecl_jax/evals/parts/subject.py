@@ -13,6 +13,7 @@ from iecl_jax.config import section
 from iecl_jax.evals.parts.encoder import Encode, SplitEncoder
 from iecl_jax.evals.parts.images import with_images
 from iecl_jax.methods import Method
+from iecl_jax.train import starting
 from iecl_jax.train import state as train_state
 
 
@@ -104,6 +105,7 @@ class Subject:
             num_classes=0,
             dynamic_scale=False,
         )
+        state = starting.put(state, starting.read(self.config))
         return self.at(state.params, state.method_state)
 
     @property

@@ -87,12 +87,24 @@ def lower(
       devices: the devices to compile for; None = all. They may come from a
         `jax.experimental.topologies` description and need not be attached.
     """
+    step, arguments = _step_and_shapes(prepared, devices)
+    return jax.make_jaxpr(step)(*arguments).jaxpr, step.lower(*arguments)
+
+
+def traced(prepared: Prepared, devices: Sequence[Any]) -> tuple[Jaxpr, Any]:
+    """Returns (jaxpr, shapes of the state) of the step for these devices, without lowering it."""
+    step, arguments = _step_and_shapes(prepared, devices)
+    return jax.make_jaxpr(step)(*arguments).jaxpr, arguments[0]
+
+
+def _step_and_shapes(
+    prepared: Prepared, devices: Sequence[Any] | None
+) -> tuple[Any, tuple[Any, ...]]:
     count = len(devices) if devices is not None else jax.device_count()
     scalars = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((), np.uint32)
     state = jax.eval_shape(prepared.experiment.create_state)
     arguments = state, [batch_shapes(prepared.config, count)], *scalars
-    step = prepared.experiment.mapped(devices)
-    return jax.make_jaxpr(step)(*arguments).jaxpr, step.lower(*arguments)
+    return prepared.experiment.mapped(devices), arguments
 
 
 def arithmetic(jaxpr: Jaxpr, lowered: jax.stages.Lowered, images: int) -> dict[str, float]:

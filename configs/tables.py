@@ -118,8 +118,8 @@ TABLE_2B = [
 ENCODER_2B = ["--config.encoder.name=resnet18", "--config.encoder.width=16"]
 ENCODER_2B += ["--config.encoder.stem=imagenet"]
 NOTES_2B = (
-    "The supervised row needs a file with weights of a supervised ResNet-50. Such a file cannot be "
-    "loaded yet, so the row is blank.",
+    "The supervised row needs a file with weights of a supervised ResNet-50, --supervised=FILE "
+    "(docs/weights.md).",
     "The paper names VOC 2012, the two networks, Adam with rate 3e-4 for the segmentation and SGD "
     "with rate 1e-4 for the detection. It gives no split, image size, batch, schedule or output "
     "stride, nor the epochs of the pretraining. docs/voc.md has what is trained here.",

@@ -43,6 +43,7 @@ VARIANTS = {
     "knn": ("checkpoint",),
     "linear_probe": ("checkpoint",),
     "jacobian": ("checkpoint",),
+    "export": ("checkpoint",),
     "evaluate": ("knn", *(name for name in kinds.names("evaluation") if name != "knn")),
     "finetune": ("checkpoint",),
     "voc_segmentation": ("checkpoint",),

@@ -4,9 +4,10 @@ import pathlib
 import runpy
 
 import numpy as np
+import pytest
 
 from iecl_jax import config as config_lib
-from iecl_jax.tools.tables.rows import at_scale, read_tables
+from iecl_jax.tools.tables.rows import at_scale, read_tables, runs_of
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -54,6 +55,23 @@ def test_table_2b_is_the_paper_s():
         names = [name.split(":")[0] for name in table.evaluations_at(scale)]
         assert names == ["configs/voc_segmentation.py", "configs/voc_detection.py"]
         assert next(row.label for row in table.rows_at(scale)) == "random initialisation"
+
+
+def test_the_supervised_row_of_table_2b_takes_a_file(tmp_path):
+    tables = read_tables(ROOT / "configs" / "tables.py")
+    table = tables["2b"].with_supervised("w.safetensors")
+    row = table.rows_at("paper")[0]
+    assert (row.label, row.scales) == ("supervised", ("smoke", "small", "paper"))
+    evaluations = {name: ["--config.data.dir=VOC"] for name in table.evaluations_at("small")}
+    found = runs_of(row, 1, "small", tmp_path, [], evaluations)
+    assert found.keys() == {"voc_segmentation", "voc_detection"}
+    for name, run in found.items():
+        assert run.workdir == tmp_path / "supervised" / "seed-1" / name
+        assert set(run.flags) == {
+            *("--config.checkpoint=w.safetensors", "--config.seed=1", "--config.data.dir=VOC")
+        }
+    with pytest.raises(ValueError, match="a table with a supervised row, which is 2b"):
+        tables["5"].with_supervised("w.safetensors")
 
 
 def test_the_encoder_of_table_2b_is_that_of_its_evaluations_without_a_checkpoint(monkeypatch):

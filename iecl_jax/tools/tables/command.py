@@ -16,7 +16,8 @@ save and ends with code 75.
 same call without it makes the table. `--config.KEY=VALUE` and flags after `--` go to every
 pretraining or time measurement. `--evaluation.KEY=VALUE` goes to the evaluations that follow a
 pretraining and have that key: those of Table 2b take the folder of VOC so,
-`--evaluation.data.dir=FOLDER`.
+`--evaluation.data.dir=FOLDER`. `--supervised=FILE` gives Table 2b the weights of its supervised row
+(docs/weights.md).
 """
 
 import argparse
@@ -29,6 +30,7 @@ from typing import Any, NamedTuple
 from iecl_jax.config import own_files, paths, rules
 from iecl_jax.config.files import merged
 from iecl_jax.evals.pictures import style
+from iecl_jax.run.checkpoint import load_for_evaluation
 from iecl_jax.run.workdir import write_atomically
 from iecl_jax.tools import arguments
 from iecl_jax.tools.runs import Run, Runner, check, refuse_seed
@@ -98,6 +100,9 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Table]:
     parser.add_argument("--scale", required=True, help=", ".join(SCALES))
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds; not for times")
     parser.add_argument("--workdir", type=arguments.folder, default=Path("runs/tables"))
+    parser.add_argument(
+        "--supervised", metavar="FILE", default="", help="weights for the supervised row"
+    )
     parser.add_argument("--processes", type=int, default=1, help="how many runs at the same time")
     parser.add_argument(
         "--print_commands", action="store_true", help="print the commands, run nothing"
@@ -108,14 +113,17 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Table]:
         tables = read_tables(args.config)
         rules.one_of("--table", args.table, tables)
         rules.one_of("--scale", args.scale, SCALES)
+        table = tables[args.table]
+        if args.supervised:
+            table = table.with_supervised(args.supervised)
     except ValueError as error:
         parser.error(str(error))
     for name in ("seeds", "processes"):
         if getattr(args, name) < 1:
             parser.error(f"--{name}={getattr(args, name)} must be at least 1.")
-    if tables[args.table].kind == "time" and args.processes > 1:
+    if table.kind == "time" and args.processes > 1:
         parser.error(f"--processes={args.processes} would disturb what is timed: leave it at 1.")
-    return args, tables[args.table]
+    return args, table
 
 
 def _name(args: argparse.Namespace) -> str:
@@ -126,6 +134,8 @@ def _name(args: argparse.Namespace) -> str:
 def _check(args: argparse.Namespace, table: Table, folder: Path, given: Given) -> None:
     """Raises ValueError for an override that does not fit, before anything is measured."""
     refuse_seed(given.training)
+    if args.supervised:
+        load_for_evaluation(args.supervised)
     if table.kind == "time":
         for_each((), given.evaluation)
         for call in times.calls(table, args.scale, folder, given.training):
@@ -140,6 +150,7 @@ def _command(args: argparse.Namespace, table: Table) -> str:
     shown = [f"--table={args.table}", f"--scale={args.scale}"]
     shown += [] if table.kind == "time" else [f"--seeds={args.seeds}"]
     shown += [] if args.config == CONFIG else [f"--config={args.config}"]
+    shown += [f"--supervised={Path(args.supervised).name}"] if args.supervised else []
     own = [flag.replace("--config.", "--evaluation.", 1) for flag in args.evaluations]
     folders = ("--config.data.dir=", "--evaluation.data.dir=")
     extra = [flag for flag in [*args.overrides, *own] if not flag.startswith(folders)]

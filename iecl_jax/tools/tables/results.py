@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,8 @@ def read(runs: Sequence[Run], metrics: Iterable[str]) -> dict[str, Any]:
 
 def _data(config: Mapping[str, Any], steps: int) -> str:
     """Describes the pretraining: its images, its network and its length."""
+    if config.get("checkpoint"):
+        return f"the weights of {Path(config['checkpoint']).name}"
     pretrain = config if config["job"] == "pretrain" else config["pretrain"]
     network = f"{pretrain['encoder']['name']} of width {pretrain['encoder']['width']}"
     if pretrain is not config:

@@ -10,6 +10,7 @@ from iecl_jax.tools.runs import Run
 
 SCALES = ("smoke", "small", "paper")
 PROBE = "configs/linear_probe.py"
+SUPERVISED = "supervised"  # the label of the row whose weights are those of another program
 _DECIDED = ("job", "seed", "checkpoint")  # by the row, not by the command
 
 
@@ -25,6 +26,7 @@ class Row(NamedTuple):
       compared_with: label of the row from which the change is measured; "" = no comparison.
       cell: (row, column) in a grid.
       scales: the scales at which it is measured; at the others it is blank.
+      checkpoint: the file of weights that the evaluations of a row without a config take.
     """
 
     label: str
@@ -33,6 +35,14 @@ class Row(NamedTuple):
     compared_with: str = ""
     cell: tuple[str, str] = ("", "")
     scales: tuple[str, ...] = SCALES
+    checkpoint: str = ""
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder for its runs."""
+        if self.config:
+            return folder_name(self.config)
+        return SUPERVISED if self.checkpoint else "untrained"
 
 
 class Table(NamedTuple):
@@ -68,6 +78,20 @@ class Table(NamedTuple):
     flags: Mapping[str, Sequence[str]] = {}
     timing: Mapping[str, Mapping[str, int]] = {}
     notes: tuple[str, ...] = ()
+
+    def with_supervised(self, checkpoint: str) -> "Table":
+        """Returns the table with a file of weights for its supervised row, at every scale.
+
+        Raises:
+          ValueError: the table has no such row.
+        """
+        if all(row.label != SUPERVISED for row in self.rows):
+            raise ValueError("--supervised is for a table with a supervised row, which is 2b.")
+        rows = (
+            row._replace(checkpoint=checkpoint, scales=SCALES) if row.label == SUPERVISED else row
+            for row in self.rows
+        )
+        return self._replace(rows=tuple(rows))
 
     def rows_at(self, scale: str) -> list[Row]:
         """Returns the rows that are measured at a scale."""
@@ -181,9 +205,11 @@ def runs_of(
     Returns:
       {"": the pretraining, unless there is none, NAME: an evaluation in the subfolder NAME}.
     """
-    home = folder / (folder_name(row.config) if row.config else "untrained") / f"seed-{seed}"
+    home = folder / row.folder / f"seed-{seed}"
     seeded = f"--config.seed={seed}"
     runs, network, names_files = {}, f"--config.pretrain.seed={seed}", False
+    if row.checkpoint:
+        network = f"--config.checkpoint={row.checkpoint}"
     if row.config:
         config = at_scale(row.config, scale)
         runs[""] = Run(config, home, (seeded, *flags))

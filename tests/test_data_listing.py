@@ -33,6 +33,14 @@ def names(split) -> list[str]:
 SIX = [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(3)]
 
 
+def test_the_folder_in_which_one_is_has_no_other_classes(photos, caplog, monkeypatch):
+    monkeypatch.chdir(photos / "train")
+    split = open_split(folder("."), "train")
+    assert names(split) == SIX
+    assert split.class_names == ("cat", "dog")
+    assert "no classes" not in caplog.text
+
+
 def test_what_is_hidden_or_the_systems_is_no_class_and_no_image(photos, caplog):
     for name in (".ipynb_checkpoints", "@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN"):
         write(photos / "train" / name / "1.png")

@@ -21,12 +21,13 @@ PLACEHOLDER = re.compile(r"\b[A-Z][A-Z_]*\b|\.py$")  # a word that the reader re
 
 
 def commands():
-    """(page, words) of each `python -m iecl_jax...` in a code block or in backquotes."""
+    """(page, words) of each `python -m iecl_jax...` or `iecl TOOL` in a block or in backquotes."""
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
         blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", text, flags=re.DOTALL)
         spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
         for code in [line for block in blocks for line in block.splitlines()] + spans:
+            code = re.sub(r"^iecl (?=[a-z])", "python -m iecl_jax.tools.", code)
             for found in re.findall(r"python -m (iecl_jax\S*[^&|;#]*)", code):
                 if "[" not in found and "..." not in found:
                     yield pytest.param(page.name, shlex.split(found), id=f"{page.stem}: {found}")

@@ -126,3 +126,12 @@ def test_iecl_calls_a_tool_by_its_name(words, module, left, monkeypatch):
     command.start()
     assert called == [module]
     assert sys.argv == ["iecl", *left]
+
+
+@pytest.mark.parametrize(
+    "word, meant", [("encod", "encode"), ("neighbours", "figures.neighbours"), ("table", "tables")]
+)
+def test_iecl_names_the_tool_that_is_meant(word, meant, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["iecl", word])
+    with pytest.raises(SystemExit, match=f"^error: {word} is no tool: did you mean iecl {meant}"):
+        command.start()

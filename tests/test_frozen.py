@@ -227,7 +227,7 @@ def test_what_the_network_lacks_is_a_sentence(encoder, run, tmp_path):
     with pytest.raises(ValueError, match=r"tiny_run.py' has a projector of its own, not that of"):
         own.embed([])
     del own._weights[0]["online"]["projector"]
-    with pytest.raises(ValueError, match=r"these weights have no projector: call encoder\(images"):
+    with pytest.raises(ValueError, match=r"these weights have no projector: take the features"):
         own.embed([])
 
 

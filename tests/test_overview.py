@@ -191,14 +191,21 @@ def test_without_predictions_the_classes_are_those_of_knn_on_the_sample(tmp_path
 
 
 def test_a_query_is_not_its_own_neighbour(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(neighbours, "draw", lambda rows, names: drawn.extend(rows))
+    drawn, headings = [], []
+
+    def draw(rows, names, *, among_themselves):
+        drawn.extend(rows)
+        headings.append(among_themselves)
+
+    monkeypatch.setattr(neighbours, "draw", draw)
     overview.draw_neighbours(subject(tmp_path, test=False), queries=4, k=3)
     assert len(drawn) == 4
     for each in drawn:
         assert len(each.images) == 3
         assert all((image != each.query).any() for image in each.images)
         assert max(each.cosines) < 1
+    overview.draw_neighbours(subject(tmp_path), queries=4, k=3)
+    assert headings == [True, False]
 
 
 def test_queries_are_of_different_classes():
@@ -288,6 +295,28 @@ def test_the_commands_draw_a_finished_run(run, tmp_path, capsys):
         with pytest.raises(SystemExit) as stopped:
             command.main([f"--workdir={run}", *flags])
         assert words in f"{stopped.value} {capsys.readouterr().err}"
+
+
+def test_the_commands_draw_images_of_ones_own(run, tmp_path, capsys):
+    for number in range(4):
+        Image.new("RGB", (30, 20), (60 * number, 90, 40)).save(tmp_path / f"{number}.png")
+    words = ["--config.data.name=image_folder", f"--config.data.dir={tmp_path}", "--k=2"]
+    out = tmp_path / "out" / "n.png"
+    neighbours_command.main([f"--workdir={run}", *words, f"--out={out}"])
+    assert Image.open(out).size[0] < 400
+    neighbours_command.main([f"--workdir={run}", *words])
+    drawn = pathlib.Path(capsys.readouterr().out.split()[-1])
+    assert drawn.parent == run / "figures"
+    assert "data.name=image_folder" in drawn.name
+    drawn.unlink()
+    for word, said in (
+        ("--config.knn.k=3", "takes data.KEY, best and seed"),
+        ("--config.data.nam=x", "did you mean"),
+        ("--config.data.name=nowhere", "data.name='nowhere'"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            neighbours_command.main([f"--workdir={run}", word])
+        assert said in f"{stopped.value} {capsys.readouterr().err}"
 
 
 def test_an_encoder_is_loaded_and_encodes_pixels_and_files(run, tmp_path):

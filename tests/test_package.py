@@ -12,8 +12,10 @@ import sys
 import sysconfig
 import zipfile
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 import iecl_jax
 from iecl_jax import config as config_lib
@@ -184,6 +186,10 @@ def test_the_installed_commands_train_and_evaluate_in_any_folder(python, tmp_pat
     assert json.loads((tmp_path / "a" / "provenance.json").read_text())[0]["git"] is None
     evaluate = (python, "-m", "iecl_jax.main", "--config=configs/knn.py", "--config.checkpoint=a")
     call(*evaluate, "--workdir=b", cwd=tmp_path)
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "photos" / "red.png")
+    call(iecl, "encode", "photos", "--checkpoint=a", "--out=photos.npz", cwd=tmp_path)
+    assert np.load(tmp_path / "photos.npz")["files"].tolist() == ["red.png"]
     job = json.loads((tmp_path / "b" / "results.json").read_text())
     assert job["metrics"]["knn_top1"] == results["metrics"]["knn_top1"]
 

@@ -44,8 +44,8 @@ def listed(images: Images) -> np.ndarray | list[Given]:
             continue
         if not hasattr(image, "__array__"):
             raise ValueError(f"image {place} is a {type(image).__name__}: pass {_KINDS}.")
-        given[place] = np.asarray(image)
-        _check(f"image {place} is", given[place], "[H, W, 3]", ", or a PIL image of any mode")
+        given[place] = pixels = np.asarray(image)
+        _check(f"image {place} is", pixels, "[H, W, 3]", ", or a PIL image of any mode")
     return given
 
 

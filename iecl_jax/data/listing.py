@@ -66,7 +66,7 @@ def list_images(root: Path) -> Listing:
         if folder != root and _is_run(folder):
             left_out.runs.append(folder)
             continue
-        if folder.parent == root:
+        if folder.parent == root != folder:  # the parent of "." is "."
             top_folders.add(folder.name)
         for entry in inside:
             path, kind = Path(folder, entry.name), _kind(entry)

@@ -158,7 +158,7 @@ class Encoder:
         params, state = (tree["online"] for tree in self._weights)
         if "projector" not in params:
             raise ValueError(
-                "these weights have no projector: call encoder(images) for the features before it."
+                "these weights have no projector: take the features before it, the output 'pooled'."
             )
         projector = build.projector(self.config)
         pooled = jax.ShapeDtypeStruct((1, *self.shapes["pooled"]), jnp.float32)
@@ -167,7 +167,7 @@ class Encoder:
         if _shapes(own) != _shapes(made):
             raise ValueError(
                 f"method.name={self.config.method.name!r} has a projector of its own, not that of "
-                "config.projector: call encoder(images) for the features before it."
+                "config.projector: take the features before it, the output 'pooled'."
             )
 
         def project(params, state, pooled):

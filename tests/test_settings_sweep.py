@@ -164,7 +164,7 @@ ELSEWHERE = {"data.dir", "checkpoint", "encoder.init_from", "log.wandb", "log.wa
 # Read where there is a folder.
 ELSEWHERE |= {"data.classes", "data.box_origin", "data.train_split", "data.test_split"}
 # They name files and folders of the user.
-OF_FILES = ("few_labels.list", "transfer.datasets")
+OF_FILES = ("few_labels.list", "finetune.list", "transfer.datasets")
 ELSEWHERE |= {f"{part}{name}" for part in ("", "eval.") for name in OF_FILES}
 
 

@@ -163,6 +163,9 @@ def test_settings_of_a_job(name, checkpoint, tmp_path, capsys):
 ELSEWHERE = {"data.dir", "checkpoint", "encoder.init_from", "log.wandb", "log.wandb_project"}
 # Read where there is a folder.
 ELSEWHERE |= {"data.classes", "data.box_origin", "data.train_split", "data.test_split"}
+# They name files and folders of the user.
+OF_FILES = ("few_labels.list", "finetune.list", "transfer.datasets")
+ELSEWHERE |= {f"{part}{name}" for part in ("", "eval.") for name in OF_FILES}
 
 
 def test_every_setting_has_a_trial(tmp_path):

@@ -57,7 +57,8 @@ class Settings(AtEnd, Job):
 
 def penalties(settings: Any) -> list[float]:
     """Returns the penalties of a `Grid`."""
-    return np.geomspace(*settings.penalties, settings.num_penalties).tolist()
+    smallest, largest = settings.penalties
+    return np.geomspace(smallest, largest, settings.num_penalties).tolist()
 
 
 def check(subject: Subject, settings: Any) -> None:

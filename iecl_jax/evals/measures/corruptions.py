@@ -50,7 +50,8 @@ def corrupt(image: np.ndarray, operator: str, level: int, *, seed: int) -> np.nd
     if operator in _OF_FILES:
         return _OF_FILES[operator](image, constant)
     changed = _OF_VALUES[operator](image / 255.0, constant, rng)
-    return np.uint8(np.clip(changed, 0, 1) * 255)  # Rounded down, as the published images are.
+    # Rounded down, as the published images are.
+    return np.asarray(np.clip(changed, 0, 1) * 255).astype(np.uint8)
 
 
 def _gaussian_noise(x: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:

@@ -40,8 +40,9 @@ def few_label_accuracy(
     """
     if num_draws < 1:
         raise ValueError(f"num_draws is {num_draws}: make at least 1.")
+    labels = np.asarray(train_labels)
     draws = [
-        draw_labels(train_labels, labels_per_class=labels_per_class, seed=seed, draw=draw)
+        draw_labels(labels, labels_per_class=labels_per_class, seed=seed, draw=draw)
         for draw in range(num_draws)
     ]
     return mean_and_std(accuracies(train_features, train_labels, test_features, test_labels, draws))

@@ -41,6 +41,7 @@ VARIANTS = {
     ),
     "quickstart": ("digits",),
     "knn": ("checkpoint",),
+    "linear": ("checkpoint",),
     "linear_probe": ("checkpoint",),
     "jacobian": ("checkpoint",),
     "evaluate": ("knn", *(name for name in kinds.names("evaluation") if name != "knn")),

@@ -45,7 +45,8 @@ def read(folder, name, seed):
 
 
 def test_the_report_has_means_over_seeds_and_what_does_not_fit(run, capsys):
-    run("--names=linear,jacobian,knn", "--seeds=2", "--config.linear.num_epochs=3")
+    out = f"--workdir={run.folder}"
+    run("--names=linear,jacobian,knn", "--seeds=2", "--config.linear.num_epochs=3", out)
     page = (run.folder / "report.md").read_text()
     assert page in capsys.readouterr().out
     assert rows(page)[1:] == [

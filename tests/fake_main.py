@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 
+PROBES = {"linear_probe": 0.25, "linear": 0.125}
 TRAININGS = {"segmentation": "miou", "detection": "map"}
 CONFIG = """
 import ml_collections
@@ -70,9 +71,9 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
         write(folder / "waits", "")
         time.sleep(60)
-    if config.job == "linear_probe":
+    if config.job in PROBES:
         results = json.loads((pathlib.Path(config.checkpoint) / "results.json").read_text())
-        metrics = {"linear_top1": results["metrics"]["linear_top1"] + 0.25}
+        metrics = {"linear_top1": results["metrics"]["linear_top1"] + PROBES[config.job]}
     elif config.job in TRAININGS:
         home = pathlib.Path(config.checkpoint) / "results.json" if config.checkpoint else None
         before = json.loads(home.read_text())["metrics"]["linear_top1"] if home else 0.0

@@ -41,6 +41,7 @@ VARIANTS = {
     ),
     "quickstart": ("digits",),
     "knn": ("checkpoint",),
+    "linear": ("checkpoint",),
     "linear_probe": ("checkpoint",),
     "jacobian": ("checkpoint",),
     "export": ("checkpoint",),

@@ -1,6 +1,7 @@
 """Fine-tuning: its rates, loss, draws and refusals, and the job to its end."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -178,7 +179,14 @@ def test_a_killed_job_goes_on_bit_for_bit(tmp_path):
         words += ["--config=configs/finetune.py:smoke", f"--workdir={tmp_path / name}"]
         words += [f"--config.pretrain.encoder.{key}={x}" for key, x in SMALLEST.items()]
         words += ["--config.pretrain.data.image_size=8"]
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            words,
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         return done.returncode, done.stderr
 
     def touched(stderr):

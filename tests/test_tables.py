@@ -164,19 +164,22 @@ def test_the_rows_are_trained_and_stand_beside_the_published_numbers(here, capsy
 @pytest.mark.slow
 def test_the_scale_of_the_paper_adds_its_linear_evaluation(here):
     page, document = run(here, "5", "--", "--config.rate=0.25", scale="paper", seeds=1)
-    assert ["A", "75.0", "30.0", "1", "66.29", ""] in rows(page)
-    assert ["A + SAIB", "76.0", "30.0", "1", "67.54", "+1.0"] in rows(page)
+    assert ["A", "62.5", "75.0", "30.0", "1", "66.29", ""] in rows(page)
+    assert ["A + SAIB", "63.5", "76.0", "30.0", "1", "67.54", "+1.0"] in rows(page)
     assert "cannot be compared" not in page
-    assert "linear: of section 4.1, a classifier on augmented images" in page
+    assert "linear: a classifier on the features of unaugmented images, 20 epochs" in page
+    assert "linear by section 4.1: a classifier on augmented images" in page
     assert "200 epochs of SGD with rate 0.03 at batch 512" in page
     home = f"{here}/runs/paper/c-a/seed-0"
-    assert calls(here)[:2] == [
+    assert calls(here)[:3] == [
         f"--config={here}/c.py:a --config.seed=0 --config.rate=0.25 --workdir={home}",
         f"--config=configs/linear_probe.py --config.checkpoint={home} --config.seed=0 "
         f"--workdir={home}/linear_probe",
+        f"--config=configs/linear.py --config.checkpoint={home} --config.seed=0 "
+        f"--workdir={home}/linear",
     ]
     run(here, "5", "--", "--config.rate=0.25", scale="paper", seeds=1)
-    assert len(calls(here)) == 4
+    assert len(calls(here)) == 6
     assert document == written(here, "5", "paper")[1]
 
 
@@ -348,11 +351,12 @@ def test_commands_are_printed_and_nothing_runs(here, capsys, monkeypatch):
             }
         ]
     home = "my runs/paper/c-a/seed-0"
-    pretrain, probe = words(printed["paper"][0])
+    pretrain, probe, grid = words(printed["paper"][0])
     assert pretrain >= {f"--config={here}/c.py:a", "--config.seed=0", "--config.data.dir=a b"}
     assert f"--workdir={home}" in pretrain
     assert probe >= {"--config=configs/linear_probe.py", f"--config.checkpoint={home}"}
     assert probe >= {"--config.seed=0", f"--workdir={home}/linear_probe"}
+    assert grid >= {"--config=configs/linear.py", f"--workdir={home}/linear"}
     command.main([*flags, "--table=fig8", "--scale=small"])
     folder, benchmark = words(capsys.readouterr().out.splitlines()[0])
     assert "my runs/small/times" in folder

@@ -24,6 +24,8 @@ and may have
                                  `config.data`, in the place of the folder of the network's data
                                  set. `subject.own_data` has their values; during a training, where
                                  there are none, it is None
+    SEEDED                       False, if the seed of a job changes nothing: so `tools.evaluate`
+                                 runs it once
     PICTURES                     {picture: caption}, for the report, of the pictures that a
                                  training of the job writes to its log
 """

@@ -9,6 +9,7 @@ from iecl_jax.evals.parts.schedule import Every
 from iecl_jax.evals.parts.subject import Subject
 
 RESULTS = {"knn_top1": "kNN, top-1 (%)"}
+SEEDED = False
 
 
 class Settings(Every):

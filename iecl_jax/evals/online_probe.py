@@ -10,6 +10,7 @@ from iecl_jax.evals.parts.schedule import Every
 from iecl_jax.evals.parts.subject import Subject
 
 RESULTS = {"online_probe_top1": "online probe, top-1 (%)"}
+SEEDED = False
 
 
 class Settings(Every):

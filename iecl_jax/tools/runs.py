@@ -182,7 +182,7 @@ class Runner:
         elif self.stopped or code == EXIT_CODE:
             said = "stopped"
         else:
-            said = f"failed: {_reason(log, code)} (see {log})"
+            said = f"failed: {reason(log) or f'exit code {code}'} (see {log})"
         print(f"{name}: {said}", flush=True)
 
     def leave(self, succeeded: Sequence[bool]) -> None:
@@ -206,13 +206,13 @@ def refuse_seed(overrides: Iterable[str]) -> None:
         raise ValueError("--config.seed would be that of every run: use --seeds.")
 
 
-def _reason(log: Path, code: int) -> str:
-    """Returns the sentence with which a command ended, from its log, or else its exit code."""
+def reason(log: Path) -> str:
+    """Returns the sentence with which a command ended, from its log; "" if there is none."""
     with contextlib.suppress(OSError):
         for line in reversed(log.read_text(errors="replace").splitlines()):
             if line.startswith("error: "):
                 return line.removeprefix("error: ").rstrip(".")
-    return f"exit code {code}"
+    return ""
 
 
 def _last_line(log: Path) -> str:

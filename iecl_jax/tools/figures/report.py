@@ -73,7 +73,7 @@ def render(workdir: pathlib.Path) -> str:
             missing = f"No curves and no pictures: {silence}"
             parts.insert(2, functools.partial(page.paragraph, missing, "missing"))
     else:
-        parts.append(lambda: _of_evaluation(run, at(config, "job")))
+        parts.append(lambda: of_evaluation(run, at(config, "job")))
     parts += [
         lambda: _others(run),
         lambda: _origin(starts, results),
@@ -272,7 +272,7 @@ def _picture(run: events.Events, tag: str, text: str) -> str:
     )
 
 
-def _of_evaluation(run: events.Events, job: str) -> str:
+def of_evaluation(run: events.Events, job: str) -> str:
     """Returns the pictures that the training of a job wrote, if it has one."""
     if own_files.is_foreign(job):
         return ""

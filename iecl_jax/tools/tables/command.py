@@ -79,9 +79,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows, succeeded = measure(runner, table, args.scale, args.seeds, of_runs, given)
     if not any(row.get("seeds") or row.get("step_ms") for row in rows):
         runner.leave(succeeded)
-    shown = ("title", "source", "kind", "metrics", "change", "corner", "averages", "notes")
+    shown = ("title", "source", "kind", "change", "corner", "averages", "notes")
     document: dict[str, Any] = {name: getattr(table, name) for name in shown}
-    document |= {"scale": args.scale, "command": _command(args, table), "rows": rows}
+    document |= {"metrics": table.metrics_at(args.scale), "scale": args.scale}
+    document |= {"command": _command(args, table), "rows": rows}
     page = format.page(document)
     picture = pictures.draw(document)
     path = folder / _name(args)
@@ -204,18 +205,18 @@ def _measure_accuracies(
             for name, run in runs.items()
         )
 
-    jobs = _jobs(table, scale, seeds, folder, given)
+    jobs, metrics = _jobs(table, scale, seeds, folder, given), table.metrics_at(scale)
     succeeded = runner.map(complete, jobs)
     labels = ["", *(row.label for row in table.rows)]
     measured: dict[str, dict[int, Any]] = {label: {} for label in labels}
     for (row, seed, runs), done in zip(jobs, succeeded, strict=True):
         if done:
-            measured[row.label][seed] = results.read(list(runs.values()), table.metrics)
+            measured[row.label][seed] = results.read(list(runs.values()), metrics)
     rows = [
         results.record(
             row,
             at_scale(row.config, scale) if row.config else "",
-            table.metrics,
+            metrics,
             measured[row.label],
             measured[row.compared_with],
         )

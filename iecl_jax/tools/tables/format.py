@@ -7,7 +7,7 @@ were not measured are blank.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from iecl_jax.run import markdown
@@ -116,15 +116,18 @@ def _grid(document: Document) -> str:
     corner = " / ".join(document["corner"])
     averages = ["average"] if document["averages"] else []
     pages = []
-    for heading, text, value in (
-        ("Measured: linear top-1, %", lambda row: _spread(row["linear_top1"]), measured_mean),
+    shown: list[tuple[str, Callable[[Any], str], Callable[[Any], float | None]]] = [
         (
-            "Measured: kNN top-1, %",
-            lambda row: _spread(row["knn_top1"]),
-            lambda row: measured_mean(row, "knn_top1"),
-        ),
-        ("published", lambda row: _published(row["published"]), lambda row: row["published"]),
-    ):
+            f"Measured: {title}",
+            lambda row, metric=metric: _spread(row[metric]),
+            lambda row, metric=metric: measured_mean(row, metric),
+        )
+        for metric, title in document["metrics"].items()
+    ]
+    shown.append(
+        ("published", lambda row: _published(row["published"]), lambda row: row["published"])
+    )
+    for heading, text, value in shown:
         lines = []
         for name in rows:
             found = [cells[name, column] for column in columns]

@@ -22,7 +22,8 @@ def read(runs: Sequence[Run], metrics: Iterable[str]) -> dict[str, Any]:
 
     Args:
       runs: the pretraining, if there is one, and the evaluations that follow.
-      metrics: the names of the metrics. Of several runs with a metric, the last one counts.
+      metrics: the names of the metrics. Of several runs with a metric, the last one counts, but
+        that of JOB for the name JOB:NAME.
 
     Returns:
       The metrics in [0, 1] (None if not measured) and FACTS. "git" is a list with {"revision",
@@ -37,6 +38,9 @@ def read(runs: Sequence[Run], metrics: Iterable[str]) -> dict[str, Any]:
     texts = [(run.workdir / "config.json").read_text() for run in runs]
     configs = [config_lib.from_json(text).to_dict() for text in texts]
     measured = {name: x for each in results for name, x in each["metrics"].items()}
+    for config, each in zip(configs, results, strict=True):
+        job = kinds.stem(config["job"])
+        measured |= {f"{job}:{name}": x for name, x in each["metrics"].items()}
     return {
         **{name: measured.get(name) for name in metrics},
         "config_sha256": _config_hash(configs[0]),
@@ -69,8 +73,10 @@ def _config_hash(config: Mapping[str, Any]) -> str:
 def _protocol(configs: Mapping[str, Mapping[str, Any]], metrics: Iterable[str]) -> str:
     """Describes how the metrics come about, from the configs of the runs by job."""
     told = []
-    if "linear_top1" in metrics and {"pretrain", "linear_probe"} & configs.keys():
+    if "linear_top1" in metrics and {"pretrain", "linear", "linear_probe"} & configs.keys():
         told.append(f"linear: {_linear(configs)}")
+    if "linear_probe:linear_top1" in metrics and "linear_probe" in configs:
+        told.append(f"linear by section 4.1: {_fixed(configs['linear_probe']['linear_probe'])}")
     if "knn_top1" in metrics and "pretrain" in configs:
         k = configs["pretrain"]["eval"]["knn"]["k"]
         told.append(f"kNN: {k} weighted neighbours among all training images")
@@ -79,17 +85,25 @@ def _protocol(configs: Mapping[str, Mapping[str, Any]], metrics: Iterable[str]) 
 
 
 def _linear(configs: Mapping[str, Mapping[str, Any]]) -> str:
-    if "linear_probe" in configs:
-        probe = configs["linear_probe"]["linear_probe"]
-        return (
-            "of section 4.1, a classifier on augmented images through the frozen encoder, "
-            f"{probe['num_epochs']} epochs of SGD with rate {probe['learning_rate']} at batch "
-            f"{probe['batch_size']}, last epoch"
-        )
+    if "linear_probe" in configs and "linear" not in configs:
+        return _fixed(configs["linear_probe"]["linear_probe"])
+    grid = (
+        configs["linear"]["linear"]
+        if "linear" in configs
+        else configs["pretrain"]["eval"]["linear"]
+    )
     return (
-        "a classifier on the features of unaugmented images, "
-        f"{configs['pretrain']['eval']['linear']['num_epochs']} epochs, its learning rate chosen "
-        "on a tenth of the training images"
+        f"a classifier on the features of unaugmented images, {grid['num_epochs']} epochs, its "
+        "learning rate chosen on a tenth of the training images"
+    )
+
+
+def _fixed(probe: Mapping[str, Any]) -> str:
+    """Describes the linear evaluation of the paper."""
+    return (
+        "a classifier on augmented images through the frozen encoder, "
+        f"{probe['num_epochs']} epochs of SGD with rate {probe['learning_rate']} at batch "
+        f"{probe['batch_size']}, last epoch"
     )
 
 

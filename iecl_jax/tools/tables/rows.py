@@ -9,8 +9,14 @@ from iecl_jax.config import files, kinds, own_files, rules
 from iecl_jax.tools.runs import Run
 
 SCALES = ("smoke", "small", "paper")
-PROBE = "configs/linear_probe.py"
 SUPERVISED = "supervised"  # the label of the row whose weights are those of another program
+# Their linear_top1: with the fixed rate of section 4.1, and with the best rate of a grid.
+PROBES = ("configs/linear_probe.py", "configs/linear.py")
+METRICS = {
+    "linear_top1": "linear top-1, %",
+    "linear_probe:linear_top1": "linear top-1 by section 4.1, %",
+    "knn_top1": "kNN top-1, %",
+}
 _DECIDED = ("job", "seed", "checkpoint")  # by the row, not by the command
 
 
@@ -54,6 +60,7 @@ class Table(NamedTuple):
       kind: "accuracy", "grid" or "time".
       rows: the rows in the order of the table.
       metrics: name in results.json -> heading of its column. The change is that of the first one.
+        JOB:NAME is that of one evaluation, whose column is only there where it follows.
       evaluations: scale -> configs, FILE, of the evaluations that follow each pretraining. Without
         any, the pretraining ends with the metrics.
       change: heading of the column of changes; "" = no such column.
@@ -69,8 +76,8 @@ class Table(NamedTuple):
     source: str
     kind: str
     rows: tuple[Row, ...]
-    metrics: Mapping[str, str] = {"linear_top1": "linear top-1, %", "knn_top1": "kNN top-1, %"}
-    evaluations: Mapping[str, Sequence[str]] = {"paper": (PROBE,)}
+    metrics: Mapping[str, str] = METRICS
+    evaluations: Mapping[str, Sequence[str]] = {"paper": PROBES}
     change: str = ""
     corner: tuple[str, str] = ("", "")
     averages: bool = False
@@ -101,6 +108,15 @@ class Table(NamedTuple):
         """Returns FILE[:VARIANT] of each evaluation that follows a pretraining at a scale."""
         follow = () if self.kind == "time" else self.evaluations.get(scale, ())
         return [at_scale(config, scale) for config in follow]
+
+    def metrics_at(self, scale: str) -> dict[str, str]:
+        """Returns the metrics that are measured at a scale."""
+        follow = {folder_name(config) for config in self.evaluations.get(scale, ())}
+        return {
+            name: title
+            for name, title in self.metrics.items()
+            if ":" not in name or name.partition(":")[0] in follow
+        }
 
 
 def read_tables(path: str | Path) -> dict[str, Table]:

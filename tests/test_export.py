@@ -80,9 +80,7 @@ def test_nothing_is_overwritten_and_folders_have_names(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "config.json").write_text("mine")
-    with pytest.raises(
-        ValueError, match=r"has a config\.json, which stays: name another --workdir"
-    ):
+    with pytest.raises(ValueError, match=r"has a config\.json, which stays: name another"):
         export.run(config_of(file), str(out))
     assert [path.name for path in out.iterdir()] == ["config.json"]
     assert (out / "config.json").read_text() == "mine"

@@ -56,6 +56,7 @@ class Network(NamedTuple):
         size = self.config.data.image_size
         transform = augment.make_eval_transform(size, *data.statistics(self.config.data))
         variables = {"params": self.params, "batch_stats": self.stats}
+        variables = jax.tree.map(jnp.asarray, variables)
         outputs: Any = build.encoder(self.config).apply(variables, transform(pixels), train=False)
         return outputs["pooled"]
 

@@ -1,4 +1,4 @@
-"""The online and the offline linear probe: one loss, one step, one accuracy on the same features."""
+"""The online and the offline linear probe: one loss, step and accuracy on the same features."""
 
 import functools
 

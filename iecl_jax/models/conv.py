@@ -176,10 +176,10 @@ def normalised(params: Any, batch_stats: Any) -> tuple[Any, Any]:
 
 def _norm_of(kernel: np.ndarray) -> tuple[np.float32, np.ndarray]:
     """Returns the largest singular value of a kernel as a matrix, and the right singular vector."""
-    matrix = np.float64(kernel.reshape(-1, kernel.shape[-1]))
+    matrix = kernel.reshape(-1, kernel.shape[-1]).astype(np.float64)
     gram = matrix.T @ matrix
-    u = np.random.default_rng(0).normal(size=len(gram))
+    u: np.ndarray = np.random.default_rng(0).normal(size=len(gram))
     for _ in range(_ITERATIONS_OF_A_FILE):
         u = gram @ u
         u /= max(np.linalg.norm(u), 1e-30)
-    return np.float32(np.linalg.norm(matrix @ u)), np.float32(u)
+    return np.float32(np.linalg.norm(matrix @ u)), u.astype(np.float32)

@@ -97,7 +97,8 @@ def from_torch(
     wanted = {name: _torch_shape(_paths(found)[path]) for name, path in shapes.items()}
     if misfit := _misfit(wanted, {name: each.shape for name, each in named.items()}, found):
         raise ValueError(misfit)
-    params, stats = {}, {}
+    params: dict[tuple[str, ...], np.ndarray] = {}
+    stats: dict[tuple[str, ...], np.ndarray] = {}
     for name, path in shapes.items():
         values = np.asarray(named[name], np.float32)
         if not np.isfinite(values).all():

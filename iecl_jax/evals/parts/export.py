@@ -109,7 +109,8 @@ def _network(config: ml_collections.ConfigDict, run_dir: str) -> Network:
     if pretrain.encoder.get("spectral_norm"):
         pretrain.encoder.spectral_norm = False
         params, stats = jax.jit(folded)(params, stats)
-    return Network(pretrain, *jax.device_get((params, stats)), trained)
+    params, stats = jax.device_get((params, stats))
+    return Network(pretrain, params, stats, trained)
 
 
 def _trained(

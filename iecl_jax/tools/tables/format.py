@@ -6,6 +6,7 @@ The JSON, called document here, is {"title", "source", "kind", "metrics", "chang
 were not measured are blank.
 """
 
+import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -111,6 +112,10 @@ def _accuracy(document: Document) -> str:
     return markdown.table(titles, lines) + note
 
 
+def _cell(record: Mapping[str, Any], name: str) -> str:
+    return _spread(record[name])
+
+
 def _grid(document: Document) -> str:
     rows, columns, cells = grid(document)
     corner = " / ".join(document["corner"])
@@ -119,8 +124,8 @@ def _grid(document: Document) -> str:
     shown: list[tuple[str, Callable[[Any], str], Callable[[Any], float | None]]] = [
         (
             f"Measured: {title}",
-            lambda row, metric=metric: _spread(row[metric]),
-            lambda row, metric=metric: measured_mean(row, metric),
+            functools.partial(_cell, name=metric),
+            functools.partial(measured_mean, name=metric),
         )
         for metric, title in document["metrics"].items()
     ]

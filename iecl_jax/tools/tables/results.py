@@ -54,7 +54,7 @@ def read(runs: Sequence[Run], metrics: Iterable[str]) -> dict[str, Any]:
 
 def _data(config: Mapping[str, Any], steps: int) -> str:
     """Describes the pretraining: its images, its network and its length."""
-    if config.get("checkpoint"):
+    if config["job"] != "pretrain" and config["checkpoint"]:
         return f"the weights of {Path(config['checkpoint']).name}"
     pretrain = config if config["job"] == "pretrain" else config["pretrain"]
     network = f"{pretrain['encoder']['name']} of width {pretrain['encoder']['width']}"

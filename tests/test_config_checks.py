@@ -87,7 +87,12 @@ IMPOSSIBLE: list[tuple[tuple[str, str], int, dict[str, Any], list[str]]] = [
         {"data.name": "cifar"},
         ["data.name='cifar'", "did you mean 'cifar10' or 'cifar100'?", "stl10"],
     ),
-    (TINY, 1, {"data.name": "image_folder"}, ["data.name='image_folder'", "needs data.dir"]),
+    (
+        TINY,
+        1,
+        {"data.name": "image_folder", "data.test_share": 0.0},
+        ["data.name='image_folder'", "needs data.dir"],
+    ),
     (TINY, 1, {"data.mean": (0.5, 0.5)}, ["data.mean=(0.5, 0.5)", "() or three finite numbers"]),
     (TINY, 1, {"data.mean": (0.5, 0.5, float("nan"))}, ["data.mean=", "three finite numbers"]),
     (TINY, 1, {"data.std": (1.0, 0.0, 1.0)}, ["data.std=(1.0, 0.0, 1.0)", "above 0"]),

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.quick
 def folder(path, **changes) -> ml_collections.ConfigDict:
     data = imagenet_r50.get_config().data
     data.update({"name": "image_folder", "dir": str(path), "num_threads": 2, "image_size": 16})
+    data.test_share = 0.0
     data.update(changes)
     return data
 
@@ -26,6 +27,35 @@ def write(path, value=0, size=(40, 30), mode="RGB", **options) -> None:
     Image.new("RGB", size, (value, 100, 50)).convert(mode, palette=Image.Palette.ADAPTIVE).save(
         path, **options
     )
+
+
+def test_a_share_of_each_class_is_held_out(tmp_path):
+    """The names decide, so an image that is added moves no other, and the splits are disjoint."""
+
+    def names(split):
+        return {record.image.relative_to(tmp_path) for record in split.read(range(len(split)))}
+
+    for number in range(10):
+        write(tmp_path / "a" / f"{number}.png", number)
+        if number < 5:
+            write(tmp_path / "b" / f"{number}.png", number)
+    found = {}
+    for name in ("pretrain", "train", "test"):
+        split = open_split(folder(tmp_path, test_share=0.2), name)
+        found[name] = names(split)
+        assert np.bincount(split.labels).tolist() == ([2, 1] if name == "test" else [8, 4])
+    assert found["pretrain"] == found["train"]
+    assert not found["train"] & found["test"]
+    write(tmp_path / "a" / "10.png", 10)
+    assert len(names(open_split(folder(tmp_path, test_share=0.2), "test")) & found["test"]) >= 2
+    with pytest.raises(ValueError, match=r"data.test_share=0.01 leaves no image .* split test"):
+        open_split(folder(tmp_path, test_share=0.01), "test")
+    for part in ("train", "val"):
+        write(tmp_path / part / "a" / "1.png")
+    for part in ("a", "b"):
+        shutil.rmtree(tmp_path / part)
+    with pytest.raises(ValueError, match=r"without test images, and .* has val: take it out"):
+        open_split(folder(tmp_path, test_share=0.2), "train")
 
 
 def test_formats_and_colour_modes(tmp_path):

@@ -1,9 +1,11 @@
 """Finds the splits and classes of a folder of images, from the names of its folders."""
 
 import difflib
+import hashlib
 import os
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -33,18 +35,29 @@ class Labelled(NamedTuple):
     labels: list[int]
 
 
-def find(top: Path, split: str) -> Labelled:
+def find(top: Path, split: str, *, test_share: float = 0.0) -> Labelled:
     """Returns the images of split "pretrain", "train" or "test", and logs what is left out.
+
+    Args:
+      top: the folder.
+      split: the name of the split.
+      test_share: if above 0, the share of each class, rounded, that is "test" and no other split,
+        in a folder without test images. It is decided by the names: those whose SHA-256 is least.
 
     Raises:
       ValueError: there is no such split or no image in it, it is unclear which folder it is, it has
         a class that the training images lack, or a folder cannot be read.
     """
     train, test = _split_folders(top)
-    if split == "test" and test is None:
+    if test_share and test is not None:
+        raise ValueError(
+            f"data.test_share={test_share} is for a folder without test images, and {shown(top)} "
+            f"has {test.name}: take it out."
+        )
+    if split == "test" and test is None and not test_share:
         raise ValueError(
             f"{shown(top)} has no test images: put the images into {shown(top / 'train')} and "
-            f"{shown(top / 'val')}."
+            f"{shown(top / 'val')}, or hold out a fifth of each class with data.test_share=0.2."
         )
     root = train if split != "test" or test is None else test
     listing = list_images(root)
@@ -70,7 +83,31 @@ def find(top: Path, split: str) -> Labelled:
             logging.warning(words, shown(root))
     label_of, depth = {name: label for label, name in enumerate(class_names)}, len(root.parts)
     labels = [label_of.get(path.parts[depth], -1) for path in paths]
+    if test_share:
+        held = _held_out(paths, labels, root, test_share)
+        kept = [place for place in range(len(paths)) if (place in held) == (split == "test")]
+        paths, labels = [paths[place] for place in kept], [labels[place] for place in kept]
+        words = "%s: %d of its images are the test, %.3g of each class (data.test_share)."
+        logging.info(words, shown(root), len(held), test_share)
+        if not paths:
+            raise ValueError(
+                f"data.test_share={test_share} leaves no image of {shown(root)} for the split "
+                f"{split}: choose another share."
+            )
     return Labelled(root, tuple(map(shown, class_names)), paths, labels)
+
+
+def _held_out(paths: Sequence[Path], labels: Sequence[int], root: Path, share: float) -> set[int]:
+    """Returns the places of the images that are held out of each class."""
+    of_class: dict[int, list[tuple[bytes, int]]] = defaultdict(list)
+    for place, (path, label) in enumerate(zip(paths, labels, strict=True)):
+        name = os.fsencode(path.relative_to(root).as_posix())
+        of_class[label].append((hashlib.sha256(name).digest(), place))
+    return {
+        place
+        for found in of_class.values()
+        for _, place in sorted(found)[: round(share * len(found))]
+    }
 
 
 def splits(top: Path) -> tuple[str, ...]:

@@ -11,14 +11,26 @@ import numpy as np
 from absl import logging
 
 from iecl_jax import console
+from iecl_jax.config.rules import Rule
+from iecl_jax.config.section import Section, key
 from iecl_jax.data import class_folders, images
 from iecl_jax.data.listing import digest, shown
-from iecl_jax.data.sources.tfds import MEAN, STD, Settings
+from iecl_jax.data.sources.tfds import MEAN, STD
 from iecl_jax.data.split import MAX_NATIVE_SIZE, BrokenFiles, Indices, Record, Split
 
 CROPPED_ON_HOST = True
 _LOOKED_AT = 16  # images of more than 8 bits whose largest value is measured
 __all__ = ["CROPPED_ON_HOST", "MEAN", "STD", "Settings", "check", "open_split"]
+
+
+class Settings(Section):
+    """The settings of a folder of images."""
+
+    test_share = key(
+        0.0,
+        Rule(lambda value: 0 <= value < 1, "at least 0 and less than 1"),
+        "share of each class held out for the test, by its names, in a folder without test images",
+    )
 
 
 def check(data: ml_collections.ConfigDict) -> None:
@@ -31,9 +43,9 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
     """Opens a split of the folder `data.dir`.
 
     The splits are DIR/train and DIR/val (see `class_folders`) if they exist; otherwise DIR is
-    "train". Each subfolder of a split is a class, with all images below it (see `listing`). If most
-    images lie in the split's folder itself, the whole split is unlabelled; otherwise those are left
-    out.
+    "train", without the images that `data.test_share` holds out for "test". Each subfolder of a
+    split is a class, with all images below it (see `listing`). If most images lie in the split's
+    folder itself, the whole split is unlabelled; otherwise those are left out.
 
     The header of every file is read here. A broken file is logged, and the next good one takes its
     place. Whatever is left out is logged, too.
@@ -45,7 +57,8 @@ def open_split(data: ml_collections.ConfigDict, split: str) -> Split:
     top = Path(data.dir).expanduser()
     if not os.path.isdir(top):  # unlike Path.is_dir, it never raises
         raise ValueError(f"data.dir={data.dir!r} is not a folder.")
-    listed, reading = class_folders.find(top, split), images.reading(data)
+    listed = class_folders.find(top, split, test_share=data.test_share)
+    reading = images.reading(data)
     where = shown(listed.root)
     broken = BrokenFiles(len(listed.paths), where)
 

@@ -50,7 +50,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
         )
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            # Opened here, since np.load leaves what it cannot read open.
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         else:
             arrays = safetensors.numpy.load_file(path)

@@ -51,7 +51,9 @@ def test_features_of_a_file_are_those_of_a_loop_in_float64(tmp_path, kernel, suf
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name, num_classes", [("resnet10", 3), ("resnet50", 0)])
+@pytest.mark.parametrize(
+    "name, num_classes", [("resnet10", 3), pytest.param("resnet50", 0, marks=pytest.mark.slow)]
+)
 def test_names_and_shapes_survive_the_way_in_and_out(name, num_classes):
     named = torch_files.arrays(name, width=2, kernel=7, num_classes=num_classes)
     found, params, stats = torch_names.from_torch(named, with_fc=True)

@@ -155,17 +155,17 @@ def command(*arguments) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "encoder", [("resnet18", "imagenet"), ("resnet18", "cifar"), ("resnet50", "imagenet")]
+    "name, stem", [("resnet18", "imagenet"), ("resnet18", "cifar"), ("resnet50", "imagenet")]
 )
-def test_torchvision_and_timm_take_what_a_training_exports(tmp_path, encoder):
+def test_torchvision_and_timm_take_what_a_training_exports(tmp_path, name, stem):
     """The user's commands, from the training to the features of the other programs."""
     torch = pytest.importorskip("torch")
     models = pytest.importorskip("torchvision.models")
     timm = pytest.importorskip("timm")
     safetensors = pytest.importorskip("safetensors.torch")
-    name, stem = encoder
-    run, flags = tmp_path / "run", [f"--config.encoder.{k}={v}" for k, v in (("width", 64),)]
-    flags += [f"--config.encoder.name={name}", f"--config.encoder.stem={stem}"]
+    run = tmp_path / "run"
+    settings = {"name": name, "stem": stem, "width": 64}
+    flags = [f"--config.encoder.{key}={value}" for key, value in settings.items()]
     command(*DIGITS, *flags, f"--workdir={run}")
     command("--config=configs/export.py", f"--config.checkpoint={run}")
     folder = run / "exports" / "safetensors"

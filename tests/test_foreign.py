@@ -1,6 +1,9 @@
 """Weights of other programs: names, shapes, prefixes, types, and what is wrong with bad files."""
 
 import json
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +11,16 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch_files
+from sklearn import linear_model, neighbors, pipeline, preprocessing
 
+from iecl_jax import config as config_lib
+from iecl_jax import data
+from iecl_jax.data.sources import tfds
 from iecl_jax.evals.parts.jobs import with_images
 from iecl_jax.models import build, torch_names
 from iecl_jax.run.checkpoint import load_for_evaluation
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 def same(tree, other):
@@ -42,7 +51,9 @@ def test_features_of_a_file_are_those_of_a_loop_in_float64(tmp_path, kernel, suf
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name, num_classes", [("resnet10", 3), ("resnet50", 0)])
+@pytest.mark.parametrize(
+    "name, num_classes", [("resnet10", 3), pytest.param("resnet50", 0, marks=pytest.mark.slow)]
+)
 def test_names_and_shapes_survive_the_way_in_and_out(name, num_classes):
     named = torch_files.arrays(name, width=2, kernel=7, num_classes=num_classes)
     found, params, stats = torch_names.from_torch(named, with_fc=True)
@@ -124,8 +135,6 @@ def test_a_folder_says_what_the_images_were(tmp_path):
 
 
 def config_like(**settings):
-    from iecl_jax import config as config_lib
-
     overrides = [f"--config.data.{name}={value}" for name, value in settings.items()]
     return config_lib.load("configs/knn.py", overrides).data
 
@@ -233,3 +242,42 @@ def test_facts_that_do_not_fit_are_refused(tmp_path, text, words):
         load_for_evaluation(tmp_path)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_foreign_backbone_has_the_accuracies_of_its_features_in_scikit_learn(tmp_path):
+    """The user's commands on a file of random weights, on data that the command names."""
+    named = torch_files.arrays(width=8)
+    file = torch_files.write(tmp_path / "x.safetensors", named)
+    images = ["--config.data.name=digits", "--config.data.image_size=8"]
+    scores = {}
+    for name in ("knn", "linear"):
+        words = [f"--config=configs/evaluate.py:{name}", f"--config.checkpoint={file}", *images]
+        words += [f"--workdir={tmp_path / name}", "--noconfig.pictures"]
+        done = subprocess.run(
+            [sys.executable, "-m", "iecl_jax.main", *words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        scores |= json.loads((tmp_path / name / "results.json").read_text())["metrics"]
+    digits = config_lib.new()
+    digits = config_lib.choose(digits, {"data.name": "digits"}).data
+    digits.image_size = 8
+    found = {}
+    for name in ("train", "test"):
+        split = data.open_split(digits, name)
+        (batch,) = data.eval_batches(digits, split, len(split))
+        pixels = (batch["image"] / 255 - np.array(tfds.MEAN)) / np.array(tfds.STD)
+        found[name] = torch_files.features(named, pixels), batch["label"]
+    nearest = neighbors.KNeighborsClassifier(
+        20, metric="cosine", weights=lambda distance: np.exp(-distance / 0.07)
+    ).fit(*found["train"])
+    assert scores["knn_top1"] == pytest.approx(nearest.score(*found["test"]), abs=1.5 / 360)
+    scaled = pipeline.make_pipeline(
+        preprocessing.StandardScaler(), linear_model.LogisticRegression(C=1.0, max_iter=2000)
+    ).fit(*found["train"])
+    # Another optimizer and another regularisation of the same classifier.
+    assert scores["linear_top1"] == pytest.approx(scaled.score(*found["test"]), abs=0.06)

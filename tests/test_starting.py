@@ -42,7 +42,7 @@ def file(named, tmp_path_factory):
     return torch_files.write(tmp_path_factory.mktemp("file") / "x.safetensors", named)
 
 
-@pytest.mark.parametrize("spectral_norm", [False, True])
+@pytest.mark.parametrize("spectral_norm", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_encoder_computes_what_the_file_does(named, file, spectral_norm):
     config = config_of(file, spectral_norm=spectral_norm)
     start = starting.read(config)

@@ -5,6 +5,7 @@ read, and a section of its own: the encoder's settings, its images, how it was t
 of the weights. `run.foreign` reads the folder back.
 """
 
+import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Callable, Mapping
@@ -14,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from jax import export as jax_export
 
 import iecl_jax
@@ -195,10 +195,12 @@ def _onnx(network: Network) -> tuple[bytes, dict[str, Any]]:
     import jax2onnx
 
     size = network.config.data.image_size
-    model = jax2onnx.to_onnx(
-        network.features, [jax.ShapeDtypeStruct(("B", size, size, 3), np.uint8)]
-    )
-    return model.SerializeToString(), {"jax2onnx": jax2onnx.__version__} | _input(size)
+    (count,) = jax_export.symbolic_shape("B")
+    pixels = jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8)
+    names = {"input_names": ["pixels"], "output_names": ["features"]}
+    model = jax2onnx.to_onnx(network.features, [pixels], **names)
+    version = importlib.metadata.version("jax2onnx")
+    return model.SerializeToString(), {"jax2onnx": version} | _input(size)
 
 
 def _input(size: int) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""The online and the offline linear probe: one loss, step and accuracy on the same features."""
+"""The online and the offline linear probe: one loss, one step, one accuracy on one input."""
 
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -20,7 +21,9 @@ def online_step(probe, state, features, labels, tx):
     """What a training does with its probe, see `train.optim.make`."""
 
     def loss(probe, features, labels):
-        return train_step.probe_metrics(probe, features, labels, None)["probe_loss"]
+        return train_step.probe_metrics(probe, *map(jnp.asarray, (features, labels)), None)[
+            "probe_loss"
+        ]
 
     value, gradient = jax.value_and_grad(loss)(probe, features, labels)
     updates, state = tx.update(gradient, state, probe)

@@ -21,9 +21,8 @@ def online_step(probe, state, features, labels, tx):
     """What a training does with its probe, see `train.optim.make`."""
 
     def loss(probe, features, labels):
-        return train_step.probe_metrics(probe, *map(jnp.asarray, (features, labels)), None)[
-            "probe_loss"
-        ]
+        given = map(jnp.asarray, (features, labels))
+        return train_step.probe_metrics(probe, *given, None)["probe_loss"]
 
     value, gradient = jax.value_and_grad(loss)(probe, features, labels)
     updates, state = tx.update(gradient, state, probe)

@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from iecl_jax import data
-from iecl_jax.config.rules import COUNT, COUNT_OR_NONE, INSIDE_SHARE, RATES, Rule
+from iecl_jax.config.rules import COUNT, COUNT_OR_NONE, FEW, INSIDE_SHARE, RATES, Rule
 from iecl_jax.config.section import key, with_defaults
 from iecl_jax.data import label_list
 from iecl_jax.data.split import subset
@@ -70,7 +70,7 @@ class Job(Training):
     holdout = key(
         0.1, INSIDE_SHARE, "share of the images held out to choose, if there are several rates"
     )
-    num_seeds = key(1, COUNT, "trainings with the chosen rates; the first has the job's seed")
+    num_seeds = key(1, FEW, "trainings with the chosen rates; the first has the job's seed")
     optimizer = Unregularized
     schedule = with_defaults(Schedule, {"decay": "cosine", "end_factor": 0.0})
     augment = CropAndFlip

@@ -224,6 +224,11 @@ def test_a_pickle_is_refused_with_the_line_that_converts_it(tmp_path, name):
     assert f"{(tmp_path / name).with_suffix('.safetensors')}" in words
 
 
+def test_a_folder_with_a_pickle_is_refused_with_the_same_line(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    assert "is a pickle, which could run any code, and is not read: convert" in refused(tmp_path)
+
+
 @pytest.mark.parametrize(
     "text, words",
     [
@@ -251,8 +256,9 @@ def test_a_foreign_backbone_has_the_accuracies_of_its_features_in_scikit_learn(t
     file = torch_files.write(tmp_path / "x.safetensors", named)
     images = ["--config.data.name=digits", "--config.data.image_size=8"]
     scores = {}
-    for name in ("knn", "linear"):
+    for name, flags in (("knn", []), ("linear", ["--config.linear.num_epochs=300"])):
         words = [f"--config=configs/evaluate.py:{name}", f"--config.checkpoint={file}", *images]
+        words += flags
         words += [f"--workdir={tmp_path / name}", "--noconfig.pictures"]
         done = subprocess.run(
             [sys.executable, "-m", "iecl_jax.main", *words],

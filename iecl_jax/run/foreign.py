@@ -51,7 +51,7 @@ def load(path: Path) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
         )
     except ValueError as error:
         raise ValueError(f"{file} {error}: name another file, or repair this one.") from error
-    if own.get("digest", digest := seal.digest(arrays)) != digest:
+    if "digest" in own and own["digest"] != seal.digest(arrays):
         raise ValueError(
             f"{file} is not the file that {FACTS} beside it describes (another digest): export it "
             "again, or take the JSON away."

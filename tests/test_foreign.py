@@ -172,7 +172,8 @@ BAD = {
     "no ResNet": (
         {f"blocks.{i}.attn.qkv.weight": np.ones((2, 2), np.float32) for i in range(5)},
         "has no key layer1.0.conv1.weight, with or without a prefix, so it is no ResNet; it begins "
-        "with blocks.0.attn.qkv.weight, blocks.1.attn.qkv.weight, blocks.2.attn.qkv.weight, ... (5 in all)",
+        "with blocks.0.attn.qkv.weight, blocks.1.attn.qkv.weight, blocks.2.attn.qkv.weight, ... "
+        "(5 in all)",
     ),
     "two": (
         renamed(torch_files.arrays(), "a.") | renamed(torch_files.arrays(), "b."),

@@ -23,7 +23,8 @@ from iecl_jax.run.default_folder import default_folder
 ROOT = pathlib.Path(__file__).parent.parent
 DIGITS = (
     *("--config=configs/quickstart.py", "--config.train.num_steps=8"),
-    *("--config.train.batch_size=32", "--config.schedule.warmup_epochs=0"),
+    *("--config.train.batch_size=32", "--config.saib.group_size=16"),
+    *("--config.schedule.warmup_epochs=0", "--config.checkpoint.keep_best=0"),
     *("--config.optimizer.learning_rate=3.0", "--config.eval.names=('knn',)"),
     *("--config.eval.pictures=False", "--config.diagnostics.every_steps=0"),
 )

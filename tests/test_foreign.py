@@ -146,12 +146,12 @@ def without(name):
 BAD = {
     "missing": (
         without("layer2.0.bn1.bias"),
-        "is no resnet10 of width 4 with the stem 'cifar', as its names suggest: it lacks 1 of its "
-        "keys, layer2.0.bn1.bias: name another",
+        "is no resnet10 of width 4 with the stem 'cifar', as its names suggest: it lacks "
+        "layer2.0.bn1.bias: name another",
     ),
     "extra": (
         torch_files.arrays() | {"layer1.0.se.fc1.weight": np.ones((2, 2), np.float32)},
-        "has 1 keys that it does not have, layer1.0.se.fc1.weight",
+        "it has the unknown layer1.0.se.fc1.weight: name another",
     ),
     "another stem": (
         without("conv1.weight") | {"conv1.0.weight": np.ones((2, 3, 3, 3), np.float32)},
@@ -163,7 +163,7 @@ BAD = {
     ),
     "shapes": (
         torch_files.arrays() | {"layer4.0.conv2.weight": np.ones((32, 16, 3, 3), np.float32)},
-        "has other shapes in 1 keys, layer4.0.conv2.weight [32, 16, 3, 3] instead of [32, 32, 3, ",
+        "it has other shapes, layer4.0.conv2.weight [32, 16, 3, 3] instead of [32, 32, 3, ",
     ),
     "another architecture": (
         torch_files.arrays() | {"layer1.1.conv1.weight": np.ones((4, 4, 3, 3), np.float32)},
@@ -172,7 +172,8 @@ BAD = {
     "no ResNet": (
         {f"blocks.{i}.attn.qkv.weight": np.ones((2, 2), np.float32) for i in range(5)},
         "has no key layer1.0.conv1.weight, with or without a prefix, so it is no ResNet; it begins "
-        "with blocks.0.attn.qkv.weight, blocks.1.attn.qkv.weight, blocks.2.attn.qkv.weight, ...",
+        "with blocks.0.attn.qkv.weight, blocks.1.attn.qkv.weight, blocks.2.attn.qkv.weight, ... "
+        "(5 in all)",
     ),
     "two": (
         renamed(torch_files.arrays(), "a.") | renamed(torch_files.arrays(), "b."),
@@ -224,6 +225,11 @@ def test_a_pickle_is_refused_with_the_line_that_converts_it(tmp_path, name):
     assert f"{(tmp_path / name).with_suffix('.safetensors')}" in words
 
 
+def test_a_folder_with_a_pickle_is_refused_with_the_same_line(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    assert "is a pickle, which could run any code, and is not read: convert" in refused(tmp_path)
+
+
 @pytest.mark.parametrize(
     "text, words",
     [
@@ -251,8 +257,9 @@ def test_a_foreign_backbone_has_the_accuracies_of_its_features_in_scikit_learn(t
     file = torch_files.write(tmp_path / "x.safetensors", named)
     images = ["--config.data.name=digits", "--config.data.image_size=8"]
     scores = {}
-    for name in ("knn", "linear"):
+    for name, flags in (("knn", []), ("linear", ["--config.linear.num_epochs=300"])):
         words = [f"--config=configs/evaluate.py:{name}", f"--config.checkpoint={file}", *images]
+        words += flags
         words += [f"--workdir={tmp_path / name}", "--noconfig.pictures"]
         done = subprocess.run(
             [sys.executable, "-m", "iecl_jax.main", *words],

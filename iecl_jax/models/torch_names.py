@@ -205,20 +205,13 @@ def _misfit(
         for name in wanted
         if name in found and found[name] != wanted[name]
     ]
-    parts = {
-        "lacks {count} of its keys, {keys}": missing,
-        "has {count} keys that it does not have, {keys}": unknown,
-        "has other shapes in {count} keys, {keys}": shapes,
-    }
-    told = [
-        words.format(count=len(names), keys=_listed(names))
-        for words, names in parts.items()
-        if names
-    ]
+    parts = {"lacks": missing, "has the unknown": unknown, "has other shapes,": shapes}
+    told = [f"{words} {_listed(names)}" for words, names in parts.items() if names]
     return f"is no {like}, as its names suggest: it {' and '.join(told)}" if told else ""
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Returns the first few names, and dots if there are more."""
-    shown = list(names)
-    return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")
+    """Returns the first few names, and how many there are if these are not all."""
+    found = list(names)
+    more = f", ... ({len(found)} in all)" if len(found) > _SHOWN else ""
+    return ", ".join(found[:_SHOWN]) + more

@@ -19,13 +19,14 @@ from iecl_jax.models import torch_names
 from iecl_jax.run import seal, weights_file
 
 MODEL, FACTS = "model.safetensors", "config.json"
+_BIN = "pytorch_model.bin"  # a hub's pickle, which is refused with the line that converts it
 OWN = "iecl_jax"  # the section of FACTS that the export adds to what timm reads
 _SIZES = {"imagenet": 224, "cifar": 32}  # pixels, where nothing says what the network was made for
 
 
 def is_foreign(path: Path) -> bool:
     """Returns whether a path names a file of weights, or a folder with one; it may be missing."""
-    return weights_file.is_weights(path) or (path / MODEL).is_file()
+    return weights_file.is_weights(path) or any((path / name).is_file() for name in (MODEL, _BIN))
 
 
 def load(path: Path) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
@@ -37,7 +38,9 @@ def load(path: Path) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
     Raises:
       ValueError: the file cannot be read, is no ResNet, or FACTS does not fit it.
     """
-    file = path / MODEL if path.is_dir() else path
+    file = path
+    if path.is_dir():
+        file = path / (MODEL if (path / MODEL).is_file() else _BIN)
     arrays = weights_file.read(file)
     facts = weights_file.read_facts(file.with_name(FACTS))
     own = _section(facts, OWN)
@@ -48,7 +51,7 @@ def load(path: Path) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
         )
     except ValueError as error:
         raise ValueError(f"{file} {error}: name another file, or repair this one.") from error
-    if own.get("digest", digest := seal.digest(arrays)) != digest:
+    if "digest" in own and own["digest"] != seal.digest(arrays):
         raise ValueError(
             f"{file} is not the file that {FACTS} beside it describes (another digest): export it "
             "again, or take the JSON away."

@@ -124,7 +124,8 @@ def _naming(word: str) -> Iterator[None]:
     except ValueError as error:
         if not word:
             raise
-        raise type(error)(f"transfer.datasets has {word!r}: {error}") from error
+        entry = f"transfer.datasets has {word!r}, a NAME or NAME:FOLDER"
+        raise type(error)(f"{entry}: {error}") from error
 
 
 def _transfer(subject: Subject, settings: Any, *, per_class: bool) -> dict[str, float]:

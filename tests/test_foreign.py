@@ -212,6 +212,9 @@ def test_a_damaged_file_is_refused_in_a_sentence(tmp_path):
         assert f"there is no file {tmp_path}/gone{suffix}" in refused(tmp_path / f"gone{suffix}")
     np.savez(tmp_path / "pickled.npz", a=np.array([{}], dtype=object))
     assert "Object arrays cannot be loaded" in refused(tmp_path / "pickled.npz")
+    np.save(tmp_path / "single.npy", np.zeros(3))
+    (tmp_path / "single.npy").rename(tmp_path / "single.npz")
+    assert "cannot be read as .npz" in refused(tmp_path / "single.npz")
     (tmp_path / "x.h5").write_text("")
     assert "name one that ends in .safetensors or .npz" in refused(tmp_path / "x.h5")
     with pytest.raises(ValueError, match="best=True chooses a checkpoint of a run"):

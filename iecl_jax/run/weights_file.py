@@ -58,7 +58,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         safetensors.SafetensorError,
         zipfile.BadZipFile,
         zlib.error,
-        AttributeError,  # what np.load returns for a single array has no files
+        TypeError,  # what np.load returns for a single array cannot be opened
         EOFError,
         KeyError,
         OSError,

@@ -102,13 +102,13 @@ def test_each_data_set_of_the_list_is_encoded_by_the_same_network(tmp_path):
     config = config_lib.new("transfer")
     config.pretrain = tiny_run.get_config()
     config.transfer.datasets = ("generated", "image_folder:nowhere")
-    with pytest.raises(ValueError, match=r"transfer.datasets has 'image_folder' .*is not a fo"):
+    with pytest.raises(ValueError, match=r"transfer.datasets has 'image_folder', .*is not a fo"):
         jobs.run(config, str(tmp_path / "run"))
     config.transfer.datasets = ("generated", "generated")
     with pytest.raises(ValueError, match="has 'generated' twice"):
         jobs.run(config, str(tmp_path / "run"))
     config.transfer.datasets = ("generatd",)
-    with pytest.raises(ValueError, match=r"has 'generatd' .*data.name='generatd' is unknown"):
+    with pytest.raises(ValueError, match=r"has 'generatd', .*data.name='generatd' is unknown"):
         jobs.run(config, str(tmp_path / "run"))
     config.transfer.datasets = ("generated",)
     config.transfer.update({"num_penalties": 2, "draws": 1})

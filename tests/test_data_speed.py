@@ -1,6 +1,5 @@
 """The measurement of the input path, on a few images, and the peer's crops against ours."""
 
-import argparse
 import json
 
 import numpy as np
@@ -58,7 +57,7 @@ def test_photographs_are_resized_and_encoded_again(tmp_path):
     target.mkdir()
     Image.new("L", (640, 512), 200).save(source / "grey.png")
     speed.draw_photograph(1, 100, 300).save(source / "tall.jpg")
-    config = argparse.Namespace(data=speed.config_lib.load("configs/imagenet_r50.py").data)
+    config = speed.config_lib.load("configs/imagenet_r50.py")
     split = speed.open_jpegs(config, target, str(source.parent), shorter=256, limit=5)
     assert len(split) == 2
     written = [images.open_image(path) for path in sorted(target.iterdir())]

@@ -91,7 +91,8 @@ def test_a_vision_transformer_trains_resumes_and_is_evaluated(vit, tmp_path, wit
 
 def test_settings_are_those_of_the_file(vit):
     config = config_of(vit, "--config.encoder.depth=3")
-    assert set(config.encoder) == {"name", "bn_group", "patch", "dim", "num_heads", "depth"}
+    own = {"patch", "dim", "num_heads", "depth"}
+    assert set(config.encoder) == {"name", "bn_group", "init_from"} | own
     assert build.encoder(config).depth == 3
     back = config_lib.load(SMOKE, [f"--config.encoder.name={vit}", "--config.encoder.patch=4"])
     assert back.encoder.patch == 4

@@ -144,7 +144,8 @@ def open_jpegs(
         size = round(height * ASPECT), height
         pictures = (draw_photograph(seed, *size) for seed in range(min(limit, NUM_DRAWN)))
     write_jpegs(folder, pictures, shorter)
-    config.data.update({"name": "image_folder", "dir": str(folder), "cache": "none"})
+    config.data = config_lib.choose(config, {"data.name": "image_folder"}).data
+    config.data.update({"dir": str(folder), "cache": "none"})
     return open_split(config.data, "train")
 
 

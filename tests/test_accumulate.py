@@ -36,10 +36,8 @@ def trained(case, **settings):
     return found | {f"metrics/{name}": row for name, row in jax.device_get(metrics).items()}
 
 
-@pytest.mark.parametrize(
-    "case",
-    [case if case == "byol" else pytest.param(case, marks=pytest.mark.slow) for case in CASES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_a_step_in_parts_is_the_step(case):
     whole, parts = trained(case), trained(case, **{"train.accumulate": 2})
     assert whole.keys() == parts.keys()

@@ -92,7 +92,8 @@ def test_image_keys_fold_in_step_and_place():
 
 
 @pytest.mark.parametrize(
-    "form", [pytest.param("large", marks=pytest.mark.slow), "small", "cropped"]
+    "form",
+    ["small", *(pytest.param(form, marks=pytest.mark.slow) for form in ("large", "cropped"))],
 )
 def test_views_added_do_not_change_the_first_two_bit_for_bit(form):
     images = {"large": some_images(6, 11, 9, 3), "small": some_images(6, SIZE, SIZE, 3)}.get(form)

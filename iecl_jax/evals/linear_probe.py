@@ -42,7 +42,10 @@ from iecl_jax.train.actions import Log, Save
 from iecl_jax.train.loop import Run, check_total, train
 from iecl_jax.train.step import AXIS
 
-RESULTS = linear.RESULTS
+RESULTS = {
+    "linear_top1": "linear probe, top-1 (%)",
+    "linear_top5": "linear probe, top-5 (%)",
+}
 
 
 class Job(Section):

@@ -150,8 +150,8 @@ def test_a_training_starts_from_a_file_and_goes_on_without_it(tmp_path, named):
     kernel = weights["params"]["online"]["encoder"]["conv1"]["kernel"]
     np.testing.assert_allclose(kernel, named["conv1.weight"].transpose(2, 3, 1, 0), rtol=1e-5)
     path.unlink()
-    command(*flags, "--config.train.num_steps=4")
+    command(*flags, "--config.train.num_steps=4", "--allow_config_change")
     assert json.loads((tmp_path / "run" / "results.json").read_text())["steps"] == 4
     other = [word for word in flags if "init_from" not in word]
-    words = command(*other, "--config.train.num_steps=6", status=1)
+    words = command(*other, "--config.train.num_steps=6", "--allow_config_change", status=1)
     assert "encoder.init_from" in words

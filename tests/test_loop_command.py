@@ -47,6 +47,7 @@ def test_several_steps_a_call_reach_the_results(tmp_path):
     assert (tmp_path / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_without_tensorflow_a_run_reaches_its_report(tmp_path):
     process = begin(tmp_path, "--config.train.num_steps=4", absent="tensorflow,clu,tensorboard")
     console = end(process)

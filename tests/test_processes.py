@@ -246,6 +246,7 @@ distributed.start(
 """
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_come_are_a_sentence():
     """Told by the one that the others connect to, and by one that finds nobody there."""
     started = [

@@ -166,7 +166,6 @@ def _loss_at(name, key, value):
     return method.loss(jax.tree.map(_float32, _outputs(name)))[0]
 
 
-@pytest.mark.slow
 def test_every_method_and_every_setting_of_a_loss_has_a_case():
     assert {case.method for case in CASES.values()} == set(kinds.names("method"))
     for method in kinds.names("method"):

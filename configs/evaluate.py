@@ -32,6 +32,12 @@ def evaluation_config(job: str, scale: str) -> ml_collections.ConfigDict:
     return config
 
 
+def checkpoint_config(job: str, arg: str) -> tuple[ml_collections.ConfigDict, str]:
+    """Returns (config, scale) of a job on a checkpoint, and an argument: "", or "smoke"."""
+    _, scale = common.parse_arg(arg, default="checkpoint", choices=["checkpoint"])
+    return evaluation_config(job, scale), scale
+
+
 def training_config(job: str, arg: str) -> tuple[ml_collections.ConfigDict, str]:
     """Returns (config, scale) of a job that trains an encoder further, and an argument.
 

@@ -8,10 +8,8 @@ writes an untrained tiny network.
 
 import ml_collections
 
-from iecl_jax.configs import common
-from iecl_jax.configs.evaluate import evaluation_config
+from iecl_jax.configs import evaluate
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    _, scale = common.parse_arg(arg, default="checkpoint", choices=["checkpoint"])
-    return evaluation_config("export", scale)
+    return evaluate.checkpoint_config("export", arg)[0]

@@ -8,13 +8,11 @@ draws their distribution to jacobian.png. `:smoke` measures an untrained tiny ne
 
 import ml_collections
 
-from iecl_jax.configs import common
-from iecl_jax.configs.evaluate import evaluation_config
+from iecl_jax.configs import evaluate
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    _, scale = common.parse_arg(arg, default="checkpoint", choices=["checkpoint"])
-    config = evaluation_config("jacobian", scale)
+    config, scale = evaluate.checkpoint_config("jacobian", arg)
     if scale:
         config.pretrain.data.image_size = 8
         config.jacobian.num_groups = 2

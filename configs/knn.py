@@ -7,9 +7,8 @@
 
 import ml_collections
 
-from iecl_jax.configs import common, evaluate
+from iecl_jax.configs import evaluate
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    _, scale = common.parse_arg(arg, default="checkpoint", choices=["checkpoint"])
-    return evaluate.evaluation_config("knn", scale)
+    return evaluate.checkpoint_config("knn", arg)[0]

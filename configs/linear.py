@@ -8,12 +8,11 @@ of the paper, with a fixed rate. `:smoke` evaluates an untrained tiny network.
 
 import ml_collections
 
-from iecl_jax.configs import common, evaluate
+from iecl_jax.configs import evaluate
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    _, scale = common.parse_arg(arg, default="checkpoint", choices=["checkpoint"])
-    config = evaluate.evaluation_config("linear", scale)
+    config, scale = evaluate.checkpoint_config("linear", arg)
     if scale:
         config.linear.update({"batch_size": 32, "num_epochs": 2})
     return config

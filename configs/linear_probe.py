@@ -9,12 +9,11 @@ hours. `:smoke` evaluates an untrained tiny network.
 
 import ml_collections
 
-from iecl_jax.configs import common, evaluate
+from iecl_jax.configs import evaluate
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    _, scale = common.parse_arg(arg, default="checkpoint", choices=["checkpoint"])
-    config = evaluate.evaluation_config("linear_probe", scale)
+    config, scale = evaluate.checkpoint_config("linear_probe", arg)
     if scale:
         config.linear_probe.update({"batch_size": 32, "num_epochs": 2})
     return config

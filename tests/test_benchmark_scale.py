@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tiny_network
 
-from iecl_jax.tools.benchmark import scale
+from iecl_jax.tools.benchmark import program, scale
 
-COST = scale.Cost(flops=8e12, gradient=400_000_000, checkpoint=10**9, steps=3600)
+COST = scale.Cost(flops=8e12, gradient=400_000_000, checkpoint=10**9)
 MACHINE = scale.Machine("4 x some", 4, memory=scale.REFERENCE_MEMORY / 2, link=1e11)
 
 
@@ -24,6 +24,7 @@ def test_seconds_of_a_step():
 def test_a_machine_that_does_not_fit_has_no_number(monkeypatch):
     monkeypatch.setattr(scale, "MACHINES", (MACHINE, MACHINE._replace(devices=7)))
     config = tiny_network.get_config()
+    config.train.num_steps = 3600
     cells = scale.row("tiny", config, COST)
     assert cells[-2:] == ["1.0 (4)", "does not fit"]
     assert len(cells) == len(scale.titles())
@@ -31,4 +32,4 @@ def test_a_machine_that_does_not_fit_has_no_number(monkeypatch):
 
 def test_the_state_and_the_gradient_are_counted():
     state = {"a": jax.ShapeDtypeStruct((3, 5), np.float32), "b": np.zeros(4, np.int8)}
-    assert scale._bytes(state) == 64
+    assert program.num_bytes(state) == 64

@@ -13,7 +13,7 @@ import math
 import shutil
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -163,11 +163,11 @@ def _memory(
     )
     of_step = program.memory(lowered.compile())["memory_total_bytes"]
     local, cached = jax.local_device_count(), _cached_bytes(task)
-    ahead = (config.data.prefetch + 1) * _bytes(batch) // jax.device_count()
+    ahead = (config.data.prefetch + 1) * program.num_bytes(batch) // jax.device_count()
     of_images = cached if caching.chosen(config.data.cache, task.split) == "device" else 0
     on_device = of_step + ahead + of_images
     # A checkpoint is copied before it is written; decoded batches wait in the host's memory too.
-    on_host = cached + _bytes(state) + ahead * local
+    on_host = cached + program.num_bytes(state) + ahead * local
     if _on_cpu():
         return [_host(on_host + local * on_device, available)]
     way_out = (
@@ -199,7 +199,7 @@ def _disk(task: pretraining.Pretraining, state: Any, run_dir: str) -> Need:
     forever = total // settings.keep_every_steps if settings.keep_every_steps else 0
     saved = math.ceil(total / settings.every_steps) + (settings.keep_best > 0)
     at_once = min(settings.keep + settings.keep_best + forever + 1, saved + 1)
-    size = _bytes(state)
+    size = program.num_bytes(state)
     what = f"{at_once:,} checkpoints of {_size(size)}"
     way_out = "use a --workdir on another disk, or keep fewer (checkpoint.keep, keep_every_steps)"
     folder = Path(run_dir).absolute()
@@ -249,11 +249,6 @@ def _duration(task: pretraining.Pretraining, timed: Timed) -> list[list[str]]:
         ["all steps", f"{console.duration(seconds)}; begun now, they end on {end}"],
         ["evaluations, diagnostics, galleries", "not included"],
     ]
-
-
-def _bytes(tree: Any) -> int:
-    leaves: Iterable[Any] = jax.tree.leaves(tree)
-    return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
 
 
 def _size(count: int) -> str:

@@ -1,5 +1,6 @@
 """Starts a training from the encoder of a file or run, where `encoder.init_from` names one."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,7 +84,7 @@ def put(state: TrainState, start: Start | None) -> TrainState:
 
     trees = (state.params, state.method_state)
     params, method_state = jax.tree_util.tree_map_with_path(place, trees)
-    return state.replace(params=params, method_state=method_state)  # type: ignore[attr-defined]
+    return dataclasses.replace(state, params=params, method_state=method_state)
 
 
 def _require_fit(

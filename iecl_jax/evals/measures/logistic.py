@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from iecl_jax.evals.measures.knn import share_right
 from iecl_jax.evals.measures.probe_grid import split_holdout
 
 _MOST_ITERATIONS = 1000  # of L-BFGS: weak penalties on features that separate the classes need many
@@ -107,9 +108,10 @@ def accuracy(predicted: np.ndarray, labels: np.ndarray, *, per_class: bool = Fal
     known = np.asarray(labels) >= 0
     if not known.any():
         raise ValueError("no test example is labelled, so there is no accuracy: use another split.")
-    right, labels = (np.asarray(predicted) == labels)[known], np.asarray(labels)[known]
+    predicted, labels = np.asarray(predicted)[known], np.asarray(labels)[known]
     if not per_class:
-        return float(right.mean())
+        return share_right(predicted, labels)
+    right = predicted == labels
     return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
 
 

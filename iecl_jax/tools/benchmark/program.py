@@ -1,5 +1,6 @@
 """Analyses the training step as a program, from shapes only: FLOPs, memory, collectives."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -105,6 +106,12 @@ def _step_and_shapes(
     state = jax.eval_shape(prepared.experiment.create_state)
     arguments = state, [batch_shapes(prepared.config, count)], *scalars
     return prepared.experiment.mapped(devices), arguments
+
+
+def num_bytes(tree: Any) -> int:
+    """Returns the bytes of the arrays of a tree, which may be shapes and types alone."""
+    leaves: Sequence[Any] = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
 
 
 def arithmetic(jaxpr: Jaxpr, lowered: jax.stages.Lowered, images: int) -> dict[str, float]:

@@ -19,7 +19,7 @@ import argparse
 import functools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -36,7 +36,7 @@ from iecl_jax.tools.tables.rows import read_tables
 TABLES = "configs/tables.py"
 SCALED = ("1", "2a", "3", "4", "5")  # the tables of pretrainings of full length
 # Training images. STL-10 trains on its unlabelled images.
-IMAGES = {"imagenet2012": 1_281_167, "imagenet100": 126_689}
+IMAGES = {"imagenet2012": 1_281_167}
 IMAGES |= {"cifar10": 50_000, "cifar100": 50_000, "stl10": 100_000}
 
 
@@ -77,32 +77,25 @@ class Cost(NamedTuple):
       flops: operations of a step with the whole batch.
       gradient: bytes of the gradient, which the devices exchange in each step.
       checkpoint: bytes of a checkpoint.
-      steps: length of the training.
     """
 
     flops: float
     gradient: int
     checkpoint: int
-    steps: int
 
 
 def cost(config: ml_collections.ConfigDict) -> Cost:
     """Returns the cost of a pretraining; it only traces the step."""
     prepared = program.prepare(config, 1)
     jaxpr, state = program.traced(prepared, jax.devices()[:1])
+    gradient, checkpoint = program.num_bytes(state.params), program.num_bytes(state)
+    return Cost(product_flops(jaxpr), gradient, checkpoint)
+
+
+def num_steps(config: ml_collections.ConfigDict) -> int:
+    """Returns the length of a pretraining in steps."""
     train = config.train
-    epoch = IMAGES[config.data.name] // train.batch_size
-    return Cost(
-        product_flops(jaxpr),
-        _bytes(state.params),
-        _bytes(state),
-        train.num_steps or train.num_epochs * epoch,
-    )
-
-
-def _bytes(tree: Any) -> int:
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+    return train.num_steps or train.num_epochs * (IMAGES[config.data.name] // train.batch_size)
 
 
 @functools.cache
@@ -122,11 +115,11 @@ def seconds_of_step(found: Cost, side: int, machine: Machine) -> float:
 
 def row(label: str, config: ml_collections.ConfigDict, found: Cost) -> list[str]:
     """Returns the cells of a row."""
-    images = config.train.batch_size
+    images, steps = config.train.batch_size, num_steps(config)
     cells = [
         label,
         f"{images:,}",
-        f"{found.steps:,}",
+        f"{steps:,}",
         f"{found.flops / images / 1e9:,.1f}",
         f"{found.gradient / 1e6:,.0f}",
         f"{found.checkpoint / 1e9:.2f}",
@@ -137,7 +130,7 @@ def row(label: str, config: ml_collections.ConfigDict, found: Cost) -> list[str]
         except ValueError:  # the batch, a group of SAIB or of BN does not fit so many devices
             cells.append("does not fit")
             continue
-        hours = found.steps * seconds_of_step(found, config.data.image_size, machine) / 3600
+        hours = steps * seconds_of_step(found, config.data.image_size, machine) / 3600
         cells.append(f"{hours:,.1f} ({hours * machine.devices:,.0f})")
     return cells
 
@@ -165,9 +158,7 @@ def costs(configs: Iterable[tuple[str, ml_collections.ConfigDict]]) -> list[list
         traced = config_lib.to_json(same)
         if traced not in known:
             known[traced] = cost(config)
-        steps = config.train.num_epochs * (IMAGES[config.data.name] // config.train.batch_size)
-        found = known[traced]._replace(steps=config.train.num_steps or steps)
-        rows.append(row(label, config, found))
+        rows.append(row(label, config, known[traced]))
     return rows
 
 

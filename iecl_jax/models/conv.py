@@ -1,5 +1,6 @@
 """Convolutions, with spectral normalisation: the kernel divided by its largest singular value."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Float32
 
 from iecl_jax.losses.product import product
-from iecl_jax.models import initializers
+from iecl_jax.models import initializers, winograd
 
+WINOGRAD_CHANNELS = 64  # With fewer, the direct sum takes less time.
 _INIT_ITERATIONS = 15  # as in PyTorch's parametrizations.spectral_norm
 _ITERATIONS_OF_A_FILE = 200  # trained kernels may have several large singular values
 
@@ -58,17 +60,39 @@ def convolve(
 ) -> Float[Array, "B _ _ F"]:
     """Convolves x with a kernel; the zero padding keeps the size if the stride is 1.
 
-    The taps of the kernel are `dilation` pixels apart.
+    The taps of the kernel are `dilation` pixels apart. A CPU computes 3x3 convolutions of many
+    channels in float32 by Winograd's algorithm.
     """
-    size = kernel.shape[0]
-    # The barriers make XLA compute the input, and the gradient of the output, only once. It would
-    # otherwise repeat the operations that make them inside each of their uses.
-    x = jax.lax.optimization_barrier(x)
+    size, _, *channels = kernel.shape
     if size == 1:
-        return jax.lax.optimization_barrier(x[:, ::stride, ::stride] @ kernel[0, 0])
+        return _of_pixels(x, kernel[0, 0], stride)
+    direct = functools.partial(_direct, stride=stride, dilation=dilation)
+    fits = (size, stride, dilation, x.dtype) == (3, 1, 1, jnp.float32)
+    if fits and min(channels) >= WINOGRAD_CHANNELS:
+        return jax.lax.platform_dependent(x, kernel, cpu=winograd.convolve, default=direct)
+    return direct(x, kernel)
+
+
+# The barriers below make XLA compute the input, and the gradient of the output, only once. It would
+# otherwise repeat the operations that make them inside each of their uses.
+
+
+def _of_pixels(
+    x: Float[Array, "B H W C"], matrix: Float[Array, "C F"], stride: int
+) -> Float[Array, "B _ _ F"]:
+    """Multiplies each pixel, or every stride-th along both axes, by a matrix."""
+    x = jax.lax.optimization_barrier(x[:, ::stride, ::stride])
+    y = x.reshape(-1, x.shape[-1]) @ matrix
+    return jax.lax.optimization_barrier(y.reshape(*x.shape[:-1], -1))
+
+
+def _direct(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"], *, stride: int, dilation: int
+) -> Float[Array, "B _ _ F"]:
+    size = kernel.shape[0]
     before, after = dilation * ((size - 1) // 2), dilation * (size // 2)
     y = jax.lax.conv_general_dilated(
-        x,
+        jax.lax.optimization_barrier(x),
         kernel,
         window_strides=(stride, stride),
         padding=[(before, after)] * 2,

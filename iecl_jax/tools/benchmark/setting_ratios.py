@@ -5,7 +5,8 @@
 A ratio is the time without one setting divided by the time with all settings, in the same round:
 above 1, the setting makes the step faster. Each time is the median of `--steps` steps in a new
 process. The settings take turns; every other round goes backwards. They are those of
-`iecl_jax/run/runtime.py`; the last row shows the cost of `encoder.remat`.
+`iecl_jax/run/runtime.py`, and `WINOGRAD_CHANNELS` of `iecl_jax/models/conv.py`. The last row shows
+the cost of `encoder.remat`.
 """
 
 import functools
@@ -23,27 +24,35 @@ from iecl_jax.tools.benchmark import timing
 
 YNNPACK = f"{runtime.CPU_FLAGS[0]},LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 BENCHMARK = "from iecl_jax.tools.benchmark.__main__ import main; main()"
-RETURNING = (
-    f"from iecl_jax.run import runtime; runtime.keep_freed_memory = lambda: None; {BENCHMARK}"
-)
-# Row of the table -> (XLA_FLAGS, program, overrides).
+# What a program does before BENCHMARK.
+RETURNING = "from iecl_jax.run import runtime; runtime.keep_freed_memory = lambda: None; "
+DIRECT = "from iecl_jax.models import conv; conv.WINOGRAD_CHANNELS = 10**9; "
+# Row of the table -> (XLA_FLAGS, what the program does first, overrides).
 SETTINGS = {
-    "all": ("", BENCHMARK, []),
-    "convolutions of YNNPACK, not Eigen": (YNNPACK, BENCHMARK, []),
-    "barriers dropped": ("--xla_disable_hlo_passes=", BENCHMARK, []),
+    "all": ("", "", []),
+    "3x3 convolutions as direct sums": ("", DIRECT, []),
+    "convolutions of YNNPACK, not Eigen": (YNNPACK, "", []),
+    "barriers dropped": ("--xla_disable_hlo_passes=", "", []),
     "freed memory returned to the system": ("", RETURNING, []),
-    "none of the three": (f"{YNNPACK} --xla_disable_hlo_passes=", RETURNING, []),
-    "encoder.remat=True": ("", BENCHMARK, ["--config.encoder.remat=True"]),
+    "none of the four": (f"{YNNPACK} --xla_disable_hlo_passes=", DIRECT + RETURNING, []),
+    "encoder.remat=True": ("", "", ["--config.encoder.remat=True"]),
 }
 
 
 def milliseconds(name: str, config: str, steps: int, overrides: list[str]) -> float:
     """Returns the median milliseconds per step in a new process, for a row of SETTINGS."""
-    flags, program, more = SETTINGS[name]
+    flags, first, more = SETTINGS[name]
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "step.json")
         command = [
-            *(sys.executable, "-c", program, f"--config={config}", "--only=step", "--rounds=1"),
+            *(
+                sys.executable,
+                "-c",
+                first + BENCHMARK,
+                f"--config={config}",
+                "--only=step",
+                "--rounds=1",
+            ),
             *(f"--steps={steps}", f"--json={path}", *files.merged([*overrides, *more])),
         ]
         environment = os.environ | {"XLA_FLAGS": flags}

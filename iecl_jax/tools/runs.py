@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -24,6 +24,8 @@ from iecl_jax.run.preemption import EXIT_CODE
 
 MAIN = ("-m", "iecl_jax.main")
 Job = TypeVar("Job")
+TIMED_OUT = 124  # as timeout(1) says it
+GRACE = 10.0  # seconds between SIGTERM and SIGKILL for a command whose time is up
 _TAIL = 4096  # bytes at the end of a log in which its last line is
 
 
@@ -125,35 +127,66 @@ class Runner:
     def _under_way(self) -> str:
         """Returns what the commands that run said last."""
         logs = tuple(self._logs)
-        return "; ".join(f"{'/'.join(log.parts[-3:-1])}: {_last_line(log)}" for log in logs)
+        return "; ".join(f"{'/'.join(log.parts[-3:-1])}: {last_line(log)}" for log in logs)
 
-    def call(self, arguments: Sequence[str], log: Path) -> int:
-        """Runs `python ARGUMENTS`, appends its output to `log`, and returns its exit code."""
+    def call(
+        self,
+        arguments: Sequence[str],
+        log: Path,
+        *,
+        python: str = sys.executable,
+        environment: Mapping[str, str] | None = None,
+        seconds: float | None = None,
+    ) -> int:
+        """Runs `python ARGUMENTS`, and appends its output to `log`. What it started ends with it.
+
+        Args:
+          arguments: the command without the name of the interpreter.
+          log: a file; its folder is made.
+          python: the interpreter.
+          environment: variables in addition to those of this process.
+          seconds: its time. Then it gets SIGTERM, and SIGKILL if it does not end in GRACE.
+
+        Returns:
+          Its exit code; TIMED_OUT if its time was up; EXIT_CODE, without a call, after a signal.
+        """
         if self.stopped:
             return EXIT_CODE
         console.say(f"Started; its output is in {log}")
         self._logs.append(log)
         try:
-            return self._call(arguments, log)
+            variables = self._environment | dict(environment or {})
+            return self._call([python, *arguments], log, variables, seconds)
         finally:
             self._logs.remove(log)
 
-    def _call(self, arguments: Sequence[str], log: Path) -> int:
+    def _call(
+        self, words: Sequence[str], log: Path, variables: Mapping[str, str], seconds: float | None
+    ) -> int:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as output:
             # In its own session, the child does not get the terminal's Ctrl-C, only our SIGTERM.
             child = subprocess.Popen(
-                [sys.executable, *arguments],
+                words,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=self._environment,
+                env=variables,
                 start_new_session=True,
             )
             self._children.add(child)
             if self.stopped:  # The signal came before the child was in the set.
                 child.terminate()
-            code = child.wait()
+            try:
+                code = child.wait(seconds)
+            except subprocess.TimeoutExpired:
+                code = TIMED_OUT
+                child.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(GRACE)
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # None is left.
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
         self._children.discard(child)
         return code
 
@@ -215,7 +248,7 @@ def reason(log: Path) -> str:
     return ""
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
     """Returns the last line of a log that is not empty; "" if there is none yet."""
     with contextlib.suppress(OSError), log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _TAIL))

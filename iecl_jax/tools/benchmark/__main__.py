@@ -47,7 +47,6 @@ from iecl_jax.tools.benchmark import images, parts, program, report, roofline, t
 
 PROGRAM = "program"
 CHOICES = (*report.PARTS, PROGRAM)
-TRACED_STEPS = 3
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -114,7 +113,7 @@ def measure(
             if len(records) == 1:
                 records[0] |= parts.peak_memory()
     if args.trace:
-        parts.trace(timed["step"], args.trace, TRACED_STEPS)
+        parts.trace(timed["step"], args.trace, parts.TRACED_STEPS)
     if PROGRAM in args.only:
         for record, config in zip(records, configs, strict=True):
             with console.waiting("Compiling the training step, for its memory and FLOPs"):

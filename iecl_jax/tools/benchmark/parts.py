@@ -23,6 +23,8 @@ from iecl_jax.run.writer import Writer
 from iecl_jax.tools.benchmark import program, timing
 from iecl_jax.train.step import AXIS
 
+TRACED_STEPS = 3  # of a profile
+
 
 def random_batch(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns a batch of random pixels and labels on the devices, see `program.batch_shapes`."""

@@ -49,8 +49,8 @@ def parser(text: str, *, rounds: int, steps: int) -> arguments.Parser:
     return found
 
 
-def flags(config: ml_collections.ConfigDict, method: str) -> list[str]:
-    """Returns the peer's flags for the shapes of a config with SAIB."""
+def flags(config: ml_collections.ConfigDict, method: str, device: str) -> list[str]:
+    """Returns the peer's flags for the shapes of a config with SAIB, on the device cpu or cuda."""
     found = [
         f"--method={METHODS[method]}",
         f"--arch={config.encoder.name.replace('resnet', 'r')}",
@@ -63,7 +63,7 @@ def flags(config: ml_collections.ConfigDict, method: str) -> list[str]:
         f"--patch={config.saib.patch_size}",
         f"--amp={AMP[config.train.precision]}",
         f"--{'' if config.encoder.spectral_norm else 'no-'}sn",
-        f"--device={'cpu' if jax.default_backend() == 'cpu' else 'cuda'}",
+        f"--device={device}",
         f"--threads={len(os.sched_getaffinity(0))}",
         "--aug",
     ]
@@ -78,7 +78,8 @@ def step_command(
     args: argparse.Namespace, config: ml_collections.ConfigDict, method: str
 ) -> list[str]:
     """Returns the command that times the peer's step; `args` comes from `parser`."""
-    command = [args.peer_python, args.peer, *flags(config, method), f"--steps={args.steps}"]
+    device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+    command = [args.peer_python, args.peer, *flags(config, method, device), f"--steps={args.steps}"]
     return [*command, "--warmup=1", *shlex.split(args.peer_flags)]
 
 

@@ -32,6 +32,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = arguments.Parser(__doc__)
     parser.add_argument("--config", required=True, help="FILE[:VARIANT] of a job that trains")
     parser.add_argument("--memory", action="store_true", help="compile and run nothing")
+    parser.add_argument(
+        "--json", type=arguments.new_file, help="also write the results to this file"
+    )
     timing.add_flags(parser, rounds=3, steps=5)
     args = parser.parse(argv)
     if args.rounds < 1 or args.steps < 1:
@@ -105,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         task, settings = prepare(config)
         record = measure(task, settings, config.seed, args)
     record |= {"config": args.config, "batch_size": settings.batch_size}
+    if args.json:
+        report.write_json(args.json, [record])
     for table in (report.format_speeds([record]), report.format_facts([record])):
         if table:
             print(table)

@@ -362,7 +362,7 @@ def test_the_peer_is_compared_in_saib_alone(method):
     without.saib.enabled = True
     assert without.to_json() == with_saib.to_json()
     assert (without.objective.entropy.weight > 0) == (method == "ie_cl")
-    flags = peer.flags(with_saib, method)
+    flags = peer.flags(with_saib, method, "cpu")
     wanted = {"--arch=r18", "--size=32", "--hidden=4096", "--out=512", "--group=32", "--patch=4"}
     assert wanted <= set(flags)
     assert ("--sn" in flags) == with_saib.encoder.spectral_norm == (method == "ie_cl")

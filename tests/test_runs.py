@@ -136,6 +136,49 @@ def test_a_child_is_out_of_reach_of_the_terminals_ctrl_c(tmp_path):
     assert int((tmp_path / "log").read_text()) != os.getpgid(0)
 
 
+STUBBORN = """
+import pathlib, signal, subprocess, sys, time
+if {ignores}:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, flush=True)
+time.sleep({seconds})
+"""
+
+
+def is_alive(pid):
+    """Whether a process runs; one that is dead and not yet waited for does not."""
+    try:
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in "ZX"
+
+
+@pytest.mark.parametrize(
+    "ignores, seconds, code", [(True, 600, runs.TIMED_OUT), (False, 600, runs.TIMED_OUT), (0, 0, 0)]
+)
+def test_a_command_ends_with_what_it_started(tmp_path, monkeypatch, ignores, seconds, code):
+    """At its time, although it ignores SIGTERM, and also if it ends by itself."""
+    monkeypatch.setattr(runs, "GRACE", 0.3)
+    log, script = tmp_path / "log", STUBBORN.format(ignores=ignores, seconds=seconds)
+    with Runner(1, tmp_path / "compiled") as runner:
+        for given in (1, 4, 16, 64, 256):  # A busy machine takes its time to start the command.
+            found = runner.call(["-I", "-S", "-c", script], log, seconds=given)
+            if pid := log.read_text():
+                break
+    assert found == code
+    while is_alive(int(pid)):  # The kernel ends it soon after the signal.
+        time.sleep(0.01)
+
+
+def test_a_command_gets_more_variables_and_another_interpreter(tmp_path):
+    with Runner(1, tmp_path / "compiled") as runner:
+        words = ["-c", "echo $TONGUE $0", "sh"]
+        assert runner.call(words, tmp_path / "log", python="sh", environment={"TONGUE": "c"}) == 0
+    assert (tmp_path / "log").read_text() == "c sh\n"
+
+
 def test_an_error_in_the_parent_ends_the_children(config, tmp_path):
     began = time.monotonic()
     run = Run(f"{config}:wait", tmp_path / "r", ("--config.seed=0",))

@@ -6,6 +6,7 @@ Every measurement is a command of its own, which the user could type. To add one
 
 import json
 import math
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -179,7 +180,7 @@ def training(name: str, epochs: int, choices: Choices, *changes: str, most: floa
     work = choices.out / "runs" / name
     images = choices.data
     if not images and not choices.smoke:
-        images = (f"--config.data.name={like_cifar10.__file__}",)
+        images = (f"--config.data.name={os.path.relpath(like_cifar10.__file__)}",)
     words = settings(
         choices,
         *images,

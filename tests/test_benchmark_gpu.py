@@ -10,7 +10,7 @@ from iecl_jax import config as config_lib
 from iecl_jax import data
 from iecl_jax.run import preemption
 from iecl_jax.tools import runs
-from iecl_jax.tools.benchmark.gpu import kernels, plan, report
+from iecl_jax.tools.benchmark.gpu import plan, report, traced
 from iecl_jax.tools.benchmark.gpu.figures import NAME, Figures
 from iecl_jax.tools.benchmark.gpu.session import MARGIN, Measurement, Session
 
@@ -225,10 +225,10 @@ def test_the_busiest_kernels_are_those_on_the_streams_of_the_gpu():
         event(1, 6, "conv", 9000.0),
         event(2, 5, "host", 9000.0),
     ]
-    found = kernels.busiest(events, 2)
+    found = traced.busiest(events, 2)
     assert found["kernels"] == [["conv", 6.0, 2.0], ["add", 0.5, 0.5]]
     assert (found["ms_a_step"], found["kernels_a_step"]) == (6.5, 2.5)
-    assert kernels.busiest([], 2)["kernels"] == []
+    assert traced.busiest([], 2)["kernels"] == []
 
 
 def record(config, ms, **more):

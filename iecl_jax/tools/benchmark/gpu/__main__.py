@@ -57,7 +57,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--peer", type=arguments.folder, help="path of torch_peer.py")
     parser.add_argument("--peer_python", default=sys.executable, help="a Python that has PyTorch")
     parser.add_argument("--data_name", default="cifar10")
-    parser.add_argument("--data_dir", default="", help="folder of the images of CIFAR-10")
+    parser.add_argument(
+        "--data_dir", type=arguments.folder, help="folder of the images of CIFAR-10"
+    )
     parser.add_argument("--only", default="", help="names of figures, comma-separated; default all")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, to try the command")
     args = parser.parse(argv)
@@ -66,6 +68,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args.only = args.only.split(",") if args.only else []
     if args.peer and not args.peer.is_file():
         parser.error(f"--peer={args.peer} is no file.")
+    if args.data_dir and not args.data_dir.is_dir():
+        parser.error(f"--data_dir={args.data_dir} is no folder.")
     return args
 
 

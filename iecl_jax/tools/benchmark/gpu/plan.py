@@ -16,7 +16,7 @@ from iecl_jax import config as config_lib
 from iecl_jax.config import files
 from iecl_jax.run import metrics_file
 from iecl_jax.tools.benchmark import parts, peer
-from iecl_jax.tools.benchmark.gpu import kernels, like_cifar10
+from iecl_jax.tools.benchmark.gpu import like_cifar10, traced
 from iecl_jax.tools.benchmark.gpu.figures import Figures
 from iecl_jax.tools.benchmark.gpu.session import MARGIN, Measurement
 
@@ -137,7 +137,7 @@ def profile(name: str, choices: Choices, *, most: float) -> Measurement:
     words = (f"--trace={folder}", "--rounds=1", "--steps=3")
     return found._replace(
         arguments=(*found.arguments, *words),
-        read=lambda _: kernels.read(folder, parts.TRACED_STEPS),
+        read=lambda _: traced.read(folder, parts.TRACED_STEPS),
     )
 
 

@@ -10,6 +10,8 @@ from iecl_jax import config as config_lib
 from iecl_jax import data
 from iecl_jax.run import preemption
 from iecl_jax.tools import runs
+from iecl_jax.tools.benchmark import __main__ as benchmark
+from iecl_jax.tools.benchmark import voc
 from iecl_jax.tools.benchmark.gpu import plan, report, traced
 from iecl_jax.tools.benchmark.gpu.figures import NAME, Figures
 from iecl_jax.tools.benchmark.gpu.session import MARGIN, Measurement, Session
@@ -134,7 +136,7 @@ def test_flags_of_xla_are_added_to_those_of_the_user(monkeypatch):
 
 
 def choices(tmp_path, **changes):
-    images = ("--config.data.dir=d",)
+    images = ("--config.data.name=cifar10", "--config.data.dir=d")
     found = plan.Choices(tmp_path, False, "cuda", "", "python", images, overrides=())
     return found._replace(**changes)
 
@@ -203,6 +205,27 @@ def test_names_are_different_and_every_cap_fits_into_a_short_loan(tmp_path):
     assert len(set(names)) == len(names)
     assert all(each.least < each.most <= 300 for each in found)
     assert names[0] == "r18_32"
+
+
+def test_every_command_is_one_that_its_tool_takes(tmp_path):
+    parsers = {
+        "iecl_jax.tools.benchmark": lambda words: benchmark.parse(words).overrides,
+        "iecl_jax.tools.benchmark.voc": lambda words: voc.parse(words).overrides,
+        "iecl_jax.main": lambda words: [word for word in words if word.startswith("--config.")],
+    }
+    figures = Figures(tmp_path)
+    epochs(figures)
+    found = choices(tmp_path)
+    for each in [*plan.fixed(found), *plan.pair(figures, 1e4, found).values()]:
+        if "_peer_" in each.name:
+            continue
+        _, module, *words = each.arguments
+        overrides = parsers[module](words)
+        for word in words:
+            if word.startswith("--config="):
+                config = config_lib.load(word.removeprefix("--config="), overrides)
+                assert module.endswith("voc") or config.train.precision == "bfloat16"
+                assert module.endswith("voc") or config_lib.check(config, 1) is None
 
 
 def event(pid, tid, name, dur):

@@ -9,6 +9,7 @@ from iecl_jax.tools.benchmark.gpu import plan
 from iecl_jax.tools.benchmark.gpu.figures import LEFT_OUT, MEASURED, Figure
 
 PEER = "_peer_"
+LONGEST_NAME = 80  # of a kernel, in a table
 
 
 def tables(figures: Mapping[str, Figure]) -> str:
@@ -153,7 +154,7 @@ def _kernels(values: Mapping[str, Any], step: str) -> str:
         return ""
     total = value["ms_a_step"]
     rows = [
-        [f"`{name}`", f"{time:.3f}", f"{time / total:.1%}", f"{calls:.1f}"]
+        [f"`{name[:LONGEST_NAME]}`", f"{time:.3f}", f"{time / total:.1%}", f"{calls:.1f}"]
         for name, time, calls in value["kernels"]
     ]
     sums = f"{value['kernels_a_step']:,.0f} kernels and copies a step take {total:.2f} ms."

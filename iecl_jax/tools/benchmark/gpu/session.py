@@ -97,6 +97,7 @@ class Session:
 
     def _measure(self, each: Measurement, seconds: float) -> None:
         log, begun = self._folder / "logs" / f"{each.name}.txt", time.monotonic()
+        log.unlink(missing_ok=True)  # An earlier call's.
         code = self._runner.call(
             each.arguments,
             log,
@@ -129,6 +130,6 @@ class Session:
             "seconds": round(seconds, 1),
             "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        self._figures.add(figure | self._facts)
+        self._figures.add(figure | dict(self._facts))
         said = f"{state}, {why}" if why else state
         print(f"{each.name}: {said} ({seconds:.0f} s; {self._left():.0f} s left)", flush=True)

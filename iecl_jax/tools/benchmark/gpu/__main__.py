@@ -5,10 +5,10 @@
     python -m iecl_jax.tools.benchmark.gpu --report --out=DIR
 
 In order: the step of IE-CL with ResNet-18 at 32 px and with ResNet-50 at 224 px, batch 256,
-bfloat16, beside the PyTorch peer; the same steps with other settings; seconds an epoch of CIFAR-10,
-by real epochs; what SAIB, its terms and spectral norm cost in four methods; which kernels take the
-time; the steps of segmentation and detection; and in what is left of the budget two trainings of
-equal length, IE-CL and its terms without SAIB, with their accuracies.
+bfloat16, beside the PyTorch peer; seconds an epoch of CIFAR-10, by real epochs; the same steps with
+other settings and flags; what SAIB, its terms and spectral norm cost in four methods; which kernels
+take the time; the steps of segmentation and detection; and in what is left of the budget two
+trainings of equal length, IE-CL and its terms without SAIB, with their accuracies.
 
 Each is a command of its own, which is ended when its time is up. Each figure is in
 DIR/figures.jsonl as soon as it is known, with its command, device and versions, and what was left

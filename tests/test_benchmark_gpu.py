@@ -79,7 +79,7 @@ def test_a_failure_is_kept_with_its_sentence_and_the_next_goes_on(tmp_path):
     lent = Lent(1000, {"a": 1, "b": 1, "c": 1, "d": 1}, {"a": 1})
     plans = [measurement("a"), measurement("b", read=lambda log: {}["x"]), measurement("c")]
     found = take(tmp_path, lent, [*plans, measurement("d", missing="no --peer")])
-    assert found["a"] == ("failed", "a is broken")
+    assert found["a"] == ("failed", "exit code 1: a is broken")
     assert found["b"] == ("failed", "its output cannot be read (KeyError: 'x')")
     assert found["c"] == ("measured", "")
     assert found["d"] == ("left out", "no --peer")

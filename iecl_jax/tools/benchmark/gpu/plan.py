@@ -28,6 +28,7 @@ METHODS = ("simclr", "byol", "moco_v2", "simsiam")
 ADDITIONS = ("", "+terms", "+saib", "+sn")
 REAL_EPOCHS = 6  # of the training whose epochs are timed
 SMOKE_STEPS = 8
+SPEED = "train/images_per_second"
 SHORTEST, LONGEST = 10, 1000  # epochs of a pair; fewer say nothing, more are more than the paper's
 SAFE = 0.9  # share of the time that a pair is planned to take
 # What the command repeats in each record, or what the figure itself says.
@@ -200,10 +201,9 @@ def training(name: str, epochs: int, choices: Choices, *changes: str, most: floa
     )
     command = ("-m", "iecl_jax.main", f"--config={config_of(R18, choices)}")
 
-    def read(_: Path) -> dict[str, Any]:
-        return _read_training(work) | {"epochs": epochs, "real": bool(choices.data)}
-
-    return Measurement(name, (*command, *words, f"--workdir={work}"), read, most)
+    arguments = (*command, *words, f"--workdir={work}")
+    real = bool(choices.data)
+    return Measurement(name, arguments, lambda _: _read_training(work) | {"real": real}, most)
 
 
 def pair(figures: Figures, left: float, choices: Choices) -> dict[str, Measurement]:
@@ -292,13 +292,17 @@ def _last_object(log: Path) -> dict[str, Any]:
 
 
 def _read_training(work: Path) -> dict[str, Any]:
-    """Returns the seconds an epoch, the number of images, and the accuracies of a training."""
+    """Returns how long a training took for an epoch, how long it was, and its accuracies."""
     results = json.loads((work / "results.json").read_text())
     images = json.loads((work / "provenance.json").read_text())[-1]["images"]["images"]
-    speeds = [line.get("train/images_per_second") for line in metrics_file.read(work)]
-    speed = statistics.median([each for each in speeds if each])
+    lines = [line for line in metrics_file.read(work) if "train/epoch" in line]
+    speed = statistics.median(filter(None, (line.get(SPEED) for line in lines)))
     names = ("knn_top1", "linear_top1")
     accuracies = {name: results["metrics"][name] for name in names if name in results["metrics"]}
-    return {"images": images, "images_per_second": speed, "seconds_an_epoch": images / speed} | (
-        accuracies | {"params_digest": results["params_digest"]}
-    )
+    return {
+        "images": images,
+        "images_per_second": speed,
+        "seconds_an_epoch": images / speed,
+        "epochs": lines[-1]["train/epoch"],
+        "params_digest": results["params_digest"],
+    } | accuracies

@@ -126,7 +126,7 @@ def _trainings(values: Mapping[str, Any]) -> str:
             [
                 name,
                 f"{value['images']:,}" + ("" if value["real"] else ", generated"),
-                str(value["epochs"]),
+                f"{value['epochs']:,.4g}",
                 f"{value['seconds_an_epoch']:.2f}",
                 f"{value['images_per_second']:,.0f}",
                 *(shown if value["real"] else ["", ""]),

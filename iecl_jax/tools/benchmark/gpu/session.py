@@ -114,9 +114,9 @@ class Session:
         elif self._runner.stopped:
             add(LEFT_OUT, why="stopped by a signal")
         else:
-            said = runs.reason(log) or runs.last_line(log) or f"exit code {code}"
             over = code == runs.TIMED_OUT
-            add(FAILED, why=f"not finished after {seconds:.0f} s: {said}" if over else said)
+            how = f"not finished after {seconds:.0f} s" if over else f"exit code {code}"
+            add(FAILED, why=f"{how}: {runs.reason(log) or runs.last_line(log)}")
 
     def _add(
         self, each: Measurement, state: str, *, why: str = "", value: Any = None, seconds: float = 0

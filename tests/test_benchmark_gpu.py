@@ -60,7 +60,7 @@ def test_what_does_not_fit_is_left_out_and_shorter_ones_go_on(tmp_path):
     plans = [measurement("a"), measurement("b", least=50.0), measurement("c")]
     assert take(tmp_path, lent, plans) == {
         "a": ("measured", ""),
-        "b": ("left out", "35 s left"),
+        "b": ("left out", "35 s left, too few to begin"),
         "c": ("measured", ""),
     }
     assert lent.called == [("a", 100.0), ("c", 35.0)]
@@ -71,7 +71,7 @@ def test_a_command_ends_at_its_cap_or_at_the_end_of_the_budget(tmp_path):
     found = take(tmp_path, lent, [measurement("a"), measurement("b"), measurement("c")])
     assert found["a"] == ("failed", "not finished after 100 s: a is broken")
     assert found["b"] == ("failed", "not finished after 50 s: b is broken")
-    assert found["c"] == ("left out", "0 s left")
+    assert found["c"] == ("left out", "0 s left, too few to begin")
     assert lent.left >= MARGIN
 
 

@@ -91,7 +91,7 @@ class Session:
         if each.missing:
             self._add(each, LEFT_OUT, why=each.missing)
         elif left < each.least:
-            self._add(each, LEFT_OUT, why=f"{max(left, 0):.0f} s left")
+            self._add(each, LEFT_OUT, why=f"{max(left, 0):.0f} s left, too few to begin")
         else:
             self._measure(each, min(each.most, left))
 
@@ -132,4 +132,4 @@ class Session:
         }
         self._figures.add(figure | dict(self._facts))
         said = f"{state}, {why}" if why else state
-        print(f"{each.name}: {said} ({seconds:.0f} s; {self._left():.0f} s left)", flush=True)
+        print(f"{each.name}: {said} ({seconds:.0f} s; {self.left():.0f} s left)", flush=True)

@@ -228,7 +228,7 @@ def pair(figures: Figures, left: float, choices: Choices) -> dict[str, Measureme
         if choices.smoke:
             epochs = SHORTEST
         elif epochs < SHORTEST:
-            missing = f"{max(left, 0):.0f} s left are fewer than {SHORTEST} epochs for each of two"
+            missing = f"{left:.0f} s left are fewer than {SHORTEST} epochs for each of two"
     changes: tuple[tuple[str, ...], ...] = ((), ("--config.saib.enabled=False",))
     return {
         name: training(name, epochs, choices, *change, most=left)._replace(missing=missing)

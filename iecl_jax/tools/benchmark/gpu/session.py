@@ -78,7 +78,7 @@ class Session:
 
     def left(self) -> float:
         """Returns the seconds that a command begun now may take."""
-        return self._left() - MARGIN
+        return max(0.0, self._left() - MARGIN)
 
     def take(self, each: Measurement) -> None:
         """Measures, unless there is a figure, or it cannot be, or there is too little time."""
@@ -91,7 +91,7 @@ class Session:
         if each.missing:
             self._add(each, LEFT_OUT, why=each.missing)
         elif left < each.least:
-            self._add(each, LEFT_OUT, why=f"{max(left, 0):.0f} s left, too few to begin")
+            self._add(each, LEFT_OUT, why=f"{left:.0f} s left, too few to begin")
         else:
             self._measure(each, min(each.most, left))
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from iecl_jax.config.rules import WIDTH, WIDTH_OR_NONE, Rule
 from iecl_jax.config.section import Section, key
-from iecl_jax.models import initializers, precision
+from iecl_jax.models import initializers, maxima, precision
 from iecl_jax.models.batch_norm import BatchNorm
 from iecl_jax.models.conv import Conv
 
@@ -117,12 +117,11 @@ class Block(nn.Module):
             last = i == len(plan)
             init = nn.initializers.zeros if last and self.zero_init else nn.initializers.ones
             y = self.conv(features, size, stride=stride, dilation=dilation, name=f"conv{i}")(y)
-            y = self.norm(scale_init=init, name=f"bn{i}")(y)
-            y = y if last else nn.relu(y)
+            y = self.norm(scale_init=init, relu=not last, name=f"bn{i}")(y)
         if x.shape != y.shape:
             x = self.conv(out, 1, stride=self.stride, name="downsample_conv")(x)
             x = self.norm(name="downsample_bn")(x)
-        return nn.relu(x + y)
+        return maxima.relu(x + y)
 
 
 class ResNet(nn.Module):
@@ -175,10 +174,10 @@ class ResNet(nn.Module):
         )
         x = x.astype(self.dtype)
         if self.stem == "imagenet":
-            x = nn.relu(norm(name="bn1")(conv(self.width, 7, stride=2, name="conv1")(x)))
-            x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+            x = norm(relu=True, name="bn1")(conv(self.width, 7, stride=2, name="conv1")(x))
+            x = maxima.max_pool(x)
         else:
-            x = nn.relu(norm(name="bn1")(conv(self.width, 3, name="conv1")(x)))
+            x = norm(relu=True, name="bn1")(conv(self.width, 3, name="conv1")(x))
         block = nn.remat(Block) if self.remat else Block
         outputs = {}
         total, dilation = 4 if self.stem == "imagenet" else 1, 1

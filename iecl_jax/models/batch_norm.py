@@ -16,15 +16,18 @@ Moments = tuple[Float32[Array, "V G C"], Float32[Array, "V G C"]]
 
 
 class _Devices(NamedTuple):
-    """The devices that share statistics: `count` neighbours on `axis_name`; 0 = all, None = one."""
+    """The devices that share statistics: consecutive ones on `axis_name`; None = a device alone.
+
+    `number` says how many; 0 = all.
+    """
 
     axis_name: str | None
-    count: int
+    number: int
 
     def gathered(self, parts: Any) -> Any:
         """Returns every leaf of each of the devices: [...] -> [D, ...]."""
         parts = jax.tree.map(lambda part: part[None], parts)
-        return collectives.gather(parts, self.axis_name, devices=self.count)
+        return collectives.gather(parts, self.axis_name, devices=self.number)
 
 
 def one_pass(x: Float[Array, "V G n *inner C"]) -> Moments:

@@ -6,6 +6,7 @@ In v1.5 the 3x3 convolution of a bottleneck has the stride, not the first 1x1.
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 from flax import linen as nn
@@ -121,7 +122,8 @@ class Block(nn.Module):
         if x.shape != y.shape:
             x = self.conv(out, 1, stride=self.stride, name="downsample_conv")(x)
             x = self.norm(name="downsample_bn")(x)
-        return maxima.relu(x + y)
+        with jax.named_scope("relu"):
+            return maxima.relu(x + y)
 
 
 class ResNet(nn.Module):
@@ -175,7 +177,8 @@ class ResNet(nn.Module):
         x = x.astype(self.dtype)
         if self.stem == "imagenet":
             x = norm(relu=True, name="bn1")(conv(self.width, 7, stride=2, name="conv1")(x))
-            x = maxima.max_pool(x)
+            with jax.named_scope("max_pool"):
+                x = maxima.max_pool(x)
         else:
             x = norm(relu=True, name="bn1")(conv(self.width, 3, name="conv1")(x))
         block = nn.remat(Block) if self.remat else Block

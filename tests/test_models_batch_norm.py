@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from batch_norm_reference import EPSILON, normalise, reference
 
+from iecl_jax.models import batch_norm
 from iecl_jax.models.batch_norm import BatchNorm
 
 MOMENTUM = 0.9
@@ -176,6 +177,38 @@ def test_forward_derivatives_agree_with_backward_ones(group):
     got = jax.jvp(lambda x: norm.apply({}, x, mutable=["batch_stats"])[0], (x,), (dx,))[1]
     expected = (_input_gradient(views, cotangent, group or 8) * tangent).sum()
     np.testing.assert_allclose((got.reshape(views.shape) * cotangent).sum(), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("ratio", [0, 1000, -3000])
+def test_one_pass_over_memory_keeps_the_digits(ratio):
+    """Also where the rows that give a first guess of the mean are the ones that differ most."""
+    x = np.float32(np.random.default_rng(0).normal(size=(2, 3, 160, 2)) + ratio)
+    x[1, 0, ::16] += 40
+    mean, var = jax.jit(batch_norm.one_pass)(x)
+    np.testing.assert_allclose(mean, np.float64(x).mean(2), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(var, np.float64(x).var(2), rtol=2e-5)
+    for got, other in zip(jax.jit(batch_norm.two_passes)(x), (mean, var), strict=True):
+        np.testing.assert_allclose(got, other, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_a_relu_inside_is_one_after_it(average):
+    views, variables, cotangent = _inputs(2)
+    x, cotangent = (np.float32(a.reshape(16, 3, 2)) for a in (views, cotangent))
+    variables = jax.tree.map(np.float32, variables)
+
+    def fn(params, x, relu):
+        norm = BatchNorm(use_running_average=average, num_views=2, group_size=4, relu=relu)
+        y = norm.apply(variables | {"params": params}, x, mutable=["batch_stats"])[0]
+        y = y if relu else jnp.maximum(y, 0)
+        return (y * cotangent).sum(), y
+
+    gradients = jax.jit(jax.value_and_grad(fn, (0, 1), has_aux=True), static_argnums=2)
+    inside, after = (gradients(variables["params"], x, relu) for relu in (True, False))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), inside, after)
+    tangents = jax.jvp(lambda x: fn(variables["params"], x, True)[1], (x,), (cotangent,))[1]
+    expected = jax.jvp(lambda x: fn(variables["params"], x, False)[1], (x,), (cotangent,))[1]
+    np.testing.assert_allclose(tangents, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_collapsed_features_are_normalised_exactly():

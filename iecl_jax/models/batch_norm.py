@@ -1,7 +1,7 @@
 """Batch normalisation over all devices or over groups of images, for several views at once."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,33 +11,119 @@ from jaxtyping import Array, Float, Float32
 
 from iecl_jax.models import collectives
 
+_SAMPLE = 16  # One row of so many gives a value near the mean.
+Moments = tuple[Float32[Array, "V G C"], Float32[Array, "V G C"]]
 
-@jax.custom_jvp
-def _moments(
-    x: Float[Array, "V G n C"],
-) -> tuple[Float32[Array, "V G C"], Float32[Array, "V G C"]]:
-    """Returns the mean and the biased variance over n."""
+
+class _Devices(NamedTuple):
+    """The devices that share statistics: consecutive ones on `axis_name`; None = a device alone.
+
+    `number` says how many; 0 = all.
+    """
+
+    axis_name: str | None
+    number: int
+
+    def gathered(self, parts: Any) -> Any:
+        """Returns every leaf of each of the devices: [...] -> [D, ...]."""
+        parts = jax.tree.map(lambda part: part[None], parts)
+        return collectives.gather(parts, self.axis_name, devices=self.number)
+
+
+def one_pass(x: Float[Array, "V G n *inner C"]) -> Moments:
+    """Returns the mean and the biased variance over all axes but V, G and C, in one pass over x.
+
+    E[x^2] - E[x]^2 loses all digits where the mean is large beside the deviation. So a value near
+    the mean is subtracted first: the mean of one row of 16. The mean of a share p of the rows is at
+    most sqrt((1 - p) / p) deviations away, so that four bits are lost at most.
+    """
+    rows = x.reshape(*x.shape[:2], -1, x.shape[-1])
+    near = rows[:, :, ::_SAMPLE].astype(jnp.float32).mean(2)
+    centred = rows.astype(jnp.float32) - near[:, :, None]
+    offset = centred.mean(2)
+    return near + offset, jnp.square(centred).mean(2) - jnp.square(offset)
+
+
+def two_passes(x: Float[Array, "V G n *inner C"]) -> Moments:
+    """Returns the same as `one_pass`. It is faster on a CPU, where operations take the time."""
     x = x.astype(jnp.float32)
-    mean = x.mean(2)
-    # Not E[x^2] - E[x]^2, which loses all digits where the mean is large beside the deviation.
-    # On a GPU, XLA would write x - mean transposed before it sums the squares: fix its layout.
-    centred = jax.lax.platform_dependent(
-        x - mean[:, :, None],
-        cuda=functools.partial(with_layout_constraint, layouts=Layout(tuple(range(x.ndim)))),
-        default=lambda centred: centred,
-    )
-    return mean, jnp.square(centred).mean(2)
+    mean = _mean(x)
+    return mean, _mean(jnp.square(x - _beside(x, mean)))
 
 
-@_moments.defjvp
-def _(primals, tangents):
+def _mean(x):
+    """Returns the mean over all axes but V, G and C."""
+    return x.mean(tuple(range(2, x.ndim - 1)))
+
+
+def _beside(x, statistic):
+    """Returns a statistic [V, G, C] in the shape that broadcasts with x."""
+    return statistic.reshape(*statistic.shape[:2], *(1,) * (x.ndim - 3), statistic.shape[-1])
+
+
+def _row_major(x):
+    """Fixes the layout of x on a GPU, where XLA would transpose x twice beside 1x1 convolutions."""
+    fixed = functools.partial(with_layout_constraint, layouts=Layout(tuple(range(x.ndim))))
+    return jax.lax.platform_dependent(x, cuda=fixed, default=lambda x: x)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
+def _normalise(devices, epsilon, relu, dtype, x, scale, bias):
+    """Normalises x by its statistics over n, the inner axes and the devices.
+
+    One function, so that its derivative makes few passes over memory on a GPU: all values of the
+    size of x are read and written in their own type, and computed in float32.
+
+    Args:
+      devices: the `_Devices` that share the statistics.
+      epsilon: what is added to the variance.
+      relu: whether max(y, 0) takes the place of y.
+      dtype: the type of y.
+      x: [V, G, n, ..., C].
+      scale, bias: float32 [C].
+
+    Returns:
+      (y, mean, variance): y is scale (x - mean) / sqrt(variance + epsilon) + bias, the statistics
+      are float32 [V, G, C].
+    """
+    x = _row_major(x)
+    parts = jax.lax.platform_dependent(x, cuda=one_pass, default=two_passes)
+    means, variances = devices.gathered(parts)
+    mean = means.mean(0)
+    # Chan, Golub & LeVeque 1979, for parts of equal size.
+    var = jnp.maximum((variances + jnp.square(means - mean[None])).mean(0), 0)
+    return _scaled(x, mean, var, epsilon, relu, dtype, scale, bias), mean, var
+
+
+@_normalise.defjvp
+def _(devices, epsilon, relu, dtype, primals, tangents):
+    y, mean, var = _normalise(devices, epsilon, relu, dtype, *primals)
+    x, dx = primals[0].astype(jnp.float32), tangents[0].astype(jnp.float32)
+    scale, d_scale, d_bias = (each[None, None] for each in (primals[1], *tangents[1:]))
+    d_mean, product = (each.mean(0) for each in devices.gathered((_mean(dx), _mean(x * dx))))
     # d var = 2 E[(x - mean) dx]. The product is expanded, so that the backward pass multiplies x
     # and not x - mean, which XLA would store for it in float32, beside x. It loses no digits there:
     # the gradient of x is x * a + b, as y is.
-    mean, var = _moments(*primals)
-    x, dx = primals[0].astype(jnp.float32), tangents[0].astype(jnp.float32)
-    d_mean = dx.mean(2)
-    return (mean, var), (d_mean, 2 * ((x * dx).mean(2) - mean * d_mean))
+    covariance = product - mean * d_mean
+    inverse = jax.lax.rsqrt(var + epsilon)
+    multiplier = inverse * scale
+    d_multiplier = inverse * d_scale - multiplier * jnp.square(inverse) * covariance
+    d_shift = d_bias - d_mean * multiplier - mean * d_multiplier
+    dy = dx * _beside(x, multiplier) + (x * _beside(x, d_multiplier) + _beside(x, d_shift))
+    if relu:
+        dy = jnp.where(y != 0, dy, 0)  # see `maxima.relu`
+    return (y, mean, var), (dy.astype(dtype), d_mean, 2 * covariance)
+
+
+def _scaled(x, mean, var, epsilon, relu, dtype, scale, bias):
+    """Returns the y of `_normalise` for these statistics."""
+    # y = x * multiplier + shift. With (x - mean) * multiplier, x - mean would be stored for the
+    # backward pass beside x, and y would be no closer: the rounding of the mean decides.
+    multiplier = jax.lax.rsqrt(var + epsilon)
+    shift = -mean * multiplier
+    multiplier, shift = multiplier * scale[None, None], shift * scale[None, None] + bias[None, None]
+    y = x.astype(jnp.float32) * _beside(x, multiplier) + _beside(x, shift)
+    return (nn.relu(y) if relu else y).astype(dtype)
 
 
 class BatchNorm(nn.Module):
@@ -51,7 +137,8 @@ class BatchNorm(nn.Module):
     float32; the result has type `dtype`.
 
     A training call moves the running statistics towards the mean over the groups of the first
-    `running_views` views. A call with `use_running_average` normalises by them.
+    `running_views` views. A call with `use_running_average` normalises by them. With `relu` the
+    result is max(y, 0), as that of a ReLU after the module, with fewer passes over memory.
 
     Raises:
       ValueError: the group neither divides nor is a multiple of the images of a device.
@@ -65,6 +152,7 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9
     epsilon: float = 1e-5
     affine: bool = True
+    relu: bool = False
     scale_init: Any = nn.initializers.ones
     dtype: Any = jnp.float32
 
@@ -73,32 +161,26 @@ class BatchNorm(nn.Module):
         channels = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
-        if self.use_running_average:
-            mean, var = running_mean.value[None, None], running_var.value[None, None]
-        else:
-            mean, var = self._batch_statistics(x)
-            if not self.is_initializing():
-                self._move(running_mean, mean)
-                self._move(running_var, var)
-
-        multiplier = jax.lax.rsqrt(var + self.epsilon)  # [V, G, C], or [1, 1, C] when running
-        # y = x * multiplier + shift. With (x - mean) * multiplier, x - mean would be stored for the
-        # backward pass beside x, and y would be no closer: the rounding of the mean decides.
-        shift = -mean * multiplier
+        scale, bias = jnp.ones(channels), jnp.zeros(channels)
         if self.affine:
-            scale = self.param("scale", self.scale_init, (channels,), jnp.float32)[None, None]
-            bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)[None, None]
-            multiplier, shift = multiplier * scale, shift * scale + bias
-        blocks = multiplier.shape[0] * multiplier.shape[1]
-        rows = (blocks,) + (1,) * (x.ndim - 1) + (channels,)
-        y = x.reshape(blocks, -1, *x.shape[1:]).astype(jnp.float32)
-        y = y * multiplier.reshape(rows) + shift.reshape(rows)
-        return y.astype(self.dtype).reshape(x.shape)
+            scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
+            bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        if self.use_running_average:
+            rows = x[None, None]
+            mean, var = running_mean.value[None, None], running_var.value[None, None]
+            y = _scaled(rows, mean, var, self.epsilon, self.relu, self.dtype, scale, bias)
+            return y.reshape(x.shape)
+        rows, devices = self._groups(x)
+        y, mean, var = _normalise(devices, self.epsilon, self.relu, self.dtype, rows, scale, bias)
+        if not self.is_initializing():
+            self._move(running_mean, mean)
+            self._move(running_var, var)
+        return y.reshape(x.shape)
 
-    def _batch_statistics(
+    def _groups(
         self, x: Float[Array, "rows *inner C"]
-    ) -> tuple[Float32[Array, "V G C"], Float32[Array, "V G C"]]:
-        """Returns the mean and the variance of each view and of each group on this device.
+    ) -> tuple[Float[Array, "V G n *inner C"], _Devices]:
+        """Returns x with the rows of each view and of each group, and the devices that share them.
 
         G is 1 if a group holds all images of the device.
         """
@@ -110,22 +192,9 @@ class BatchNorm(nn.Module):
                 "device: choose one that does."
             )
         inside = min(group or local, local)  # images of a group on this device
-        mean, var = _moments(x.reshape(self.num_views, local // inside, -1, x.shape[-1]))
-        if self._synchronised and (not group or group > local):
-            return self._merged(mean, var, devices=group // local)
-        return mean, var
-
-    def _merged(
-        self, mean: Float32[Array, "V G C"], var: Float32[Array, "V G C"], *, devices: int
-    ) -> tuple[Float32[Array, "V G C"], Float32[Array, "V G C"]]:
-        """Returns the mean and the variance over `devices` neighbours; 0 = over all devices.
-
-        Reference: Chan, Golub & LeVeque 1979, for parts of equal size.
-        """
-        parts = mean[None], var[None]
-        means, variances = collectives.gather(parts, self.axis_name, devices=devices)
-        mean = means.mean(0)
-        return mean, (variances + jnp.square(means - mean[None])).mean(0)
+        rows = x.reshape(self.num_views, local // inside, inside, *x.shape[1:])
+        alone = not self._synchronised or 0 < group <= local
+        return rows, _Devices(None if alone else self.axis_name, group // local)
 
     def _move(self, running: nn.Variable, new: Float32[Array, "V G C"]) -> None:
         """Moves a running statistic towards the batch's, by a share of 1 - `momentum`."""

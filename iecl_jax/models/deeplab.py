@@ -44,9 +44,13 @@ class ConvNormRelu(nn.Module):
             name="conv",
         )
         norm = BatchNorm(
-            use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype, name="bn"
+            use_running_average=not train,
+            axis_name=self.axis_name,
+            relu=True,
+            dtype=self.dtype,
+            name="bn",
         )
-        return nn.relu(norm(conv(x)))
+        return norm(conv(x))
 
 
 class FCN(nn.Module):

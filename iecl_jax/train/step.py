@@ -55,7 +55,8 @@ def train_step(
     """
     places = collectives.places(len(batch["label"]), axis_name)
     keys = image_keys(state.step, places)
-    views = augment(keys, batch["image"])
+    with jax.named_scope("augment"):  # The names are for profiles.
+        views = augment(keys, batch["image"])
     readings = {
         "index": lambda: batch["index"],
         "step": lambda: state.step,
@@ -78,9 +79,11 @@ def train_step(
 
     found = gradients(loss_fn, state.params, state.dynamic_scale, axis_name)
     grads, method_state, metrics = found.gradients, found.carried, found.metrics
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = method.constrain(optax.apply_updates(state.params, updates))
-    method_state = method.post_update(params, method_state, state.step)
+    with jax.named_scope("update"):
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = method.constrain(optax.apply_updates(state.params, updates))
+    with jax.named_scope("post_update"):
+        method_state = method.post_update(params, method_state, state.step)
     metrics |= {f"grad_norm_{name}": optax.tree.norm(tree) for name, tree in grads.items()}
     metrics |= {name: fn(state.step) for name, fn in schedules.items()}
     new = TrainState(state.step + 1, params, method_state, opt_state, found.scale)

@@ -6,6 +6,7 @@ In v1.5 the 3x3 convolution of a bottleneck has the stride, not the first 1x1.
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 from flax import linen as nn
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float
 
 from iecl_jax.config.rules import WIDTH, WIDTH_OR_NONE, Rule
 from iecl_jax.config.section import Section, key
-from iecl_jax.models import initializers, precision
+from iecl_jax.models import initializers, maxima, precision
 from iecl_jax.models.batch_norm import BatchNorm
 from iecl_jax.models.conv import Conv
 
@@ -117,12 +118,12 @@ class Block(nn.Module):
             last = i == len(plan)
             init = nn.initializers.zeros if last and self.zero_init else nn.initializers.ones
             y = self.conv(features, size, stride=stride, dilation=dilation, name=f"conv{i}")(y)
-            y = self.norm(scale_init=init, name=f"bn{i}")(y)
-            y = y if last else nn.relu(y)
+            y = self.norm(scale_init=init, relu=not last, name=f"bn{i}")(y)
         if x.shape != y.shape:
             x = self.conv(out, 1, stride=self.stride, name="downsample_conv")(x)
             x = self.norm(name="downsample_bn")(x)
-        return nn.relu(x + y)
+        with jax.named_scope("relu"):
+            return maxima.relu(x + y)
 
 
 class ResNet(nn.Module):
@@ -175,10 +176,11 @@ class ResNet(nn.Module):
         )
         x = x.astype(self.dtype)
         if self.stem == "imagenet":
-            x = nn.relu(norm(name="bn1")(conv(self.width, 7, stride=2, name="conv1")(x)))
-            x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+            x = norm(relu=True, name="bn1")(conv(self.width, 7, stride=2, name="conv1")(x))
+            with jax.named_scope("max_pool"):
+                x = maxima.max_pool(x)
         else:
-            x = nn.relu(norm(name="bn1")(conv(self.width, 3, name="conv1")(x)))
+            x = norm(relu=True, name="bn1")(conv(self.width, 3, name="conv1")(x))
         block = nn.remat(Block) if self.remat else Block
         outputs = {}
         total, dilation = 4 if self.stem == "imagenet" else 1, 1

@@ -20,7 +20,7 @@ KINDS = (
 )
 _INSTRUCTION = re.compile(rf" = (?P<shape>.*?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(")
 _ARRAY = re.compile(r"\b(?:[a-z]+(?P<bits>\d+)\w*|pred)\[(?P<sizes>[\d,]*)\]")
-_OP_NAME = re.compile(r'op_name="(?P<name>[^"]*)"')
+OP_NAME = re.compile(r'op_name="(?P<name>[^"]*)"')
 
 
 class Collective(NamedTuple):
@@ -64,16 +64,16 @@ def _collectives(text: str) -> Iterator[Collective]:
         match = _INSTRUCTION.search(line)
         if not match:
             continue
-        operands = _top_level(_inside(line, match.end() - 1))
-        results = _arrays(match["shape"])
+        operands = top_level(inside(line, match.end() - 1))
+        results = array_bytes(match["shape"])
         if match["start"] and match["kind"] != "all-reduce":
             # A start returns a tuple: the operands, the results, and what the backend adds.
             results = results[len(operands) : 2 * len(operands)]
-        name = _OP_NAME.search(line)
+        name = OP_NAME.search(line)
         yield Collective(match["kind"], len(operands), sum(results), name["name"] if name else "")
 
 
-def _arrays(shape: str) -> list[int]:
+def array_bytes(shape: str) -> list[int]:
     """Returns the bytes of each array of a shape: `f32[2,3]{1,0}` or a tuple of such shapes."""
     return [
         math.prod(int(size) for size in array["sizes"].split(",") if size)
@@ -82,7 +82,7 @@ def _arrays(shape: str) -> list[int]:
     ]
 
 
-def _inside(line: str, opening: int) -> str:
+def inside(line: str, opening: int) -> str:
     """Returns the text between the parenthesis at `opening` and its closing parenthesis."""
     depth = 0
     for i, character in enumerate(line[opening:], opening):
@@ -92,7 +92,7 @@ def _inside(line: str, opening: int) -> str:
     raise ValueError(f"a parenthesis is not closed in the HLO line {line.strip()[:80]!r}.")
 
 
-def _top_level(operands: str) -> list[str]:
+def top_level(operands: str) -> list[str]:
     """Splits at the commas outside all brackets."""
     parts, depth = [""], 0
     for character in operands:

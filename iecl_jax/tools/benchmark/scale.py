@@ -31,6 +31,7 @@ from iecl_jax.run import markdown
 from iecl_jax.tools import arguments
 from iecl_jax.tools.benchmark import program
 from iecl_jax.tools.benchmark.flops import product_flops
+from iecl_jax.tools.benchmark.gpus import GPUS
 from iecl_jax.tools.tables.rows import read_tables
 
 TABLES = "configs/tables.py"
@@ -58,12 +59,12 @@ class Machine(NamedTuple):
 
 
 MACHINES = (
-    Machine("8 x V100", 8, 0.9e12, 0.15e12),  # NVLink 2: 150 GB/s in a direction
-    Machine("8 x H100", 8, 3.35e12, 0.45e12),  # NVLink 4: 450 GB/s
-    Machine("64 x H100", 64, 3.35e12, 0.05e12),  # 400 Gbit/s a device between machines
+    Machine("8 x V100", 8, GPUS["v100"].bandwidth, 0.15e12),  # NVLink 2: 150 GB/s in a direction
+    Machine("8 x H100", 8, GPUS["h100"].bandwidth, 0.45e12),  # NVLink 4: 450 GB/s
+    Machine("64 x H100", 64, GPUS["h100"].bandwidth, 0.05e12),  # 400 Gbit/s a device
 )
 # On one H200, bfloat16, batch 256: operations a second of IE-CL's step, by side of the image.
-REFERENCE_MEMORY = 4.8e12
+REFERENCE_MEMORY = GPUS["h200"].bandwidth
 REFERENCE = {
     224: ("configs/imagenet_r50.py:100", 0.12732),
     32: ("configs/resnet18.py:cifar10", 0.01013),

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from jax.extend.core import Jaxpr
 
 from iecl_jax import config as config_lib
 from iecl_jax import console
@@ -70,20 +71,36 @@ def first_batch(task: Task) -> Any:
         return next(batches)
 
 
+def lower(
+    task: Task, settings: Any, devices: Sequence[Any] | None = None
+) -> tuple[Jaxpr, jax.stages.Lowered]:
+    """Returns (jaxpr, lowered) of the step, for devices that may be only described; None = all."""
+    count = len(devices) if devices is not None else jax.device_count()
+    images = settings.batch_size // count
+
+    def split(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((count, images, *leaf.shape[2:]), leaf.dtype)
+
+    step = training.mapped_step(task, settings, devices)
+    state = jax.eval_shape(lambda: training.first_state(task, settings))
+    batch = jax.tree.map(split, first_batch(task))
+    arguments = state, batch, jax.ShapeDtypeStruct((), np.uint32)
+    return jax.make_jaxpr(step)(*arguments).jaxpr, step.lower(*arguments)
+
+
 def measure(task: Task, settings: Any, seed: int, args: argparse.Namespace) -> report.Record:
     """Returns the values of `program.arithmetic` and `program.memory`, and of `report.speed`."""
     step = training.mapped_step(task, settings)
     batch, key = first_batch(task), np.uint32(seed)
     with console.waiting("Compiling the step"):
-        current = training.first_state(task, settings)
-        jaxpr = jax.make_jaxpr(step)(current, batch, key).jaxpr
-        lowered = step.lower(current, batch, key)
+        jaxpr, lowered = lower(task, settings)
         compiled: Any = lowered.compile()
     count = sum(leaf.size for leaf in jax.tree.leaves(task.params))
     record: report.Record = {"parameters": count} | program.memory(compiled)
     record |= program.arithmetic(jaxpr, lowered, settings.batch_size // jax.device_count())
     if args.memory:
         return record
+    current = training.first_state(task, settings)
 
     def take() -> Any:
         nonlocal current

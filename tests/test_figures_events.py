@@ -175,6 +175,59 @@ def test_tensorboard_has_the_settings_as_text_and_as_hyperparameters(tmp_path):
     assert parsed.hparams["eval.names"].string_value.startswith("('knn'")
 
 
+class Recorded:
+    """Stands for clu's writer: it notes the calls, of which those at step 3 fail."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, method):
+        def call(*arguments):
+            if arguments[:1] == (3,):
+                raise OSError("no space left")
+            self.calls.append((method, *arguments[:1]))
+
+        return call
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The writers that `EventFiles` opened instead of clu's."""
+    found = []
+
+    def open_another(*_):
+        found.append(Recorded())
+        return found[-1]
+
+    monkeypatch.setattr(summaries, "_open_with_clu", open_another)
+    return found
+
+
+def test_event_files_wait_for_the_first_number_and_then_keep_the_order(tmp_path, opened):
+    writer = summaries.EventFiles(tmp_path, 0, None)
+    writer.flush()
+    assert not opened
+    for step in (1, 2):
+        writer.write_scalars(step, {"train/loss": 1.0})
+        writer.write_images(step, {"gallery": np.zeros((4, 4, 3), np.uint8)})
+    writer.flush()
+    writer.close()
+    (only,) = opened
+    pairs = [(f"write_{what}", step) for step in (1, 2) for what in ("scalars", "images")]
+    assert only.calls == [*pairs, ("flush",), ("close",)]
+
+
+def test_what_fails_in_the_thread_is_one_warning(tmp_path, opened, caplog):
+    both = summaries.Summaries([summaries.EventFiles(tmp_path, 0, None)])
+    for step in (2, 3, 4):
+        both.write_scalars(step, {"train/loss": 1.0})
+    for _ in range(2):
+        both.flush()
+    both.close()
+    assert caplog.text.count("EventFiles ends here, and the run goes on without: no space") == 1
+    assert opened[0].calls[0] == ("write_scalars", 2)
+
+
 def test_a_place_that_fails_is_left_out_with_a_warning(tmp_path, caplog):
     class Full(Writer):
         def write_scalars(self, step, scalars):

@@ -1,8 +1,12 @@
 """Writes the numbers and pictures of a run: as text and PNG files, for TensorBoard, and for W&B."""
 
+import collections
 import contextlib
+import functools
+import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,6 @@ from absl import logging
 from PIL import Image
 
 from iecl_jax import config as config_lib
-from iecl_jax import console
 from iecl_jax.data import files
 from iecl_jax.run import events, markdown, names, tracking
 from iecl_jax.run.metrics_file import NAME, MetricsFile
@@ -117,7 +120,11 @@ class PictureFiles(Writer):
 
 
 class EventFiles(Writer):
-    """Writes TensorBoard's event files with clu, in a thread."""
+    """Writes TensorBoard's event files with clu, in a thread.
+
+    The thread opens the file, for which it imports TensorFlow, when the first number is written: a
+    training does not wait for these seconds. What is written until then waits in a queue.
+    """
 
     def __init__(
         self,
@@ -125,49 +132,89 @@ class EventFiles(Writer):
         step: int,
         config: ml_collections.ConfigDict | None,
     ):
-        """Starts one more event file, and cuts the others off after `step`.
+        """Cuts what is there off after `step`.
 
         Raises:
-          ImportError: TensorFlow or clu cannot be imported.
+          ImportError: TensorFlow or clu is not installed.
         """
-        # Imported here, since TensorFlow takes seconds: commands that only read a config need none.
-        try:
-            with console.waiting("Loading TensorFlow, which writes for TensorBoard"):
-                import tensorflow as tf
-                from clu.metric_writers import AsyncWriter, SummaryWriter
-        except Exception as error:  # Broken installations raise all kinds.
+        if missing := [name for name in ("tensorflow", "clu") if not _is_installed(name)]:
             raise ImportError(
-                f"No event files for TensorBoard, since TensorFlow or clu cannot be imported "
-                f"({type(error).__name__}: {error}). {NAME} has all numbers."
-            ) from error
-        from iecl_jax.run import event_files
+                f"No event files for TensorBoard, since {' and '.join(missing)} cannot be "
+                f"imported. {NAME} has all numbers."
+            )
+        if any(Path(workdir).glob(f"*{names.EVENT_FILES}")):  # also a hidden one, half written
+            from iecl_jax.run import event_files  # imports tensorboard
 
-        # clu writes with TensorFlow, which would otherwise allocate the GPU memory that JAX needs.
-        tf.config.set_visible_devices([], "GPU")
-        event_files.cut(workdir, step)
-        self._writer = AsyncWriter(SummaryWriter(os.fspath(workdir)))
-        if config is not None:
-            settings = config_lib.leaves(config)
-            self._writer.write_texts(step, {"settings": _table(settings)})
-            self._writer.write_hparams({name: _simple(value) for name, value in settings.items()})
+            event_files.cut(workdir, step)
+        self._open = functools.partial(_open_with_clu, workdir, step, config)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tensorboard")
+        self._queue: collections.deque[Future] = collections.deque()
+        self._writer: Any = None
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Writes numbers, under the tags of `names`."""
         tags = {names.number_in_tensorboard(name): value for name, value in scalars.items()}
-        self._writer.write_scalars(step, tags)
+        self._put("write_scalars", step, tags)
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Writes pictures, under the tags of `names`."""
         tags = {names.picture_in_tensorboard(name): image[None] for name, image in images.items()}
-        self._writer.write_images(step, tags)
+        self._put("write_images", step, tags)
 
     def flush(self) -> None:
         """Waits for the thread and for the disk."""
-        self._writer.flush()
+        if self._writer is not None or self._queue:
+            self._put("flush")
+            self._wait(len(self._queue))
 
     def close(self) -> None:
         """Flushes and closes the file."""
-        self._writer.close()
+        self._put("close")
+        self._wait(len(self._queue))
+        self._thread.shutdown()
+
+    def _put(self, method: str, *arguments: Any) -> None:
+        """Lets the thread call a method of clu's writer, and raises what earlier calls raised."""
+        self._wait(sum(each.done() for each in self._queue))
+        self._queue.append(self._thread.submit(self._call, method, *arguments))
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        if self._writer is None:
+            self._writer = self._open()
+        getattr(self._writer, method)(*arguments)
+
+    def _wait(self, count: int) -> None:
+        """Waits for the `count` oldest calls."""
+        try:
+            for _ in range(count):
+                self._queue.popleft().result()
+        except Exception:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ImportError:
+        return False
+
+
+def _open_with_clu(
+    workdir: str | os.PathLike, step: int, config: ml_collections.ConfigDict | None
+) -> Any:
+    """Opens an event file that begins with the settings of `config`."""
+    import tensorflow as tf
+    from clu.metric_writers import SummaryWriter
+
+    # clu writes with TensorFlow, which would otherwise allocate the GPU memory that JAX needs.
+    tf.config.set_visible_devices([], "GPU")
+    writer = SummaryWriter(os.fspath(workdir))
+    if config is not None:
+        settings = config_lib.leaves(config)
+        writer.write_texts(step, {"settings": _table(settings)})
+        writer.write_hparams({name: _simple(value) for name, value in settings.items()})
+    return writer
 
 
 def _table(settings: Mapping[str, Any]) -> str:

@@ -85,13 +85,14 @@ class Experiment:
             return state, jax.tree.map(lambda x: x[None], metrics)
         # A loop with a dynamic count: one compiled program serves calls of any length.
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
-        _, shapes = jax.eval_shape(self.pure_step, state, batches[0], seed)
+        step = jax.jit(self.pure_step)  # It is traced once, for the shapes and for the loop.
+        _, shapes = jax.eval_shape(step, state, batches[0], seed)
         rows = jax.tree.map(lambda x: jnp.zeros((len(batches), *x.shape), x.dtype), shapes)
 
         def body(i, carry):
             state, rows = carry
             batch = jax.tree.map(lambda leaf: leaf[i], stacked)
-            state, metrics = self.pure_step(state, batch, seed)
+            state, metrics = step(state, batch, seed)
             return state, jax.tree.map(lambda row, x: row.at[i].set(x), rows, metrics)
 
         return jax.lax.fori_loop(0, count, body, (state, rows))
@@ -178,7 +179,7 @@ class Experiment:
         config, size = self.config, self.config.data.image_size
         images = config.saib.group_size if config.saib.enabled else 2
         state = train_state.create(
-            jax.random.split(jax.random.key(config.seed))[0],
+            config.seed,
             method=self.method,
             tx=self.tx,
             view_shape=(images, size, size, 3),

@@ -5,6 +5,7 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.training.dynamic_scale import DynamicScale
 
@@ -46,7 +47,7 @@ class TrainState:
 
 
 def create(
-    key: jax.Array,
+    seed: int,
     *,
     method: Method,
     tx: optax.GradientTransformation,
@@ -57,7 +58,7 @@ def create(
     """Returns the initial state.
 
     Args:
-      key: a typed PRNG key for the parameters.
+      seed: the seed of the run, from 0 to 2**32 - 1.
       method: the method to train.
       tx: the optimizer.
       view_shape: (b, S, S, 3), with b a multiple of `saib.group_size`.
@@ -69,7 +70,8 @@ def create(
     """
 
     @jax.jit  # One program instead of thousands of small ones, one per operation.
-    def init(key):
+    def init(seed):
+        key = jax.random.split(jax.random.key(seed))[0]  # The other is that of the augmentations.
         params, method_state = method.init(key, [jnp.zeros(view_shape)] * 2)
         if num_classes:
             pooled = jax.eval_shape(method.encode, params, method_state, jnp.zeros(view_shape))[
@@ -87,8 +89,9 @@ def create(
             dynamic_scale=first_scale() if dynamic_scale else None,
         )
 
-    require_memory(jax.eval_shape(init, key))
-    state: TrainState = init(key)
+    number = np.uint32(seed)  # An argument, so that runs with other seeds share the program.
+    require_memory(jax.eval_shape(init, number))
+    state: TrainState = init(number)
     return state
 
 

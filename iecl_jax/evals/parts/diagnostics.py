@@ -16,7 +16,6 @@ import numpy as np
 from iecl_jax import data, methods
 from iecl_jax.data import augment
 from iecl_jax.evals.measures import conv_norms, jacobian, preservation
-from iecl_jax.evals.pictures import spectrum as drawn_spectrum
 from iecl_jax.losses import entropy
 from iecl_jax.losses.contrastive import l2_normalize
 from iecl_jax.train.state import TrainState
@@ -42,8 +41,10 @@ class Measured(NamedTuple):
         """Returns {"jacobian_spectrum": uint8 [h, w, 3]}; {} if there is no finite spectrum."""
         if self.spectrum is None or not np.isfinite(self.values["log_det"]):
             return {}
+        from iecl_jax.evals.pictures import spectrum  # A training begins without Matplotlib.
+
         title = f"Jacobian of SAIB, step {step}"
-        return {"jacobian_spectrum": drawn_spectrum.draw(self.spectrum, title)}
+        return {"jacobian_spectrum": spectrum.draw(self.spectrum, title)}
 
 
 class Diagnostics:

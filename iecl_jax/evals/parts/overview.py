@@ -2,6 +2,8 @@
 
 The pictures and numbers come from the features that the evaluations computed. Where there are none,
 a sample of the images is encoded. Labels are only used for colours and counts.
+
+What imports Matplotlib is imported where it draws: a training begins without it.
 """
 
 import json
@@ -12,14 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from matplotlib.figure import Figure
 
 from iecl_jax import data
 from iecl_jax.data import files
 from iecl_jax.evals.measures import classes, feature_map, knn
 from iecl_jax.evals.parts.subject import Sample, Subject
-from iecl_jax.evals.pictures import feature_map as map_picture
-from iecl_jax.evals.pictures import gallery, neighbours, style
+from iecl_jax.evals.pictures import gallery
 
 FOLDER = "figures"
 NEIGHBOURS, MAP, CLASSES = "neighbours.png", "feature_map.png", "classes.json"
@@ -60,6 +60,8 @@ def draw_neighbours(
     Raises:
       ValueError: there are fewer than two images.
     """
+    from iecl_jax.evals.pictures import neighbours
+
     asked, bank = _queries(subject, encoded), _bank(subject, encoded)
     own = asked.split is bank.split
     k = min(k, len(bank.indices) - own)
@@ -93,8 +95,10 @@ def draw_neighbours(
 
 def draw_map(
     subject: Subject, *, method: str = "tsne", points: int = POINTS, encoded: int = MOST_ENCODED
-) -> Figure:
-    """Draws the features of test images in the plane. Call it within `style.context`.
+) -> Any:
+    """Returns Matplotlib's Figure of the features of test images in the plane.
+
+    Call it within `style.context`.
 
     Args:
       subject: the network and its data set.
@@ -106,6 +110,8 @@ def draw_map(
     Raises:
       ValueError: see `measures.feature_map.project`.
     """
+    from iecl_jax.evals.pictures import feature_map as map_picture
+
     sample = _queries(subject, encoded)
     generator = np.random.default_rng(subject.seed)
     labels, names = sample.labels, sample.split.class_names
@@ -151,6 +157,8 @@ def _write_neighbours(subject: Subject, path: Path) -> None:
 
 
 def _write_map(subject: Subject, path: Path) -> None:
+    from iecl_jax.evals.pictures import style
+
     with style.context():
         style.save(draw_map(subject), path)
 

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax
 import ml_collections
 import numpy as np
 import optax
@@ -98,7 +97,7 @@ class Subject:
         size = self.config.data.image_size
         images = self.config.saib.group_size if self.config.saib.enabled else 2
         state = train_state.create(
-            jax.random.split(jax.random.key(self.config.seed))[0],
+            self.config.seed,
             method=self.method,
             tx=optax.identity(),
             view_shape=(images, size, size, 3),

@@ -4,8 +4,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from iecl_jax.data import files
@@ -73,6 +71,10 @@ def grid(rows: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
     Args:
       rows: (title, images float [n, H, W, 3]); images are clipped to [0, 1]; n is the same in all.
     """
+    # Imported here, so that a training begins without Matplotlib.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     count = len(rows[0][1])
     margin = 0.3 + 0.075 * max(len(line) for title, _ in rows for line in title.split("\n"))
     width = 1.1 * count + margin

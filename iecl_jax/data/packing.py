@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -161,21 +161,26 @@ def _write(
     ):
         for (name, count), start in zip(shards, starts):
             if not (out / name).exists():
-                # Whoever finds the file of records finds that of the labels, too.
-                scratch = out / f".{name}-{uuid.uuid4().hex}{files.SCRATCH}"
-                with files.open_whole(out / packed.tsv(name), "w") as lines:
-                    try:
-                        writer = ArrayRecordWriter(str(scratch), "group_size:1,uncompressed")
-                        for content, line in pool.map(encode, range(start, start + count)):
-                            writer.write(content)
-                            lines.write(line)
-                            told.update(told.done + 1)
-                        writer.close()
-                    except RuntimeError as error:  # of the library, for what the system refuses
-                        raise ValueError(
-                            f"{shown(out / name)} cannot be written: {error}"
-                        ) from None
-                with open(scratch, "rb+") as file:
-                    os.fsync(file.fileno())
-                os.replace(scratch, out / name)
+                made = pool.map(encode, range(start, start + count))
+                _write_shard(out / name, made, told)
             told.update(start + count)
+
+
+def _write_shard(path: Path, made: Iterable[tuple[bytes, str]], told: console.Task) -> None:
+    """Writes a file of records and the file of their labels, which is there before it."""
+    scratch = path.with_name(f".{path.name}-{uuid.uuid4().hex}{files.SCRATCH}")
+    try:
+        with files.open_whole(path.with_name(packed.tsv(path.name)), "w") as lines:
+            writer = ArrayRecordWriter(str(scratch), "group_size:1,uncompressed")
+            for content, line in made:
+                writer.write(content)
+                lines.write(line)
+                told.update(told.done + 1)
+            writer.close()
+        with open(scratch, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except RuntimeError as error:  # of the library, for what the system refuses
+        raise ValueError(f"{shown(path)} cannot be written: {error}") from None
+    finally:
+        scratch.unlink(missing_ok=True)

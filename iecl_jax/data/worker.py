@@ -4,6 +4,9 @@ The process imports NumPy and Pillow, but neither JAX nor the user's files. It g
 encoded bytes, paths or pixels through a pipe, and writes what it cuts into memory that both
 processes share and that has no name: when both have ended, however they end, it is gone. If the
 other end of the pipe closes, as it does when its process is killed, the process ends.
+
+Grain's `mp_prefetch` would need a copy of the source in each process, which would then count broken
+files for itself.
 """
 
 import contextlib

@@ -1,10 +1,10 @@
 """Order, cache modes, process and device layout, restart, and what happens at the end."""
 
+import contextlib
 import itertools
 import pathlib
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import ml_collections
@@ -14,7 +14,7 @@ import pytest
 from iecl_jax.configs import imagenet_r50
 from iecl_jax.data import TrainBatches, caching, check_batches, eval_batches, open_split
 from iecl_jax.data.order import batch_order, process_slice
-from iecl_jax.data.train_batches import host_batches
+from iecl_jax.data.train_batches import host_batches, open_decoder
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -64,10 +64,10 @@ def test_process_slices_tile_the_batch():
 def test_processes_share_the_batch_of_one(cache, count):
     config = make_config(cache)
     split = open_split(config.data, "train")
-    with ThreadPoolExecutor(2) as pool:
-        whole = host_batches(config, split, pool)[13]
+    with contextlib.closing(open_decoder(config, split, 24)) as decoder:
+        whole = host_batches(config, split, decoder)[13]
         parts = [
-            host_batches(config, split, pool, process_index=index, process_count=count)[13]
+            host_batches(config, split, decoder, process_index=index, process_count=count)[13]
             for index in range(count)
         ]
     assert_equal(whole, jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts))
@@ -76,9 +76,9 @@ def test_processes_share_the_batch_of_one(cache, count):
 def test_process_count_does_not_move_the_host_crops():
     config = make_config("none", image_size=100)
     split = open_split(config.data, "train")
-    with ThreadPoolExecutor(2) as pool:
-        whole = host_batches(config, split, pool)[13]
-        half = host_batches(config, split, pool, process_index=1, process_count=2)[13]
+    with contextlib.closing(open_decoder(config, split, 24)) as decoder:
+        whole = host_batches(config, split, decoder)[13]
+        half = host_batches(config, split, decoder, process_index=1, process_count=2)[13]
     assert [view.shape for view in whole["image"]] == [(24, 100, 100, 3)] * 2
     assert_equal(half, jax.tree.map(lambda leaf: leaf[12:], whole))
 

@@ -148,7 +148,7 @@ def test_views_use_their_own_settings():
     config.augment.query.crop.interpolation = "bicubic"
     config.augment.small.size = 8
     pixels = smooth_image(80, 120)
-    anchor, query, small = crops.make_random_views(config)(pixels, 5, 9)
+    anchor, query, small = crops.random_views(config)(pixels, 5, 9)
     whole = (0, 0, 120, 80)  # without a crop
     np.testing.assert_array_equal(anchor, reference(pixels, whole, 16, Image.Resampling.BILINEAR))
     for place, view, resample in ((1, query, "bicubic"), (2, small, "bilinear")):

@@ -27,8 +27,8 @@ def test_the_command_prints_rates_and_writes_them(tmp_path, capsys):
     speed.main([*TINY, f"--json={tmp_path / 'speed.json'}"])
     written = json.loads((tmp_path / "speed.json").read_text())
     table = {case: shown for case, *shown in rows(capsys.readouterr().out)}
-    for case in ("cached", "jpeg"):
-        for unit, shown in zip(("second", "cpu_second"), table[case], strict=True):
+    for case in ("cached", "jpeg", speed.IN_PROCESSES):
+        for unit, shown in zip(speed.UNITS, table[case], strict=True):
             rates = written[f"{case}_images_per_{unit}"]
             assert len(rates) == 2
             assert min(rates) > 0
@@ -48,7 +48,7 @@ def test_the_rate_counts_the_images_of_a_round(tmp_path, monkeypatch):
     parser = arguments.Parser("")
     speed.add_flags(parser)
     with speed.open_cases(parser.parse(TINY)) as cases:
-        assert speed.measure(cases["cached"]) == (3 * 32 / 4, 3 * 32 / 2)
+        assert speed.measure(cases["cached"]) == (3 * 32 / 4, 3 * 32 / 2, 3 * 32 / 2)
 
 
 def test_photographs_are_resized_and_encoded_again(tmp_path):

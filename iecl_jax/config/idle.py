@@ -93,6 +93,7 @@ READERS = (
     Reader(r"finetune\.label_share", "finetune.list", "''", _is("")),
     Reader(r"segmentation\.head_channels", "segmentation.head", "'deeplab'", _is("deeplab")),
     Reader(r"data\.(?:classes|box_origin|(?:train|test)_split)", "data.dir", "FOLDER", bool),
+    Reader(r"data\.num_workers", "data.cache", "'none'", _is_one_of("none", "auto")),
     Reader(r"data\.generated", "data.dir", "''", _is("")),
     Reader(r"log\.wandb_project", "log.wandb", "'online'", _is_not("off")),
     # An operator of a view that is never applied.

@@ -68,6 +68,9 @@ class Data(Section):
     image_size = key(224, PIXELS, "side of a view in pixels, unless the view has a size of its own")
     cache = key("auto", CACHES, "where decoded uint8 images are kept; auto: as suits the images")
     num_threads = key(16, FEW, "decoding threads per process")
+    num_workers = key(
+        0, FEW_OR_NONE, "processes that decode instead of threads, if images are not kept decoded"
+    )
     prefetch = key(
         2, FEW_OR_NONE, "batches decoded ahead of the step, and as many put on the device ahead"
     )

@@ -1,14 +1,15 @@
 """Draws the random crops of an image and cuts them, on the host."""
 
+import dataclasses
 import math
 import threading
-from collections.abc import Callable
 
 import ml_collections
 import numpy as np
 
 from iecl_jax.data import images
-from iecl_jax.data.augment import view_sizes
+
+Pair = tuple[float, float]
 
 _of_thread = threading.local()  # holds a random generator for each thread
 
@@ -39,8 +40,8 @@ def sample_box(
     generator: np.random.Generator,
     width: int,
     height: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
+    scale: Pair,
+    ratio: Pair,
 ) -> images.Box:
     """Draws a box as torchvision's `RandomResizedCrop.get_params` does.
 
@@ -62,36 +63,76 @@ def sample_box(
     return (width - w) // 2, (height - h) // 2, w, h
 
 
-def make_random_views(
-    config: ml_collections.ConfigDict,
-) -> Callable[[images.Source, int, int], list[np.ndarray]]:
-    """Builds the function that cuts the views of an image on the host.
+@dataclasses.dataclass(frozen=True)
+class RandomViews:
+    """Cuts the random views of an image; like the other cuts here, it can be pickled.
 
-    Args:
-      config: a pretraining config.
-
-    Returns:
-      A function (source, step, place) -> a list of uint8 [S_i, S_i, 3], the views of
-      `config.augment` of the image at `place` in the global batch of `step`. A view without `crop`
-      is the whole image. The function raises the errors of the decoder (`images.DECODE_ERRORS`).
+    Attributes:
+      seed: of the boxes.
+      sizes: the side S_i of each view in pixels.
+      limits: (scale, ratio) of `sample_box` for each view; None = the whole image.
+      interpolations: a name of `images.INTERPOLATIONS` for each view.
+      how: how files are read.
     """
+
+    seed: int
+    sizes: tuple[int, ...]
+    limits: tuple[tuple[Pair, Pair] | None, ...]
+    interpolations: tuple[str, ...]
+    how: images.Reading
+
+    def __call__(self, source: images.Source, step: int, place: int) -> list[np.ndarray]:
+        """Returns uint8 [S_i, S_i, 3], the views of the image at `place` in the batch of `step`.
+
+        It raises the errors of the decoder (`images.DECODE_ERRORS`).
+        """
+
+        def boxes_of(width: int, height: int) -> list[images.Box]:
+            return [
+                sample_box(view_generator(self.seed, step, place, number), width, height, *of_view)
+                if of_view
+                else (0, 0, width, height)
+                for number, of_view in enumerate(self.limits)
+            ]
+
+        return images.crop_views(source, boxes_of, self.sizes, self.interpolations, self.how)
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeImage:
+    """Decodes an image as it is: uint8 [H,W,3]."""
+
+    how: images.Reading
+
+    def __call__(self, source: images.Source, step: int, place: int) -> list[np.ndarray]:
+        """Returns the one array."""
+        return [images.decode(source, self.how)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Centre:
+    """Cuts the centre out of a resized image, see `images.center_crop`: uint8 [size,size,3]."""
+
+    size: int
+    how: images.Reading
+
+    def __call__(self, source: images.Source, step: int, place: int) -> list[np.ndarray]:
+        """Returns the one array."""
+        return [images.center_crop(source, self.size, self.how)]
+
+
+def random_views(config: ml_collections.ConfigDict) -> RandomViews:
+    """Returns what cuts the views of a pretraining config; one without `crop` is the image."""
+    # Imported late, since it takes seconds, and the processes that only decode do not need it.
+    from iecl_jax.data.augment import view_sizes
+
     # Reads the config here, not per image: reading a ConfigDict takes microseconds.
     views = [config.augment[name] for name in config.augment.views]
     crops = [view.crop if "crop" in view.operators else None for view in views]
-    limits = [(tuple(crop.scale), tuple(crop.ratio)) if crop else None for crop in crops]
-    names = [crop.interpolation if crop else "bilinear" for crop in crops]
-    seed, sizes = config.seed, view_sizes(config.augment, config.data.image_size)
-    how = images.reading(config.data)
-
-    def random_views(source: images.Source, step: int, place: int) -> list[np.ndarray]:
-        def boxes_of(width: int, height: int) -> list[images.Box]:
-            return [
-                sample_box(view_generator(seed, step, place, number), width, height, *of_view)
-                if of_view
-                else (0, 0, width, height)
-                for number, of_view in enumerate(limits)
-            ]
-
-        return images.crop_views(source, boxes_of, sizes, names, how)
-
-    return random_views
+    return RandomViews(
+        seed=config.seed,
+        sizes=tuple(view_sizes(config.augment, config.data.image_size)),
+        limits=tuple((tuple(crop.scale), tuple(crop.ratio)) if crop else None for crop in crops),
+        interpolations=tuple(crop.interpolation if crop else "bilinear" for crop in crops),
+        how=images.reading(config.data),
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 LOCK = ".lock"  # In the folder of a run, while a process works there.
-_SCRATCH = ".partial"
+SCRATCH = ".partial"
 
 
 @contextlib.contextmanager
@@ -31,7 +31,7 @@ def open_whole(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}-{uuid.uuid4().hex}{_SCRATCH}")
+    scratch = path.with_name(f".{path.name}-{uuid.uuid4().hex}{SCRATCH}")
     encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
     try:
         with open(scratch, mode, encoding=encoding, errors=errors) as file:
@@ -49,7 +49,7 @@ def open_whole(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
 
 def remove_scratch(folder: Path) -> None:
     """Removes the temporary files that killed processes left in a folder that nobody else uses."""
-    for path in folder.glob(f".*{_SCRATCH}"):
+    for path in folder.glob(f".*{SCRATCH}"):
         path.unlink(missing_ok=True)
 
 

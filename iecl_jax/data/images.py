@@ -254,6 +254,12 @@ def _cut(image: Image.Image, reduced: int, box: Box, size: int, interpolation: s
     return np.asarray(cut)
 
 
+def size_with_shorter(size: tuple[int, int], shorter: int) -> tuple[int, int]:
+    """Returns (width, height) after the shorter side is resized, as torchvision's `Resize`."""
+    width, height = (int(shorter * side / min(size)) for side in size)  # multiplies first
+    return width, height
+
+
 def center_crop(source: Source, size: int, how: Reading = AS_IT_IS) -> np.ndarray:
     """Resizes the shorter side to S * 256 / 224 (bilinear), cuts out the centre: uint8 [S,S,3].
 
@@ -261,9 +267,8 @@ def center_crop(source: Source, size: int, how: Reading = AS_IT_IS) -> np.ndarra
     cut first, since resizing it whole could fill the memory; a pixel then may differ by rounding.
     """
     image = to_rgb(open_image(source, how), how)
-    shorter, least = round(size * 256 / 224), min(image.size)
-    # Multiplies before it divides and rounds down, as torchvision's Resize.
-    width, height = (int(shorter * side / least) for side in image.size)
+    least = min(image.size)
+    width, height = size_with_shorter(image.size, round(size * 256 / 224))
     left, top = round((width - size) / 2), round((height - size) / 2)
     if max(image.size) > _LONG * least:
         x, y = image.width / width, image.height / height  # pixels for one of the resized image

@@ -127,40 +127,6 @@ class Split:
             labels.append(label)
         return results, np.array(labels, np.int32)
 
-    def decode_in(
-        self,
-        pool: ThreadPoolExecutor,
-        indices: np.ndarray,
-        shapes: Sequence[tuple[int, ...]],
-        function: Callable[[int, images.Source], Sequence[np.ndarray]],
-    ) -> tuple[list[np.ndarray], np.ndarray]:
-        """Does what `decode` does, in the threads of `pool`, and stacks the results.
-
-        Args:
-          pool: the threads.
-          indices: int [n], the images.
-          shapes: the shapes of the arrays that `function` returns for an image.
-          function: returns a uint8 array of each of the shapes.
-
-        Returns:
-          (results, labels): a uint8 array [n, *shape] for each shape, and the labels, int32 [n].
-        """
-        results = [np.empty((len(indices), *shape), np.uint8) for shape in shapes]
-        labels = np.empty(len(indices), np.int32)
-
-        def decode(chunk: np.ndarray) -> None:
-            def fill(position: int, image: images.Source) -> None:
-                place = int(chunk[position])
-                for result, made in zip(results, function(place, image), strict=True):
-                    result[place] = made
-
-            _, labels[chunk] = self.decode(indices[chunk], fill)
-
-        chunks = np.array_split(np.arange(len(indices)), min(self.num_threads, len(indices)))
-        for _ in pool.map(decode, chunks):
-            pass  # raises the error of a thread, if there is one
-        return results, labels
-
     def _decode_one(self, index, record, position, function):
         while True:
             try:

@@ -1,5 +1,6 @@
 """Endless batches, read ahead by threads and put on the devices."""
 
+import functools
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ class Stream(Iterator[Batch]):
     def __init__(
         self,
         batches: grain.MapDataset,
-        pool: ThreadPoolExecutor,
+        close: Callable[[], None],
         *,
         put: Callable[[Batch], Batch] | None = None,
         prefetch: int,
@@ -38,7 +39,7 @@ class Stream(Iterator[Batch]):
 
         Args:
           batches: element t is this process's part of batch t, leaves [D * b, ...].
-          pool: the threads that `batches` reads with; `close` ends them.
+          close: ends the threads or processes that `batches` reads with.
           put: puts a batch on the local devices; None = `put_on_devices`.
           prefetch: number of batches read ahead, and as many put on the devices ahead.
           start: number of the first batch.
@@ -54,7 +55,7 @@ class Stream(Iterator[Batch]):
         iterator.set_state({"next_index": start})
         self._iterators = [iterator]  # a list that `_close` empties
         # Also closes when the object is garbage-collected and when the interpreter exits.
-        self._finalizer = weakref.finalize(self, _close, self._iterators, pool)
+        self._finalizer = weakref.finalize(self, _close, self._iterators, close)
 
     def __next__(self) -> Batch:
         if not self._iterators:
@@ -64,7 +65,7 @@ class Stream(Iterator[Batch]):
         return batch
 
     def close(self) -> None:
-        """Stops the threads, after they have finished what they are reading."""
+        """Stops the threads and processes, after they have finished what they are reading."""
         self._finalizer()
 
     def __enter__(self) -> Self:
@@ -105,7 +106,8 @@ def of_examples(
         return {name: np.stack([each[name] for each in examples]) for name in examples[0]}
 
     batches = batch_order(num_examples, batch_size, seed).map_with_index(stacked)
-    return Stream(batches, pool, prefetch=prefetch, start=start)
+    close = functools.partial(pool.shutdown, cancel_futures=True)
+    return Stream(batches, close, prefetch=prefetch, start=start)
 
 
 def local_mesh() -> Mesh:
@@ -121,7 +123,7 @@ def put_on_devices(batch: Batch) -> Batch:
     return jax.device_put(split, sharding)
 
 
-def _close(iterators: list[grain.DatasetIterator], pool: ThreadPoolExecutor) -> None:
+def _close(iterators: list[grain.DatasetIterator], close: Callable[[], None]) -> None:
     # Grain's iterator must be closed before the exiting interpreter unloads Grain's modules.
     iterators.pop().close()
-    pool.shutdown(cancel_futures=True)
+    close()

@@ -4,7 +4,6 @@ The batches are the same for every kind of cache and for any number of processes
 """
 
 import functools
-from concurrent.futures import ThreadPoolExecutor
 
 import grain
 import jax
@@ -13,8 +12,9 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from iecl_jax.data import augment, crops, images, memory
+from iecl_jax.data import crops, memory
 from iecl_jax.data.caching import chosen
+from iecl_jax.data.decoder import Decoder
 from iecl_jax.data.order import batch_order, process_slice
 from iecl_jax.data.split import Split
 from iecl_jax.data.stream import Batch, Stream, local_mesh, put_on_devices
@@ -23,7 +23,7 @@ from iecl_jax.data.stream import Batch, Stream, local_mesh, put_on_devices
 def host_batches(
     config: ml_collections.ConfigDict,
     split: Split,
-    pool: ThreadPoolExecutor,
+    decoder: Decoder,
     *,
     process_index: int = 0,
     process_count: int = 1,
@@ -33,7 +33,7 @@ def host_batches(
     Args:
       config: a pretraining config.
       split: the images.
-      pool: the threads that decode.
+      decoder: what decodes, of `open_decoder`.
       process_index, process_count: this process and the number of processes. The part is b places
         of the global batch.
 
@@ -46,10 +46,6 @@ def host_batches(
     batch_size = config.train.batch_size
     places = process_slice(batch_size, process_index, process_count)
     order = batch_order(len(split), batch_size, config.seed)
-    random_views = crops.make_random_views(config)
-    sizes = augment.view_sizes(config.augment, config.data.image_size)
-    small = split.image_shape
-    shapes = [(*small, 3)] if small else [(size, size, 3) for size in sizes]
 
     def indices(step: int, batch: np.ndarray) -> Batch:
         del step
@@ -61,24 +57,38 @@ def host_batches(
         return {"image": image, "label": label} | indices(step, batch)
 
     def decoded(step: int, batch: np.ndarray) -> Batch:
-        def views(position: int, image: images.Source) -> list[np.ndarray]:
-            if small:
-                return [images.decode(image, split.reading)]
-            return random_views(image, step, places.start + position)
-
-        pixels, labels = split.decode_in(pool, batch[places], shapes, views)
-        return {"image": pixels[0] if small else pixels, "label": labels} | indices(step, batch)
+        pixels, labels = decoder.decode(split, batch[places], step=step, first=places.start)
+        image = pixels[0] if split.image_shape else pixels
+        return {"image": image, "label": labels} | indices(step, batch)
 
     cache = chosen(config.data.cache, split)
     function = {"none": decoded, "host": gathered, "device": indices}[cache]
     return order.map_with_index(function)
 
 
+def open_decoder(config: ml_collections.ConfigDict, split: Split, num_images: int) -> Decoder:
+    """Returns what decodes images as the config says, at most `num_images` at once."""
+    data = config.data
+    streams = chosen(data.cache, split) == "none"
+    if data.num_workers and not streams:
+        words = "data.num_workers=%d starts no process, since the images of %s are kept decoded."
+        logging.info(words, data.num_workers, split.name)
+    views = crops.random_views(config)
+    small = split.image_shape
+    return Decoder(
+        crops.WholeImage(split.reading) if small else views,
+        [(*small, 3)] if small else [(size, size, 3) for size in views.sizes],
+        num_images,
+        num_threads=data.num_threads,
+        num_workers=data.num_workers if streams else 0,
+    )
+
+
 class TrainBatches(Stream):
     """Yields {"image": uint8 [D,b,...], "label": int32 [D,b], "index": int32 [D,b]}.
 
     "image" is an array or a list of arrays, see `host_batches`; this process has D * b images.
-    `data.num_threads` threads decode.
+    `data.num_threads` threads or `data.num_workers` processes decode.
 
     Attributes:
       steps_per_epoch: number of batches in an epoch.
@@ -101,15 +111,13 @@ class TrainBatches(Stream):
             split.pixels  # noqa: B018  decodes here, not at the first batch
         put = _device_gather(split, local_mesh()) if cache == "device" else put_on_devices
 
-        pool = ThreadPoolExecutor(config.data.num_threads, thread_name_prefix="decode")
+        count = jax.process_count()
+        decoder = open_decoder(config, split, config.train.batch_size // count)
         batches = host_batches(
-            config,
-            split,
-            pool,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            config, split, decoder, process_index=jax.process_index(), process_count=count
         )
-        super().__init__(batches, pool, put=put, prefetch=config.data.prefetch, start=start)
+        prefetch = config.data.prefetch
+        super().__init__(batches, decoder.close, put=put, prefetch=prefetch, start=start)
 
 
 def check_batches(config: ml_collections.ConfigDict, split: Split) -> None:

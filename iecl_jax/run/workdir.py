@@ -32,7 +32,7 @@ _PACKAGES = (
 _DIFFERENCES_SHOWN = 5
 _OF_IMAGES = ("name", "dir", "image_size")  # settings that results.json repeats
 # Settings that change how fast images are read and nothing of what they are: each start may differ.
-_FREE = ("data.cache:", "data.num_threads:", "data.prefetch:")
+_FREE = ("data.cache:", "data.num_threads:", "data.num_workers:", "data.prefetch:")
 
 
 def prepare(

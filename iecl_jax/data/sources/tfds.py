@@ -13,7 +13,7 @@ from iecl_jax import console
 from iecl_jax.config import kinds
 from iecl_jax.config.rules import near
 from iecl_jax.config.section import Section
-from iecl_jax.data import sealed
+from iecl_jax.data import records, sealed
 from iecl_jax.data.split import MAX_NATIVE_SIZE, Indices, Record, Split
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
@@ -116,7 +116,7 @@ def open_records(name: str, directory: str, *splits: str) -> Split:
     if not isinstance(features.get("image"), tfds.features.Image):
         raise ValueError(f"{path} has no image under the name 'image', only {', '.join(features)}.")
     shards = [*zip(map(Path, infos[split].filepaths), infos[split].shard_lengths)]
-    if damaged := _damaged(shards):
+    if damaged := records.damaged(shards):
         raise ValueError(f"{damaged}: {again}")
     # The images stay encoded, so that `images` can decode a JPEG at a fraction of its size.
     source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
@@ -127,7 +127,10 @@ def open_records(name: str, directory: str, *splits: str) -> Split:
         try:
             examples = source.__getitems__([int(index) for index in indices])
         except Exception as error:
-            where = _damaged(shards, whole=True) or f"{path / _FEATURES} does not fit the records"
+            where = (
+                records.damaged(shards, whole=True)
+                or f"{path / _FEATURES} does not fit the records"
+            )
             raise ValueError(f"{where} ({_first_line(error)}): {again}") from error
         labels = [int(example["label"]) if class_names else -1 for example in examples]
         if max(labels, default=-1) >= len(class_names) > 0:
@@ -178,31 +181,6 @@ def _descriptions(path: Path) -> list[str]:
     return sorted({_INFO, _FEATURES} | {file.name for file in path.glob("*.labels.txt")})
 
 
-def _damaged(shards: Sequence[tuple[Path, int]], *, whole: bool = False) -> str | None:
-    """Returns a clause about the first file of records that is damaged, or None.
-
-    Args:
-      shards: the files, and how many records each must have.
-      whole: whether to read all records, whose checksums are in the file, or only their number.
-    """
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    for path, length in shards:
-        if not path.is_file():
-            return f"{path} is missing"
-        reader = ArrayRecordReader(str(path))
-        try:
-            found = reader.num_records()
-            if whole:
-                reader.read_all()
-            reader.close()
-        except RuntimeError:
-            return f"{path} is damaged"
-        if found != length:
-            return f"{path} is damaged: it has {found} records, not {length}"
-    return None
-
-
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
@@ -237,8 +215,8 @@ def _cached_labels(path: Path, split: str, read, length: int) -> np.ndarray:
     labels = np.empty(length, np.int32)
     with console.progress(f"Reading the labels of {path}", length, "image") as shown:
         for start in range(0, length, _CHUNK):
-            records = read(range(start, min(start + _CHUNK, length)))
-            labels[start : start + len(records)] = [record.label for record in records]
-            shown.update(start + len(records))
+            part = read(range(start, min(start + _CHUNK, length)))
+            labels[start : start + len(part)] = [record.label for record in part]
+            shown.update(start + len(part))
     sealed.write_labels(kept, of, labels)
     return labels

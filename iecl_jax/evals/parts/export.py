@@ -33,7 +33,9 @@ from iecl_jax.run.checkpoint import load_for_evaluation
 from iecl_jax.run.seal import digest
 
 # What of config.data and config.encoder says nothing about the images or the network as such.
-_OF_MACHINE = ("dir", "cache", "num_threads", "prefetch", "image_size", "mean", "std")
+_OF_MACHINE = (
+    *("dir", "cache", "num_threads", "num_workers", "prefetch", "image_size", "mean", "std"),
+)
 _OF_TRAINING = ("name", "bn_group", "init_from", "spectral_norm", "remat", "zero_init_residual")
 
 

@@ -2,7 +2,7 @@
 
     taskset -c 1 python -m iecl_jax.tools.benchmark.input_overhead --python=TORCH_PYTHON
 
-It measures the two cases of `tools.benchmark.reading`. The peer, torch_input.py, runs in a new
+It measures the cases of `tools.benchmark.reading`. The peer, torch_input.py, runs in a new
 process every time, with one worker per core, and makes the same crops with the same Pillow calls.
 Our pipeline also puts the batches on JAX's device; the peer's batches stay on the host.
 """
@@ -11,6 +11,7 @@ import functools
 import json
 import pathlib
 import shlex
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ from iecl_jax.tools import arguments
 from iecl_jax.tools.benchmark import peer, timing
 from iecl_jax.tools.benchmark import reading as speed
 
+# What the peer does, and the cases that take turns with it.
+PEERS = {"torch_cached": ["cached"], "torch_jpeg": ["jpeg", speed.IN_PROCESSES]}
 PEER = pathlib.Path(__file__).with_name("torch_input.py")
 
 
@@ -45,20 +48,24 @@ def main() -> None:
     rates: dict[str, list[speed.Rate]] = {}
     seen: dict[str, Any] = {}
     with speed.open_cases(args) as cases:
-        for name, case in cases.items():
-            command = peer_command(args.python, name, case)
+        for peers, names in PEERS.items():
+            command = peer_command(args.python, names[0], cases[names[0]])
 
             def time_peer(command=command):
                 seen.update(peer.run(command))
-                return speed.Rate(seen["images_per_second"], seen["images_per_cpu_second"])
+                every = seen["images_per_cpu_second"]
+                return speed.Rate(seen["images_per_second"], every, every)
 
-            ours: Callable[[], speed.Rate] = functools.partial(speed.measure, case)
-            rates[name], rates[f"torch_{name}"] = timing.alternate([ours, time_peer], args.rounds)
+            ours: list[Callable[[], speed.Rate]] = [
+                functools.partial(speed.measure, cases[name]) for name in names
+            ]
+            found = timing.alternate([*ours, time_peer], args.rounds)
+            rates |= dict(zip([*names, peers], found, strict=True))
     result = speed.summarize(rates)
     rows = []
-    for name in cases:
-        for unit in ("second", "cpu_second"):
-            pair = [result[f"{who}_images_per_{unit}"] for who in (name, f"torch_{name}")]
+    for peers, name in [(peers, name) for peers, names in PEERS.items() for name in names]:
+        for unit in speed.UNITS[:2]:
+            pair = [result[f"{who}_images_per_{unit}"] for who in (name, peers)]
             result[f"{name}_ratio_per_{unit}"] = ratios = timing.ratios(*pair)
             cells = [name, f"images/{unit.replace('cpu_', 'CPU ')}"]
             spreads = [(pair[0], "{:.0f}"), (pair[1], "{:.0f}"), (ratios, "{:.2f}")]
@@ -67,6 +74,8 @@ def main() -> None:
     print(markdown.table(["case", "unit", "ours", "DataLoader", "ours / DataLoader"], rows, text=2))
     if args.json:
         workdir.write_atomically(args.json, json.dumps(result, indent=2))
+    own = statistics.median(result[f"{speed.IN_PROCESSES}_images_per_own_cpu_second"])
+    print(f"{speed.IN_PROCESSES}: {1000 / own:.3f} ms of the main process for an image")
     print(f"{speed.describe(result)}; peer: torch {seen['torch']}")
     print(command_line.shown(command_line.typed()))
 

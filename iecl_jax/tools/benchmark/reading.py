@@ -2,18 +2,21 @@
 
     python -m iecl_jax.tools.benchmark.reading [--images=DIR] [--cifar10=DIR] [--json=FILE]
 
-It uses all cores that the process may use (choose them with `taskset`), in two cases:
+It uses all cores that the process may use (choose them with `taskset`), in these cases:
 
   cached  50,000 images of 32 px, decoded once and kept on the host (data.cache='host')
   jpeg    JPEGs with a shorter side of 256 px: read, decoded, and cropped twice to 224 px on the
-          host
+          host, in as many threads as cores
+  jpeg in processes
+          the same in as many worker processes (data.num_workers)
 
 `--images=DIR` names a folder of photographs of any size. They are resized and encoded again in a
 temporary folder. Without it, images that resemble photographs are drawn. `--cifar10=DIR` is TFDS's
 folder. Without it, the cached images are random.
 
 There are two rates: images per second of wall time, and images per second of CPU time, summed over
-threads. The second rate does not depend on what else the cores do.
+threads and processes. The second rate does not depend on what else the cores do. `own` is the CPU
+time of this process alone: with worker processes, it bounds what all of them can be fed with.
 """
 
 import argparse
@@ -50,14 +53,17 @@ from iecl_jax.tools.benchmark import timing
 NUM_CACHED, CACHED_SIZE = 50_000, 32
 NUM_DRAWN, ASPECT = 256, 4 / 3  # number of drawn images; their width / height
 QUALITY = 90  # JPEG quality
+IN_PROCESSES = "jpeg in processes"
+UNITS = ("second", "cpu_second", "own_cpu_second")
 AMPLITUDE = 0.14  # of the drawn noise: its JPEGs have about 2.8 bits per pixel, like ImageNet
 
 
 class Rate(NamedTuple):
-    """Images per second of wall time, and per second of CPU time."""
+    """Images per second of wall time, of CPU time, and of the CPU time of this process alone."""
 
     wall: float
     cpu: float
+    own: float
 
 
 class Case(NamedTuple):
@@ -72,12 +78,25 @@ def measure(case: Case) -> Rate:
     """Returns the rates of a new `TrainBatches` over `case.batches`, after the prefetched ones."""
     with TrainBatches(case.config, case.split) as batches:
         jax.block_until_ready(list(itertools.islice(batches, 2 * case.config.data.prefetch + 1)))
-        begun = time.perf_counter(), time.process_time()
+        begun = time.perf_counter(), time.process_time(), cpu_seconds_of_children()
         for batch in itertools.islice(batches, case.batches):
             jax.block_until_ready(batch)
-        seconds = time.perf_counter() - begun[0], time.process_time() - begun[1]
+        wall, own = time.perf_counter() - begun[0], time.process_time() - begun[1]
+        every = own + cpu_seconds_of_children() - begun[2]
     count = case.batches * case.config.train.batch_size
-    return Rate(count / seconds[0], count / seconds[1])
+    return Rate(count / wall, count / every, count / own)
+
+
+def cpu_seconds_of_children() -> float:
+    """Returns the CPU time of the processes that this one has started, in seconds (Linux)."""
+    ticks = 0
+    for line in Path("/proc/self/task").glob("*/children"):
+        for pid in line.read_text().split():
+            # Field 2, the name in brackets, may contain spaces, so fields are counted from its end:
+            # user and system time (14 and 15) have the indices 11 and 12.
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def num_cores() -> int:
@@ -189,7 +208,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 @contextlib.contextmanager
 def open_cases(args: argparse.Namespace) -> Iterator[dict[str, Case]]:
-    """A context with the cases "cached" and "jpeg"; it removes the JPEGs at the end.
+    """A context with the cases of this file's docstring; it removes the JPEGs at the end.
 
     Raises:
       ValueError: see `config.load`, `open_cached` and `open_jpegs`.
@@ -203,21 +222,24 @@ def open_cases(args: argparse.Namespace) -> Iterator[dict[str, Case]]:
     )
     with tempfile.TemporaryDirectory() as folder:
         split = open_jpegs(jpeg, Path(folder), args.images, shorter=args.shorter, limit=args.limit)
+        in_processes = jpeg.copy_and_resolve_references()
+        in_processes.data.num_workers = num_cores()
         yield {
             "cached": Case(cached, open_cached(cached, args.cifar10), args.cached_batches),
             "jpeg": Case(jpeg, split, args.jpeg_batches),
+            IN_PROCESSES: Case(in_processes, split, args.jpeg_batches),
         }
 
 
 def summarize(rates: Mapping[str, Sequence[Rate]]) -> dict[str, Any]:
     """Returns one flat JSON object with the rates of all cases.
 
-    For each case it has NAME_images_per_second and NAME_images_per_cpu_second (lists with a value
-    per round) and their medians, NAME_..._median. It also has cores, cpu, python and versions.
+    For each case it has NAME_images_per_UNIT for each of UNITS (lists with a value per round) and
+    their medians, NAME_..._median. It also has cores, cpu, python and versions.
     """
     result: dict[str, Any] = {}
     for name, rounds in rates.items():
-        for unit, values in zip(("second", "cpu_second"), zip(*rounds, strict=True), strict=True):
+        for unit, values in zip(UNITS, zip(*rounds, strict=True), strict=True):
             result[f"{name}_images_per_{unit}"] = values
             result[f"{name}_images_per_{unit}_median"] = statistics.median(values)
     return result | {
@@ -236,7 +258,7 @@ def describe(result: Mapping[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures both cases, prints the table, and writes the JSON."""
+    """Measures all cases, prints the table, and writes the JSON."""
     argv = sys.argv[1:] if argv is None else argv
     parser = arguments.Parser(__doc__)
     add_flags(parser)
@@ -250,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         [name, *(timing.spread(timing.extent(of_unit), "{:.0f}") for of_unit in zip(*rounds))]
         for name, rounds in rates.items()
     ]
-    print(markdown.table(["case", "images/s", "images per CPU second"], rows))
+    print(markdown.table(["case", "images/s", "images per CPU second", "of this process"], rows))
     print(describe(result))
     print(shlex.join(["python", "-m", "iecl_jax.tools.benchmark.reading", *argv]))
 

@@ -2,15 +2,16 @@
 
 import contextlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import grain
 import ml_collections
 import numpy as np
 
-from iecl_jax.data import images
+from iecl_jax.data import crops
 from iecl_jax.data.caching import chosen
+from iecl_jax.data.decoder import Decoder
 from iecl_jax.data.split import Split
+from iecl_jax.data.worker import Cut
 
 
 def eval_batches(
@@ -21,8 +22,8 @@ def eval_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields batches of B = `batch_size` images, each image once.
 
-    The next batch is decoded in `data.num_threads` threads while the caller uses this one. With a
-    `data.cache`, the split keeps the decoded images for the next time.
+    The next batch is decoded, see `Decoder`, while the caller uses this one. With a `data.cache`,
+    the split keeps the decoded images for the next time.
 
     Args:
       data: config.data.
@@ -42,20 +43,27 @@ def eval_batches(
     cached = chosen(data.cache, split) != "none"
     shape = (*(split.image_shape or (data.image_size,) * 2), 3)
 
-    def view(_: int, image: images.Source) -> list[np.ndarray]:
-        if split.image_shape is not None:
-            return [images.decode(image, split.reading)]
-        return [images.center_crop(image, data.image_size, split.reading)]
+    if split.image_shape is not None:
+        cut: Cut = crops.WholeImage(split.reading)
+    else:
+        cut = crops.Centre(data.image_size, split.reading)
 
     def load(number: int) -> dict[str, np.ndarray]:
         batch = batches[number]
         if cached:
             pixels, labels = split.pixels
             return _pad(pixels[batch], labels[batch], batch_size)
-        [pixels], labels = split.decode_in(pool, batch, [shape], view)
+        [pixels], labels = decoder.decode(split, batch)
         return _pad(pixels, labels, batch_size)
 
-    with ThreadPoolExecutor(data.num_threads, thread_name_prefix="decode") as pool:
+    decoder = Decoder(
+        cut,
+        [shape],
+        batch_size,
+        num_threads=data.num_threads,
+        num_workers=0 if cached else data.num_workers,
+    )
+    with contextlib.closing(decoder):
         numbers = grain.MapDataset.range(len(batches)).map(load)
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
         with contextlib.closing(iter(numbers.to_iter_dataset(options))) as iterator:

@@ -109,6 +109,15 @@ def test_training_forward_against_numpy(num_blocks, inner_skip):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("form", ["gradient", "slices"])
+def test_other_forms_of_the_3x3_convolution_against_numpy(form):
+    variables, images = _inputs(seed=8)
+    saib = SAIB(GROUP, PATCH, conv3x3=form)
+    run = jax.jit(functools.partial(saib.apply, train=True, mutable=["batch_stats"]))
+    expected = _reference(variables["params"], images, num_blocks=1, inner_skip=True)
+    np.testing.assert_allclose(run(variables, images)[0], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_evaluation_and_running_statistics():
     variables, images = _inputs(seed=1)
     params, stats = variables["params"]["block1"], variables["batch_stats"]["block1"]

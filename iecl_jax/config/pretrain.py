@@ -169,6 +169,12 @@ class Saib(Section):
     residual_scale = key(
         1.0, NOT_NEGATIVE, "initial scale of f's last BN, or of E[W'W] if expansive"
     )
+    conv3x3 = key(
+        "conv",
+        ("conv", "gradient", "slices"),
+        "how its 3x3 convolutions are computed: as such; the kernel's gradient by a product with "
+        "shifted slices of the input; or all by such products (the same up to rounding)",
+    )
 
 
 class Objective(Section):

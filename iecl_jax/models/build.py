@@ -74,6 +74,7 @@ def saib(config: ml_collections.ConfigDict, axis_name: str | None = None) -> SAI
         num_blocks=settings.num_blocks,
         inner_skip=settings.inner_skip,
         residual_scale=settings.residual_scale,
+        conv3x3=settings.conv3x3,
         axis_name=axis_name,
         dtype=precision.compute_dtype(config),
     )

@@ -1,19 +1,21 @@
 """Convolutions, with spectral normalisation: the kernel divided by its largest singular value."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax import traverse_util
 from jaxtyping import Array, Float, Float32
 
 from iecl_jax.losses.product import product
 from iecl_jax.models import initializers, winograd
 
 WINOGRAD_CHANNELS = 64  # With fewer, the direct sum takes less time.
+Step = tuple[Float32[Array, ""], Float32[Array, "_"]]  # (sigma, new u) of a power iteration
 _INIT_ITERATIONS = 15  # as in PyTorch's parametrizations.spectral_norm
 _ITERATIONS_OF_A_FILE = 200  # trained kernels may have several large singular values
 
@@ -37,18 +39,68 @@ def power_iteration(
     """
     constant = jax.lax.stop_gradient(matrix)
 
-    def iterate(_, u):
-        return _unit(product(product(constant, u), constant))
+    def iterate(_: jax.Array | int, u: Float32[Array, "n"]) -> Float32[Array, "n"]:
+        return power_iterations([constant], [u])[0][1]
 
-    # The last iteration is written out, because sigma needs its v.
+    # The last iteration is written out: it alone gives sigma a gradient.
     u = jax.lax.fori_loop(1, num_iterations, iterate, u)
-    v = _unit(product(constant, u))
-    u = _unit(product(v, constant))
-    return product(v, product(matrix, u)), u
+    return power_iterations([matrix], [u])[0]
 
 
-def _unit(x: Float32[Array, "n"]) -> Float32[Array, "n"]:
-    return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(), 1e-24))
+def power_iterations(
+    matrices: Sequence[Float32[Array, "_ _"]], us: Sequence[Float32[Array, "_"]]
+) -> list[Step]:
+    """Makes one step of `power_iteration` for each matrix M and its vector u.
+
+    The step is v = M u / |M u|, x = v' M, u = x / |x|, and sigma = x u, where v and u are
+    constants. Each matrix is read twice, where it lies. What is left is done for all vectors
+    together, because a GPU takes as long to start a kernel as to compute hundreds of such vectors.
+    """
+    images = [product(matrix, u) for matrix, u in zip(matrices, us, strict=True)]
+    vs = [jax.lax.stop_gradient(v) for v in _units(images)]
+    xs = [product(v, matrix) for v, matrix in zip(vs, matrices, strict=True)]
+    new = [jax.lax.stop_gradient(u) for u in _units(xs)]
+    sigmas = (_rows(xs) * _rows(new)).sum(1)
+    return [(sigmas[i], u) for i, u in enumerate(new)]
+
+
+def spectral_norms(params: Any, batch_stats: Any) -> Any:
+    """Makes one step of power iteration for all normalised kernels of a module together.
+
+    Args:
+      params, batch_stats: the variables of a module whose `Conv`s have `spectral_norm`.
+
+    Returns:
+      {name: (sigma, new u)} of these, nested like the modules; {} without any. See
+      `power_iterations`.
+    """
+    found = dict(_normalised_kernels(params, batch_stats))
+    matrices = [kernel.reshape(-1, kernel.shape[-1]) for kernel, _ in found.values()]
+    steps = power_iterations(matrices, [u for _, u in found.values()]) if found else []
+    return traverse_util.unflatten_dict(dict(zip(found, steps, strict=True)))
+
+
+def _normalised_kernels(
+    params: Any, batch_stats: Any, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], tuple[jax.Array, jax.Array]]]:
+    """Yields (path of the module, (kernel, u)) of every normalised kernel."""
+    for name, inner in batch_stats.items():
+        if "sigma" in inner:
+            yield (*path, name), (jnp.asarray(params[name]["kernel"]), jnp.asarray(inner["u"]))
+        elif name in params and any(isinstance(each, Mapping) for each in inner.values()):
+            yield from _normalised_kernels(params[name], inner, (*path, name))
+
+
+def _units(vectors: Sequence[Float32[Array, "_"]]) -> list[Float32[Array, "_"]]:
+    """Divides each vector by its length."""
+    scales = jax.lax.rsqrt(jnp.maximum((_rows(vectors) ** 2).sum(1), 1e-24))
+    return [vector * scales[i] for i, vector in enumerate(vectors)]
+
+
+def _rows(vectors: Sequence[Float32[Array, "_"]]) -> Float32[Array, "count longest"]:
+    """Stacks vectors, with zeros behind those that are shorter than the longest."""
+    longest = max(len(vector) for vector in vectors)
+    return jnp.stack([jnp.pad(vector, (0, longest - len(vector))) for vector in vectors])
 
 
 def convolve(
@@ -112,6 +164,9 @@ class Conv(nn.Module):
     divides by `power_iteration(matrix, u)[0]`, not by the stored sigma, which belongs to the kernel
     before the last update. Who uses the kernels elsewhere must do the same. It is PyTorch's
     `utils.spectral_norm`, not `utils.parametrizations.spectral_norm`.
+
+    An encoder may make the steps of all its convolutions together, with `spectral_norms`, and pass
+    each its `step` (sigma, new u); without it, the convolution makes its own.
     """
 
     features: int
@@ -123,17 +178,19 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B _ _ {self.features}"]:
+    def __call__(
+        self, x: Float[Array, "B H W C"], step: Step | None = None
+    ) -> Float[Array, "B _ _ {self.features}"]:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", initializers.he_fan_out, shape, jnp.float32)
         if self.spectral_norm:
-            kernel = kernel / self._sigma(kernel.reshape(-1, self.features))
+            kernel = kernel / self._sigma(kernel.reshape(-1, self.features), step)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         return convolve(x, kernel, stride=self.stride, dilation=self.dilation)
 
-    def _sigma(self, matrix: Float32[Array, "m n"]) -> Float32[Array, ""]:
+    def _sigma(self, matrix: Float32[Array, "m n"], step: Step | None) -> Float32[Array, ""]:
         u = self.variable("batch_stats", "u", self._initial_u, matrix)
-        new_sigma, new_u = power_iteration(matrix, u.value)
+        new_sigma, new_u = power_iteration(matrix, u.value) if step is None else step
         sigma = self.variable("batch_stats", "sigma", lambda: new_sigma)
         if self.train and not self.is_initializing():
             u.value, sigma.value = new_u, jax.lax.stop_gradient(new_sigma)
@@ -141,7 +198,7 @@ class Conv(nn.Module):
 
     def _initial_u(self, matrix: Float32[Array, "m n"]) -> Float32[Array, "n"]:
         u = jax.random.normal(self.make_rng("params"), (self.features,))
-        return power_iteration(matrix, _unit(u), _INIT_ITERATIONS)[1]
+        return power_iteration(matrix, _units([u])[0], _INIT_ITERATIONS)[1]
 
 
 def folded(params: Any, batch_stats: Any) -> tuple[Any, Any]:
@@ -153,15 +210,18 @@ def folded(params: Any, batch_stats: Any) -> tuple[Any, Any]:
     Returns:
       The variables of the same module without `spectral_norm`.
     """
+    return _divided(params, batch_stats, spectral_norms(params, batch_stats))
+
+
+def _divided(params: Any, batch_stats: Any, norms: Any) -> tuple[Any, Any]:
     new_params, new_stats = dict(params), {}
     for name, inner in batch_stats.items():
-        if "sigma" in inner:
+        found = norms.get(name)
+        if isinstance(found, tuple):
             kernel = jnp.asarray(params[name]["kernel"])
-            matrix = kernel.reshape(-1, kernel.shape[-1])
-            norm = power_iteration(matrix, jnp.asarray(inner["u"]))[0]
-            new_params[name] = {**params[name], "kernel": kernel / norm}
-        elif name in params and any(isinstance(each, Mapping) for each in inner.values()):
-            new_params[name], new_stats[name] = folded(params[name], inner)
+            new_params[name] = {**params[name], "kernel": kernel / found[0]}
+        elif found is not None:
+            new_params[name], new_stats[name] = _divided(params[name], inner, found)
         else:
             new_stats[name] = inner
     return new_params, new_stats

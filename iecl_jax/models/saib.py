@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from iecl_jax.models import initializers
 from iecl_jax.models.batch_norm import BatchNorm
-from iecl_jax.models.conv import convolve
+from iecl_jax.models.sliced_conv import convolve_as
 
 VARIANTS = ("paper", "expansive")
 
@@ -57,6 +57,7 @@ class SAIBBlock(nn.Module):
     patch_size: int
     inner_skip: bool = True
     residual_scale: float = 1.0
+    conv3x3: str = "conv"
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -84,7 +85,7 @@ class SAIBBlock(nn.Module):
                 scale_init=nn.initializers.constant(scale),
                 dtype=self.dtype,
                 name=f"bn{index}",
-            )(convolve(x, kernel))
+            )(convolve_as(self.conv3x3 if size == 3 else "conv", x, kernel))
 
         a = nn.swish(layer(patches, g, 1, 1))
         f = nn.swish(layer(a, 2 * g, 3, 2))
@@ -113,6 +114,7 @@ class ExpansiveBlock(nn.Module):
     group_size: int
     patch_size: int
     residual_scale: float = 1.0
+    conv3x3: str = "conv"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -127,10 +129,11 @@ class ExpansiveBlock(nn.Module):
         deviation = math.sqrt(self.residual_scale / (9 * 2 * g))
         kernel = self.param("conv", initializers.normal(deviation), (3, 3, g, 2 * g), jnp.float32)
         kernel = kernel.astype(self.dtype)
-        hidden = nn.softplus(convolve(patches, kernel)) - math.log(2)
+        hidden = nn.softplus(convolve_as(self.conv3x3, patches, kernel)) - math.log(2)
         # The transpose of a convolution has the kernel flipped and its channels swapped.
         transposed = kernel[::-1, ::-1].swapaxes(2, 3)
-        change = positions.astype(self.dtype) + convolve(hidden, transposed)
+        change = convolve_as(self.conv3x3, hidden, transposed)
+        change = positions.astype(self.dtype) + change
         return images + unpatchify(change, images.shape, self.patch_size).astype(images.dtype)
 
 
@@ -138,7 +141,8 @@ class SAIB(nn.Module):
     """SAIB: `num_blocks` blocks in a row (Table 4), from images to images of the same shape.
 
     The blocks are of class `SAIBBlock`, or `ExpansiveBlock` if `variant` is "expansive". A group
-    consists of consecutive images of the batch.
+    consists of consecutive images of the batch. `conv3x3` is the form of the 3x3 convolutions, see
+    `convolve_as`.
 
     Raises:
       ValueError: `group_size` does not divide the batch, or `patch_size` the image.
@@ -150,6 +154,7 @@ class SAIB(nn.Module):
     num_blocks: int = 1
     inner_skip: bool = True
     residual_scale: float = 1.0
+    conv3x3: str = "conv"
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -169,6 +174,7 @@ class SAIB(nn.Module):
             "group_size": self.group_size,
             "patch_size": self.patch_size,
             "residual_scale": self.residual_scale,
+            "conv3x3": self.conv3x3,
             "dtype": self.dtype,
         }
         for i in range(1, self.num_blocks + 1):

@@ -4,6 +4,7 @@ In v1.5 the 3x3 convolution of a bottleneck has the stride, not the first 1x1.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from iecl_jax.config.rules import WIDTH, WIDTH_OR_NONE, Rule
 from iecl_jax.config.section import Section, key
 from iecl_jax.models import initializers, maxima, precision
 from iecl_jax.models.batch_norm import BatchNorm
-from iecl_jax.models.conv import Conv
+from iecl_jax.models.conv import Conv, Step, spectral_norms
 
 # {name: (number of blocks in each stage, whether they are bottlenecks)}
 ARCHITECTURES = {
@@ -96,6 +97,7 @@ class Block(nn.Module):
     """A basic block (3x3, 3x3) or bottleneck (1x1, 3x3, 1x1 to 4 x width); BN follows each conv.
 
     `dilations` are those of the convolutions up to the one with the stride, and of those after it.
+    `norms` has the steps of power iteration of its convolutions, if they are made (see `Conv`).
     """
 
     width: int
@@ -107,7 +109,10 @@ class Block(nn.Module):
     dilations: tuple[int, int] = (1, 1)
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B _ _ _"]:
+    def __call__(
+        self, x: Float[Array, "B H W C"], norms: Mapping[str, Step] | None = None
+    ) -> Float[Array, "B _ _ _"]:
+        norms = norms or {}
         out = 4 * self.width if self.bottleneck else self.width
         first, second = self.dilations
         plan = [(self.width, 3, self.stride, first), (out, 3, 1, second)]
@@ -117,10 +122,13 @@ class Block(nn.Module):
         for i, (features, size, stride, dilation) in enumerate(plan, 1):
             last = i == len(plan)
             init = nn.initializers.zeros if last and self.zero_init else nn.initializers.ones
-            y = self.conv(features, size, stride=stride, dilation=dilation, name=f"conv{i}")(y)
+            name = f"conv{i}"
+            conv = self.conv(features, size, stride=stride, dilation=dilation, name=name)
+            y = conv(y, norms.get(name))
             y = self.norm(scale_init=init, relu=not last, name=f"bn{i}")(y)
         if x.shape != y.shape:
-            x = self.conv(out, 1, stride=self.stride, name="downsample_conv")(x)
+            name = "downsample_conv"
+            x = self.conv(out, 1, stride=self.stride, name=name)(x, norms.get(name))
             x = self.norm(name="downsample_bn")(x)
         with jax.named_scope("relu"):
             return maxima.relu(x + y)
@@ -174,13 +182,15 @@ class ResNet(nn.Module):
             axis_name=self.axis_name,
             dtype=self.dtype,
         )
-        x = x.astype(self.dtype)
+        known = {} if self.is_initializing() else self.variables
+        norms = spectral_norms(known.get("params", {}), known.get("batch_stats", {}))
+        x, step = x.astype(self.dtype), norms.get("conv1")
         if self.stem == "imagenet":
-            x = norm(relu=True, name="bn1")(conv(self.width, 7, stride=2, name="conv1")(x))
+            x = norm(relu=True, name="bn1")(conv(self.width, 7, stride=2, name="conv1")(x, step))
             with jax.named_scope("max_pool"):
                 x = maxima.max_pool(x)
         else:
-            x = norm(relu=True, name="bn1")(conv(self.width, 3, name="conv1")(x))
+            x = norm(relu=True, name="bn1")(conv(self.width, 3, name="conv1")(x, step))
         block = nn.remat(Block) if self.remat else Block
         outputs = {}
         total, dilation = 4 if self.stem == "imagenet" else 1, 1
@@ -199,7 +209,7 @@ class ResNet(nn.Module):
                     conv=conv,
                     norm=norm,
                     name=f"layer{i}_{j}",
-                )(x)
+                )(x, norms.get(f"layer{i}_{j}", {}))
             outputs[f"stage{i}"] = x
         pooled = x.astype(jnp.float32).mean((1, 2))
         if self.feature_dim:

@@ -1,0 +1,56 @@
+"""Convolutions as products with shifted slices of their input, for few channels on a large plane.
+
+cuDNN may have no fast way to the gradient of such a kernel: openxla/xla issue 34273 reports over 30
+times PyTorch's time. A product of matrices has none of its algorithms to choose from, but it reads
+the input once for each pixel of the kernel.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from iecl_jax.models.conv import convolve
+
+FORMS = ("conv", "gradient", "slices")
+
+
+def convolve_as(
+    form: str, x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"]
+) -> Float[Array, "B H W F"]:
+    """Convolves x with a kernel of odd size, without stride, in one of FORMS.
+
+    The results and their derivatives are the same up to rounding.
+
+    Args:
+      form: "conv": as `convolve`. "slices": as one product of the k * k shifted slices, side by
+        side, with the kernel, and so are both gradients. "gradient": as `convolve`, but for the
+        gradient of the kernel, which is the product of the slices with the gradient of the output.
+      x: the input.
+      kernel: the kernel; the zero padding keeps the size.
+    """
+    return {"conv": convolve, "slices": _sliced, "gradient": _with_sliced_gradient}[form](x, kernel)
+
+
+# The slices are k * k times as large as the input. So the backward pass makes them again.
+@jax.checkpoint
+def _sliced(x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"]) -> Float[Array, "B H W F"]:
+    size, (height, width) = len(kernel), x.shape[1:3]
+    before, after = (size - 1) // 2, size // 2
+    padded = jnp.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
+    slices = [padded[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
+    return jnp.concatenate(slices, -1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+@jax.custom_jvp
+def _with_sliced_gradient(x: Any, kernel: Any) -> Any:
+    return convolve(x, kernel)
+
+
+@_with_sliced_gradient.defjvp
+def _(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
+    (x, kernel), (x_tangent, kernel_tangent) = primals, tangents
+    # Backwards, the first term becomes the gradient of x, and the second one that of the kernel.
+    tangent = convolve(x_tangent, kernel) + _sliced(x, kernel_tangent)
+    return _with_sliced_gradient(x, kernel), tangent

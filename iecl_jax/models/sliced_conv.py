@@ -1,8 +1,8 @@
 """Convolutions as products with shifted slices of their input, for few channels on a large plane.
 
-cuDNN may have no fast way to the gradient of such a kernel: openxla/xla issue 34273 reports over 30
-times PyTorch's time. A product of matrices has none of its algorithms to choose from, but it reads
-the input once for each pixel of the kernel.
+cuDNN may be slow at the gradient of such a kernel (openxla/xla issue 34273: over 30 times PyTorch's
+time). The product needs no choice among its algorithms, but it writes and reads the input once for
+each pixel of the kernel.
 """
 
 from typing import Any
@@ -30,7 +30,8 @@ def convolve_as(
       x: the input.
       kernel: the kernel; the zero padding keeps the size.
     """
-    return {"conv": convolve, "slices": _sliced, "gradient": _with_sliced_gradient}[form](x, kernel)
+    forms: dict[str, Any] = {"conv": convolve, "slices": _sliced, "gradient": _sliced_gradient}
+    return forms[form](x, kernel)
 
 
 # The slices are k * k times as large as the input. So the backward pass makes them again.
@@ -44,13 +45,13 @@ def _sliced(x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"]) -> Floa
 
 
 @jax.custom_jvp
-def _with_sliced_gradient(x: Any, kernel: Any) -> Any:
+def _sliced_gradient(x: Any, kernel: Any) -> Any:
     return convolve(x, kernel)
 
 
-@_with_sliced_gradient.defjvp
+@_sliced_gradient.defjvp
 def _(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
     (x, kernel), (x_tangent, kernel_tangent) = primals, tangents
     # Backwards, the first term becomes the gradient of x, and the second one that of the kernel.
     tangent = convolve(x_tangent, kernel) + _sliced(x, kernel_tangent)
-    return _with_sliced_gradient(x, kernel), tangent
+    return _sliced_gradient(x, kernel), tangent

@@ -47,6 +47,7 @@ def power_iteration(
     return power_iterations([matrix], [u])[0]
 
 
+@jax.named_scope("power_iterations")  # for profiles
 def power_iterations(
     matrices: Sequence[Float32[Array, "_ _"]], us: Sequence[Float32[Array, "_"]]
 ) -> list[Step]:

@@ -44,7 +44,7 @@ PARTS = (
     ("kernels and their gradients", r"conv\d*/"),
     ("batch norm, with the ReLU behind it", r"bn\d*[/.]"),
     ("max-pool", r"max_pool|reduce_window|select_and_scatter|encoder/pad"),
-    ("ReLU, sum of the branches", r"encoder/(layer\w+/)?(relu|jit\((relu|_where)\)|add|select_n|max)"),
+    ("ReLU, sum of the branches", r"encoder/(layer\w+/)?(relu|jit\(|add|select_n|max)"),
     ("heads", r"heads|projector|predictor"),
 )
 REST = "loss and everything else"

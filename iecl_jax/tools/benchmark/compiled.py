@@ -44,10 +44,11 @@ PARTS = (
     ("kernels and their gradients", r"conv\d*/"),
     ("batch norm, with the ReLU behind it", r"bn\d*[/.]"),
     ("max-pool", r"max_pool|reduce_window|select_and_scatter|encoder/pad"),
-    ("ReLU, sum of the branches", r"encoder/(layer\w+/)?(relu|jit\(relu\)|add|select_n|max)"),
+    ("ReLU, sum of the branches", r"encoder/(layer\w+/)?(relu|jit\(|add|select_n|max)"),
     ("heads", r"heads|projector|predictor"),
 )
 REST = "loss and everything else"
+LARGEST = 100
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -56,7 +57,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config", action="append", required=True, help="FILE[:VARIANT]")
     parser.add_argument("--gpu", choices=sorted(gpus.GPUS), default="h100", help="default h100")
     parser.add_argument("--devices", type=int, default=1, help="GPUs of one machine; default 1")
-    parser.add_argument("--largest", type=int, default=0, help="also list the N largest kernels")
+    parser.add_argument(
+        "--largest", type=int, default=0, help="also list the N <= 100 largest kernels"
+    )
     parser.add_argument("--json", type=arguments.new_file, help="also write the results here")
     parser.add_argument("--hlo", type=arguments.new_file, help="write the program here")
     args = parser.parse(argv)
@@ -87,7 +90,7 @@ def count(lowered: Any, jaxpr: Any, gpu: gpus.Gpu) -> tuple[report.Record, str]:
       (record, text): the text of the program, and "kernels" {kind: number}, "bytes",
       "part_bytes" {part: bytes}, "product_flops" of one device, "bytes_ms" and "products_ms" by the
       GPU's data sheet, "open_loops" (the number of loops that count once), "largest" ([MB, name,
-      source] of each kernel, the largest first), and the values of `program.memory`.
+      source] of LARGEST kernels, the largest first), and the values of `program.memory`.
     """
     compiled = lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": False})
     text = compiled.as_text()
@@ -97,7 +100,7 @@ def count(lowered: Any, jaxpr: Any, gpu: gpus.Gpu) -> tuple[report.Record, str]:
         name = part(kernel)
         parts[name] = parts.get(name, 0) + kernel.bytes * kernel.runs
     flops, moved = product_flops(jaxpr), kernels.total(found)
-    largest = sorted(found, key=lambda kernel: -kernel.bytes)
+    largest = sorted(found, key=lambda kernel: -kernel.bytes)[:LARGEST]
     record: report.Record = {
         "kernels": kernels.counts(found),
         "bytes": moved,

@@ -56,6 +56,11 @@ VARIANTS = (
     Variant("r50_224", "nhwc", xla_flags="--xla_gpu_force_conv_nhwc=true"),
     Variant("r50_224", "no_triton", xla_flags="--xla_gpu_enable_triton_gemm=false"),
     Variant("r18_32", "nhwc", xla_flags="--xla_gpu_force_conv_nhwc=true"),
+    *(
+        Variant(of, f"saib_{form}", (f"--config.saib.conv3x3={form}",))
+        for of in ("r18_32", "r50_224")
+        for form in ("gradient", "slices")
+    ),
 )
 
 

@@ -52,7 +52,7 @@ class Recorder:
             sums[which] += now[which] - self._last[which]
         self._last = now
 
-    def of_jax(self, event: str, seconds: float, **_: Any) -> None:
+    def of_jax(self, event: str, duration_secs: float, **_: str | int) -> None:
         """Listens to `jax.monitoring`."""
         if event in PARTS:
             self.mark(f"{self._within[-1]}: {PARTS[event]}")
@@ -89,8 +89,8 @@ def follow(words: list[str]) -> None:
         pathlib.Path(words[0]).write_text(json.dumps(recorder.phases))
         os._exit(0)  # What the run would still write is of no use.
 
-    console.waiting = lambda what: recorder.waiting(shown, what)  # type: ignore[assignment]
-    Run.take = take_one  # type: ignore[method-assign]
+    console.waiting = lambda what: recorder.waiting(shown, what)
+    Run.take = take_one  # type: ignore[assignment, method-assign]
     sys.argv = [sys.argv[0], *words[2:]]
     runpy.run_module("iecl_jax.main", run_name="__main__", alter_sys=True)
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from iecl_jax import config as config_lib
+from iecl_jax.models import conv
 from iecl_jax.models.encoders.resnet import ARCHITECTURES, ResNet
 from iecl_jax.tools.benchmark import flops, program, roofline
 
@@ -31,8 +32,11 @@ def resnet18_multiplications(side, width=64):
     return [sum(each) for each in zip(*layers)]
 
 
-def test_the_flops_of_resnet18_are_those_counted_by_hand():
-    """Products exactly; XLA's within 2 %: without padding, but with additions and BN."""
+@pytest.mark.parametrize("by_winograd", [False, True])
+def test_the_flops_of_resnet18_are_those_counted_by_hand(by_winograd, monkeypatch):
+    """Products exactly; XLA's of direct sums within 2 %: without padding, with additions and BN."""
+    if not by_winograd:
+        monkeypatch.setattr(conv, "WINOGRAD_CHANNELS", 10**9)
     model = ResNet(*ARCHITECTURES["resnet18"], stem="cifar")
     pictures = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), pictures)
@@ -46,7 +50,10 @@ def test_the_flops_of_resnet18_are_those_counted_by_hand():
     traced = jax.jit(pooled).trace(*arguments)
     found = program.arithmetic(traced.jaxpr.jaxpr, traced.lower(), images=2)
     assert found["product_flops_per_image"] == 2 * padded
-    assert found["flops_per_image"] == pytest.approx(2 * inside, rel=0.02)
+    if by_winograd:  # on a CPU, fewer than the direct sums that count as products
+        assert found["flops_per_image"] < 1.5 * inside
+    else:
+        assert found["flops_per_image"] == pytest.approx(2 * inside, rel=0.02)
     assert found["flops_per_image"] < 0.9 * found["product_flops_per_image"]
 
     both = jax.jit(jax.grad(pooled)).trace(*arguments).jaxpr.jaxpr

@@ -80,7 +80,7 @@ def test_every_source_of_the_package_is_one():
     for name in kinds.names("data"):
         source = kinds.load("data", name)
         assert len(source.MEAN) == len(source.STD) == 3
-        folder = ["data.dir=somewhere"] if name == "image_folder" else []
+        folder = ["data.dir=somewhere"] if name in ("image_folder", "packed") else []
         config_lib.check(load(f"data.name={name}", *folder), 1)
     assert "tfds" not in kinds.names("data")
 

@@ -124,7 +124,8 @@ def arithmetic(jaxpr: Jaxpr, lowered: jax.stages.Lowered, images: int) -> dict[s
     Returns:
       "product_flops_per_image": see `flops.product_flops`; the numerator of the utilisation.
       "flops_per_image": XLA's cost analysis of the program before its optimisation. (In the
-      compiled program of a GPU, calls of cuDNN hide the convolutions.) It is missing for devices
+      compiled program of a GPU, calls of cuDNN hide the convolutions.) On a CPU, Winograd's
+      algorithm makes it smaller than the products of direct sums. It is missing for devices
       that are not attached, since their backend has no such analysis.
     """
     found = {"product_flops_per_image": product_flops(jaxpr) / images}

@@ -115,10 +115,6 @@ def _(devices, epsilon, relu, dtype, primals, tangents):
     return (y, mean, var), (dy.astype(dtype), d_mean, 2 * covariance)
 
 
-# Layers of the same shape are traced once.
-_normalise_once = jax.jit(_normalise, static_argnums=(0, 1, 2, 3))
-
-
 def _scaled(x, mean, var, epsilon, relu, dtype, scale, bias):
     """Returns the y of `_normalise` for these statistics."""
     # y = x * multiplier + shift. With (x - mean) * multiplier, x - mean would be stored for the
@@ -175,9 +171,7 @@ class BatchNorm(nn.Module):
             y = _scaled(rows, mean, var, self.epsilon, self.relu, self.dtype, scale, bias)
             return y.reshape(x.shape)
         rows, devices = self._groups(x)
-        y, mean, var = _normalise_once(
-            devices, self.epsilon, self.relu, self.dtype, rows, scale, bias
-        )
+        y, mean, var = _normalise(devices, self.epsilon, self.relu, self.dtype, rows, scale, bias)
         if not self.is_initializing():
             self._move(running_mean, mean)
             self._move(running_var, var)

@@ -30,7 +30,8 @@ def convolve(
 ) -> Float32[Array, "B H W F"]:
     """Convolves x with a kernel, with zero padding of one pixel and stride 1.
 
-    Its error is that of rounding to float32, about five times that of the direct sum.
+    Its error is that of rounding to float32, up to seven times that of the direct sum (a root mean
+    square of 2.4e-6 of the values with 512 channels, docs/performance.md).
     """
     height, width, channels = x.shape[1:]
     to_outputs, of_taps, of_inputs = _matrices()

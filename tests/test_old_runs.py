@@ -77,7 +77,7 @@ def test_an_old_checkpoint_is_evaluated(runs, config, flags):
     assert json.loads((workdir / "results.json").read_text())["metrics"]
 
 
-@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [10, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_old_config_is_that_of_today(every):
     with lzma.open(OLD / "b27c591_configs.json.xz", "rt") as file:
         old = json.load(file)

@@ -117,6 +117,7 @@ def test_zero_padding_can_exceed_the_norm_on_its_own_grid():
     np.testing.assert_allclose(operator_norm(kernel, 1, 4), 2, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_few_steps_estimate_from_below_and_the_default_is_within_a_thousandth():
     kernel = random_kernel(3, 3, 48, 64)
     expected = reference_operator_norm(kernel, 4, 4), reference_matrix_norm(kernel)

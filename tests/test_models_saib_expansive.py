@@ -140,7 +140,7 @@ def test_interface_is_that_of_the_papers_block():
     np.testing.assert_array_equal(np.float32(alone), np.float32(out[0][:2]))
 
 
-@pytest.mark.parametrize("residual_scale", [0.0, 1.0, 4.0])
+@pytest.mark.parametrize("residual_scale", [pytest.param(0.0, marks=pytest.mark.slow), 1.0, 4.0])
 def test_initial_size_of_the_residual(residual_scale):
     """E[W'W] = residual_scale I, and the slope of phi is 1/2 at 0."""
     saib = _saib(16, 4, 1, residual_scale)

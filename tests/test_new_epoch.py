@@ -34,7 +34,9 @@ def test_each_image_is_seen_once_an_epoch_and_each_epoch_begins_in_time(trained)
     assert 0 < metrics["drawn"] < 1
 
 
-@pytest.mark.parametrize("killed_at, steps_per_call", [(0, 1), (1, 4)])
+@pytest.mark.parametrize(
+    "killed_at, steps_per_call", [(0, 1), pytest.param(1, 4, marks=pytest.mark.slow)]
+)
 def test_a_kill_between_and_inside_epochs_changes_no_bit(
     trained, tmp_path, monkeypatch, killed_at, steps_per_call
 ):

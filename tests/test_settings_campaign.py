@@ -191,6 +191,7 @@ def test_the_command_says_it_in_a_sentence(mistake, tmp_path, capsys):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_some_random_settings():
     failures = trials(0, range(IN_THE_SUITE))
     assert not failures, "\n\n".join(failures)

@@ -70,6 +70,7 @@ def test_a_third_small_view_trains_and_changes_nothing_of_a_method_of_two(plain,
     assert results["params_digest"] == plain["params_digest"]
 
 
+@pytest.mark.slow
 def test_a_third_view_of_large_images_which_the_host_cuts_trains(plain, tmp_path):
     large = ("--config.data.image_size=100", "--config.data.cache=none")
     results = train(

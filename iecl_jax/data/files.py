@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 LOCK = ".lock"  # In the folder of a run, while a process works there.
-SCRATCH = ".partial"
+_SCRATCH = ".partial"
 
 
 @contextlib.contextmanager
@@ -31,7 +31,7 @@ def open_whole(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}-{uuid.uuid4().hex}{SCRATCH}")
+    scratch = scratch_of(path)
     encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
     try:
         with open(scratch, mode, encoding=encoding, errors=errors) as file:
@@ -47,9 +47,14 @@ def open_whole(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
         raise
 
 
+def scratch_of(path: Path) -> Path:
+    """Returns a new name beside `path` for what will replace it, see `remove_scratch`."""
+    return path.with_name(f".{path.name}-{uuid.uuid4().hex}{_SCRATCH}")
+
+
 def remove_scratch(folder: Path) -> None:
     """Removes the temporary files that killed processes left in a folder that nobody else uses."""
-    for path in folder.glob(f".*{SCRATCH}"):
+    for path in folder.glob(f".*{_SCRATCH}"):
         path.unlink(missing_ok=True)
 
 

@@ -8,7 +8,6 @@ import io
 import itertools
 import json
 import os
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -168,7 +167,7 @@ def _write(
 
 def _write_shard(path: Path, made: Iterable[tuple[bytes, str]], told: console.Task) -> None:
     """Writes a file of records and the file of their labels, which is there before it."""
-    scratch = path.with_name(f".{path.name}-{uuid.uuid4().hex}{files.SCRATCH}")
+    scratch = files.scratch_of(path)
     try:
         with files.open_whole(path.with_name(packed.tsv(path.name)), "w") as lines:
             writer = ArrayRecordWriter(str(scratch), "group_size:1,uncompressed")

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from iecl_jax import config as config_lib
 from iecl_jax.config import files
+from iecl_jax.models import sliced_conv
 from iecl_jax.run import metrics_file
 from iecl_jax.tools.benchmark import parts, peer
 from iecl_jax.tools.benchmark.gpu import like_cifar10, traced
@@ -59,7 +60,7 @@ VARIANTS = (
     *(
         Variant(of, f"saib_{form}", (f"--config.saib.conv3x3={form}",))
         for of in ("r18_32", "r50_224")
-        for form in ("gradient", "slices")
+        for form in sliced_conv.FORMS[1:]
     ),
 )
 

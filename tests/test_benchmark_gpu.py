@@ -289,6 +289,7 @@ VALUES = {
         "kernels": [["conv|3x3", 40.0, 12.0]],
     },
     "voc_detection": [record("voc", 20.0)],
+    "startup": {"Python and imports": [1.0, 1.25], "total": [4.0, 4.5]},
 }
 
 
@@ -308,6 +309,7 @@ def test_the_tables_have_every_figure_and_what_is_missing(tmp_path):
     assert cells[4][-1] == "0.62"
     assert ["byol+saib", "11.00", "1.100 (1.050 to 1.200)"] in cells
     assert ["cifar10_epochs", "50,000", "6", "2.00", "25,000", "50.00%", "62.50%"] in cells
+    assert ["total", "4.00", "4.50"] in cells
     assert ["r50_224", "failed", "no memory"] in cells
     assert "- r50_224: `try it`\n" in text
     assert "1,234 kernels and copies a step take 100.00 ms." in text

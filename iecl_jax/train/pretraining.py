@@ -69,7 +69,9 @@ def prepare(config: ml_collections.ConfigDict) -> Pretraining:
     lengths = _lengths(config, len(split))
     data.check_batches(config, split)
     config_lib.check_length(config, num_images=len(split), **lengths)
-    experiment = build(config, num_classes=split.num_classes, num_images=len(split), **lengths)
+    experiment = build(
+        config, num_classes=split.num_classes, num_images=len(split), keep=True, **lengths
+    )
     return Pretraining(config, split, experiment, **lengths, begun=begun)
 
 
@@ -153,7 +155,8 @@ def _tell_jumps(task: Pretraining, earlier: Restored) -> None:
     lengths = _lengths(earlier.config, images)
     if earlier.config == task.config and lengths["total_steps"] == task.total_steps:
         return
-    before = build(earlier.config, num_classes=task.split.num_classes, **lengths).schedules
+    classes = task.split.num_classes
+    before = build(earlier.config, num_classes=classes, keep=False, **lengths).schedules
     for name, schedule in task.experiment.schedules.items():
         old, new = (float(each(jnp.asarray(earlier.step))) for each in (before[name], schedule))
         if not math.isclose(old, new, rel_tol=1e-5):

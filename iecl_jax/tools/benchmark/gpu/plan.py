@@ -16,7 +16,7 @@ from iecl_jax import config as config_lib
 from iecl_jax.config import files
 from iecl_jax.models import sliced_conv
 from iecl_jax.run import metrics_file
-from iecl_jax.tools.benchmark import parts, peer
+from iecl_jax.tools.benchmark import parts, peer, startup
 from iecl_jax.tools.benchmark.gpu import like_cifar10, traced
 from iecl_jax.tools.benchmark.gpu.figures import Figures
 from iecl_jax.tools.benchmark.gpu.session import MARGIN, Measurement
@@ -112,6 +112,7 @@ def fixed(choices: Choices) -> list[Measurement]:
         *(costs(method, choices, most=240) for method in METHODS),
         *(profile(name, choices, most=120) for name in STEPS),
         *(voc(job, choices, most=150) for job in ("segmentation", "detection")),
+        first_step(choices, most=120),
     ]
     both = ("--compile", "--cudagraph")
     found.append(of_peer("r18_32", "compiled_cuda_graph", both, choices, most=240))
@@ -155,6 +156,14 @@ def voc(job: str, choices: Choices, *, most: float) -> Measurement:
     words = [f"--config={config}", f"--json={path}", f"--config.{job}.precision=bfloat16"]
     command = (*BENCHMARK[:-1], f"{BENCHMARK[-1]}.voc", *words)
     return Measurement(f"voc_{job}", command, _reader(path), most)
+
+
+def first_step(choices: Choices, *, most: float) -> Measurement:
+    """Measures the quick start from its command to its first step, with a filled cache."""
+    path = _results("startup", choices)
+    config = config_of("configs/quickstart.py", choices)
+    words = (f"--config={config}", "--rounds=2", f"--json={path}")
+    return Measurement("startup", ("-m", startup.__name__, *words), _phases(path), most)
 
 
 def of_peer(
@@ -287,6 +296,11 @@ def _reader(path: Path) -> Callable[[Path], list[dict[str, Any]]]:
         return [{k: v for k, v in each.items() if k not in REPEATED} for each in records]
 
     return read
+
+
+def _phases(path: Path) -> Callable[[Path], startup.Phases]:
+    """Returns a function that reads the phases of a start."""
+    return lambda _: startup.medians(json.loads(path.read_text()))
 
 
 def _last_object(log: Path) -> dict[str, Any]:

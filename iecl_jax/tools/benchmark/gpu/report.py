@@ -23,6 +23,7 @@ def tables(figures: Mapping[str, Figure]) -> str:
         _section("What SAIB, its terms and spectral norm cost", _costs(values)),
         _section("CIFAR-10", _trainings(values)),
         _section("Segmentation and detection", _voc(values)),
+        _section("Start-up of the quick start", _startup(values)),
         *(_section(f"Kernels of {name}", _kernels(values, name)) for name in plan.STEPS),
         _section("Not measured", _missing(figures)),
         _section("Commands", _commands(figures)),
@@ -146,6 +147,12 @@ def _voc(values: Mapping[str, Any]) -> str:
             rows.append([record["config"], str(record["batch_size"]), step, speed, memory])
     titles = ["config", "batch", "step, ms (90th percentile)", "images/s", "peak memory, GB"]
     return _table(titles, rows)
+
+
+def _startup(values: Mapping[str, Any]) -> str:
+    phases = values.get("startup", {})
+    rows = [[name, f"{seconds:.2f}", f"{busy:.2f}"] for name, (seconds, busy) in phases.items()]
+    return _table(["phase", "seconds", "processor's seconds"], rows)
 
 
 def _kernels(values: Mapping[str, Any], step: str) -> str:

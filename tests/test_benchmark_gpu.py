@@ -11,7 +11,7 @@ from iecl_jax import data
 from iecl_jax.run import preemption
 from iecl_jax.tools import runs
 from iecl_jax.tools.benchmark import __main__ as benchmark
-from iecl_jax.tools.benchmark import voc
+from iecl_jax.tools.benchmark import startup, voc
 from iecl_jax.tools.benchmark.gpu import plan, report, traced
 from iecl_jax.tools.benchmark.gpu.figures import NAME, Figures
 from iecl_jax.tools.benchmark.gpu.session import MARGIN, Measurement, Session
@@ -211,6 +211,7 @@ def test_every_command_is_one_that_its_tool_takes(tmp_path):
     parsers = {
         "iecl_jax.tools.benchmark": lambda words: benchmark.parse(words).overrides,
         "iecl_jax.tools.benchmark.voc": lambda words: voc.parse(words).overrides,
+        "iecl_jax.tools.benchmark.startup": lambda words: startup.parse(words).overrides,
         "iecl_jax.main": lambda words: [word for word in words if word.startswith("--config.")],
     }
     figures = Figures(tmp_path)

@@ -9,6 +9,7 @@ machine changes less. Tracing runs the network's Python code, lowering turns it 
 and the program is read from the cache, or compiled if it is too small to be kept there.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -126,19 +127,26 @@ def medians(rounds: list[Phases]) -> Phases:
     }
 
 
-def main() -> None:
-    """Prints the table. `--json` also writes the phases of each round."""
-    from iecl_jax.config import own_files
-    from iecl_jax.run import command_line, markdown, workdir
+def parse(words: list[str]) -> argparse.Namespace:
+    """Returns the arguments, with the overrides of the config in `overrides`."""
     from iecl_jax.tools import arguments
 
     parser = arguments.Parser(__doc__)
     parser.add_argument("--config", required=True, help="FILE[:VARIANT] of a training")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=arguments.new_file, help="also write the times to this file")
-    args = parser.parse()
+    args = parser.parse(words)
     if args.rounds < 1:
         parser.error(f"--rounds={args.rounds} must be at least 1.")
+    return args
+
+
+def main() -> None:
+    """Prints the table. `--json` also writes the phases of each round."""
+    from iecl_jax.config import own_files
+    from iecl_jax.run import command_line, markdown, workdir
+
+    args = parse(sys.argv[1:])
     with own_files.sentences():
         rounds = [
             start([f"--config={args.config}", *args.overrides]) for _ in range(args.rounds + 1)

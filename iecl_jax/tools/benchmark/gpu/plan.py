@@ -23,6 +23,7 @@ from iecl_jax.tools.benchmark.gpu.session import MARGIN, Measurement
 
 BENCHMARK = ("-m", "iecl_jax.tools.benchmark")
 R18, R50 = "configs/resnet18.py:cifar10", "configs/imagenet_r50.py:100"
+PRECISION = "--config.train.precision=bfloat16"
 STEPS = {"r18_32": R18, "r50_224": R50}
 EPOCHS, PAIR = "cifar10_epochs", ("pair_ie_cl", "pair_terms_without_saib")
 METHODS = ("simclr", "byol", "moco_v2", "simsiam")
@@ -95,7 +96,7 @@ def config_of(name: str, choices: Choices) -> str:
 def settings(choices: Choices, *changes: str) -> list[str]:
     """Returns the overrides of a pretraining config; the user's come last and win."""
     sizes = () if choices.smoke else ("--config.train.batch_size=256",)
-    common = ("--config.train.precision=bfloat16", *sizes)
+    common = (PRECISION, *sizes)
     return files.merged([*common, *changes, *choices.overrides])
 
 
@@ -162,7 +163,7 @@ def first_step(choices: Choices, *, most: float) -> Measurement:
     """Measures the quick start from its command to its first step, with a filled cache."""
     path = _results("startup", choices)
     config = config_of("configs/quickstart.py", choices)
-    words = (f"--config={config}", "--rounds=2", f"--json={path}")
+    words = (f"--config={config}", "--rounds=2", f"--json={path}", PRECISION)
     return Measurement("startup", ("-m", startup.__name__, *words), _phases(path), most)
 
 

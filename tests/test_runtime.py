@@ -1,6 +1,9 @@
 """Defaults of XLA and the compilation cache, and that what the user set stays."""
 
 import os
+import pathlib
+import platform
+import re
 import subprocess
 import sys
 
@@ -33,6 +36,31 @@ def test_the_cpu_is_alone_if_the_user_says_so_or_nothing_else_is_installed(
     found = object() if plugins else None
     monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: found)
     assert runtime.cpu_only() == alone
+
+
+@pytest.mark.skipif(
+    not pathlib.Path("/sys/kernel/mm/transparent_hugepage").exists()
+    or platform.libc_ver()[0] != "glibc",
+    reason="needs Linux with huge pages and glibc",
+)
+def test_the_heap_grows_in_huge_pages_and_stays():
+    program = (
+        "from iecl_jax.run import runtime; runtime.keep_freed_memory(); import numpy;"
+        "place = numpy.ones(2**24).ctypes.data + 2**26; numpy.ones(2**24);"
+        "print(place); print(open('/proc/self/smaps').read())"
+    )
+    command = [sys.executable, "-c", program]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    place, maps = shown.split("\n", 1)
+    for entry in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", maps):
+        first, last = (int(number, 16) for number in entry.split(" ", 1)[0].split("-"))
+        if first <= int(place) < last:
+            assert "hg" in entry.partition("VmFlags:")[2].split()
+            assert int(re.search(r"Rss: *(\d+) kB", entry)[1]) == pytest.approx(
+                2**17, rel=0.1
+            )  # of one array, although both are gone
+            return
+    pytest.fail("the array lies nowhere")
 
 
 def test_a_program_is_compiled_once_and_kept_in_the_cache_of_this_processor(tmp_path):

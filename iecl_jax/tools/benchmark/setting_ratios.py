@@ -26,6 +26,7 @@ YNNPACK = f"{runtime.CPU_FLAGS[0]},LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 BENCHMARK = "from iecl_jax.tools.benchmark.__main__ import main; main()"
 # What a program does before BENCHMARK.
 RETURNING = "from iecl_jax.run import runtime; runtime.keep_freed_memory = lambda: None; "
+SMALL = "from iecl_jax.run import runtime; runtime.use_huge_pages = lambda libc: None; "
 DIRECT = "from iecl_jax.models import conv; conv.WINOGRAD_CHANNELS = 10**9; "
 # Row of the table -> (XLA_FLAGS, what the program does first, overrides).
 SETTINGS = {
@@ -34,7 +35,8 @@ SETTINGS = {
     "convolutions of YNNPACK, not Eigen": (YNNPACK, "", []),
     "barriers dropped": ("--xla_disable_hlo_passes=", "", []),
     "freed memory returned to the system": ("", RETURNING, []),
-    "none of the four": (f"{YNNPACK} --xla_disable_hlo_passes=", DIRECT + RETURNING, []),
+    "memory in small pages": ("", SMALL, []),
+    "none of the five": (f"{YNNPACK} --xla_disable_hlo_passes=", DIRECT + RETURNING, []),
     "encoder.remat=True": ("", "", ["--config.encoder.remat=True"]),
 }
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from iecl_jax.config import pretrain
+from iecl_jax.models.conv import convolve
 from iecl_jax.models.sliced_conv import FORMS, convolve_as
 
 pytestmark = pytest.mark.quick
@@ -48,6 +49,21 @@ def test_values_and_derivatives_against_a_loop(form, size):
     moved = _loop(x_direction, kernel, weights)[0] + _loop(x, kernel_direction, weights)[0]
     for each, wanted in zip(got, (*expected, moved), strict=True):
         np.testing.assert_allclose(each, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [3, 5])
+def test_one_derivative_alone_is_that_of_both(channels):
+    rng = np.random.default_rng(channels)
+    x, kernel = rng.normal(size=(2, 5, 4, channels)), rng.normal(size=(3, 3, channels, 4))
+    weights = rng.normal(size=(2, 5, 4, 4))
+    arrays = [jnp.asarray(each, jnp.float32) for each in (x, kernel)]
+    _, *expected = _loop(x, kernel, weights)
+    for which, wanted in enumerate(expected):
+        gradient = jax.grad(lambda *both: (weights * convolve(*both)).sum(), which)
+        np.testing.assert_allclose(gradient(*arrays), wanted, rtol=1e-4, atol=1e-5)
+        stacked = [jnp.stack([each, 2 * each]) for each in arrays]
+        each_alone = jax.vmap(gradient)(*stacked)
+        np.testing.assert_allclose(each_alone[1], 2 * wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_every_form_is_a_setting():

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Float32
 
 from iecl_jax.losses.product import product
 from iecl_jax.models import initializers, winograd
 
 WINOGRAD_CHANNELS = 64  # With fewer, the direct sum takes less time.
+FEW_CHANNELS = 4  # of the input, such as the colours
 Step = tuple[Float32[Array, ""], Float32[Array, "_"]]  # (sigma, new u) of a power iteration
 _INIT_ITERATIONS = 15  # as in PyTorch's parametrizations.spectral_norm
 _ITERATIONS_OF_A_FILE = 200  # trained kernels may have several large singular values
@@ -114,7 +116,8 @@ def convolve(
     """Convolves x with a kernel; the zero padding keeps the size if the stride is 1.
 
     The taps of the kernel are `dilation` pixels apart. A CPU computes 3x3 convolutions of many
-    channels in float32 by Winograd's algorithm.
+    channels in float32 by Winograd's algorithm, and the gradient of an input of few channels as a
+    product with slices.
     """
     size, _, *channels = kernel.shape
     if size == 1:
@@ -123,7 +126,40 @@ def convolve(
     fits = (size, stride, dilation, x.dtype) == (3, 1, 1, jnp.float32)
     if fits and min(channels) >= WINOGRAD_CHANNELS:
         return jax.lax.platform_dependent(x, kernel, cpu=winograd.convolve, default=direct)
+    if fits and channels[0] <= FEW_CHANNELS:
+        return jax.lax.platform_dependent(x, kernel, cpu=_of_few_channels, default=direct)
     return direct(x, kernel)
+
+
+def of_slices(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"]
+) -> Float[Array, "B H W F"]:
+    """Convolves x with a kernel of odd size: one product of its k * k shifted slices, side by side.
+
+    The zero padding keeps the size.
+    """
+    size, (height, width) = len(kernel), x.shape[1:3]
+    before, after = (size - 1) // 2, size // 2
+    padded = jnp.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
+    slices = [padded[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
+    return jnp.concatenate(slices, -1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+@jax.custom_jvp
+def _of_few_channels(x: Any, kernel: Any) -> Any:
+    return _direct(x, kernel, stride=1, dilation=1)
+
+
+@functools.partial(_of_few_channels.defjvp, symbolic_zeros=True)
+def _(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
+    (x, kernel), (x_tangent, kernel_tangent) = primals, tangents
+    terms = []
+    # Backwards, the first term becomes the gradient of x, and the second one that of the kernel.
+    if not isinstance(x_tangent, SymbolicZero):
+        terms.append(of_slices(x_tangent, kernel))
+    if not isinstance(kernel_tangent, SymbolicZero):
+        terms.append(_of_few_channels(x, kernel_tangent))
+    return _of_few_channels(x, kernel), sum(terms)
 
 
 # The barriers below make XLA compute the input, and the gradient of the output, only once. It would

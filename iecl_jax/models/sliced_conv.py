@@ -8,10 +8,9 @@ each pixel of the kernel.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from iecl_jax.models.conv import convolve
+from iecl_jax.models.conv import convolve, of_slices
 
 FORMS = ("conv", "gradient", "slices")
 
@@ -35,13 +34,7 @@ def convolve_as(
 
 
 # The slices are k * k times as large as the input. So the backward pass makes them again.
-@jax.checkpoint
-def _sliced(x: Float[Array, "B H W C"], kernel: Float[Array, "k k C F"]) -> Float[Array, "B H W F"]:
-    size, (height, width) = len(kernel), x.shape[1:3]
-    before, after = (size - 1) // 2, size // 2
-    padded = jnp.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
-    slices = [padded[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
-    return jnp.concatenate(slices, -1) @ kernel.reshape(-1, kernel.shape[-1])
+_sliced = jax.checkpoint(of_slices)
 
 
 @jax.custom_jvp

@@ -1,6 +1,10 @@
 """Compiled programs are read by later starts without tracing, and only where they are the same."""
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -150,3 +154,21 @@ def test_programs_of_a_users_own_files_are_not_kept():
     assert experiment.build(shipped, keep=True, **LENGTHS).facts is not None
     assert experiment.build(shipped, **LENGTHS).facts is None
     assert experiment.build(own, keep=True, **LENGTHS).facts is None
+
+
+@pytest.mark.slow
+def test_the_command_takes_its_steps_without_tracing_them_again(tmp_path):
+    again = (
+        "import runpy; from iecl_jax.train import experiment; experiment.train_step = None;"
+        "runpy.run_module('iecl_jax.main', run_name='__main__', alter_sys=True)"
+    )
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    digests = []
+    for number, start in enumerate((["-m", "iecl_jax.main"], ["-c", again])):
+        run = tmp_path / str(number)
+        words = ["--config=configs/quickstart.py:smoke", f"--workdir={run}"]
+        subprocess.run([sys.executable, *start, *words], env=environment, check=True)
+        digests.append(json.loads((run / "results.json").read_text())["params_digest"])
+    assert digests[0] == digests[1]
+    kept = list((tmp_path / "cache").glob("programs-*/*"))
+    assert sorted(path.suffix for path in kept) == [".program"] * 2 + [".text"] * 2

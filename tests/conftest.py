@@ -3,6 +3,8 @@
 The environment is set before JAX is imported, so that programs started by a test inherit it.
 """
 
+import gc
+import importlib.metadata
 import os
 import pathlib
 import signal
@@ -10,6 +12,9 @@ import signal
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 )
+# A third of the time of compiling; later versions of jaxlib end at a flag that they do not know.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".cache" / "jax")
@@ -34,6 +39,9 @@ jaxtyping.install_import_hook(
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Collecting and tracing make millions of objects that stay: Python looks at them less often.
+gc.set_threshold(20_000, 20, 50)
 
 # The two workers take the files in this order, so that neither ends with a long one alone.
 LONG = (
@@ -61,6 +69,7 @@ def trusted(monkeypatch):
 
 
 def pytest_collection_modifyitems(items):
-    """Sorts the files of LONG to the front."""
+    """Sorts the files of LONG to the front. No garbage is among what was imported for them."""
+    gc.freeze()
     place = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))

@@ -44,7 +44,7 @@ FURTHER = [case for case in trajectory.CASES if case not in trajectory.WHOLE]
 
 def run_on(devices: int, *command: str) -> None:
     """Runs a Python program on so many host devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=True)
 

@@ -8,7 +8,8 @@ compares those of several device counts. Names in it:
     CASE/metrics/NAME [steps], CASE/state/PATH  what a run logged, and its last state
     CASE/images [steps, B]                      a checksum of each image, in global order
     CASE/replicas                               leaves of which two devices hold different values
-    asked                                       JSON of the collectives of IE-CL's step
+    asked                                       JSON of the collectives of IE-CL's step, if the
+                                                devices are several
 
 Each case saves a checkpoint in FOLDER/from_{devices}; with --resume=DEVICES it goes on from that of
 so many devices besides (CASE resumed). On one device IE-CL also runs with two images of each batch
@@ -180,7 +181,7 @@ def main() -> None:
     for case in args.cases:
         for name, run in runs_of(case, args.folder, args.resume).items():
             results |= {f"{name}/{key}": array for key, array in run.items()}
-        if case == "ie_cl":
+        if case == "ie_cl" and jax.device_count() > 1:
             results["asked"] = asked(tiny_config(case))
     np.savez(args.folder / f"{jax.device_count()}.npz", **results)
 

@@ -15,6 +15,7 @@ settings:
 `own` holds the values of the section's own keys, and `given` everything that the config has there.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -150,8 +151,10 @@ def put(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
             config = config[part]
         if not isinstance(config, ml_collections.ConfigDict):
             raise ValueError(f"{'.'.join(path[:depth])} has a value, so {name} is no setting.")
+    # The check of the config reports types. A new key has none yet, and to ignore types is slow.
+    untyped = config.ignore_type() if last in config else contextlib.nullcontext()
     try:
-        with config.unlocked(), config.ignore_type():  # The check of the config reports types.
+        with config.unlocked(), untyped:
             config[last] = value
     except OverflowError:
         raise ValueError(f"{name}={shown(value)} must be a finite number.") from None

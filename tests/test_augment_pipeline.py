@@ -1,5 +1,6 @@
 """The views: which operators, in which order, under which keys, for both forms of input."""
 
+import os
 from functools import partial
 
 import jax
@@ -15,6 +16,9 @@ from iecl_jax.data.augment.operators import blur, flip, gray, solarize
 
 SIZE = 8
 UNCHANGED = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # a normalisation that does nothing
+# By default, a test's program rounds by what else is in it (tests/conftest.py).
+FUSIONS = "xla_cpu_use_fusion_emitters"
+AS_IN_A_RUN = {FUSIONS: True} if FUSIONS in os.environ["XLA_FLAGS"] else None
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PROBABILITIES = ("flip", "rotate", "jitter", "gray", "blur", "solarize", "noise")
 
@@ -102,7 +106,9 @@ def test_views_added_do_not_change_the_first_two_bit_for_bit(form):
     for recipe in (busy_recipe(), with_views(busy_recipe(), sizes)):
         crops = [some_images(6, size, size, 3) for size in (SIZE, SIZE, *sizes)]
         given = crops[: len(recipe.views)] if images is None else images
-        augmented = jax.jit(augment.make_augment(recipe, SIZE, *UNCHANGED))
+        augmented = jax.jit(
+            augment.make_augment(recipe, SIZE, *UNCHANGED), compiler_options=AS_IN_A_RUN
+        )
         views.append(augmented(keys_of(range(6)), given))
     np.testing.assert_array_equal(views[1][:2], views[0])
     assert [view.shape for view in views[1][2:]] == [(6, size, size, 3) for size in sizes]

@@ -5,11 +5,13 @@ import json
 import pathlib
 import shutil
 
+import jax
 import pytest
 import tiny_run
 
 from iecl_jax import main
 from iecl_jax.train import pretraining
+from iecl_jax.train import state as train_state
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's and TFDS's own
 
@@ -76,6 +78,16 @@ def test_a_longer_schedule_goes_on_and_says_how_the_rate_jumps(resume, caplog):
     jump = "The settings changed: after step 32, learning_rate is "
     (line,) = (line for line in caplog.messages if line.startswith(jump))
     assert line.endswith("; it was 0 before.")
+
+
+def test_a_resumed_run_makes_no_initial_state(resume, monkeypatch):
+    def made(*_):
+        raise AssertionError("the initial state was made")
+
+    monkeypatch.setattr(train_state, "create", made)
+    before = resume(train__num_epochs=4).state
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(before))
+    assert before.step == STEPS
 
 
 def test_a_finished_run_with_another_evaluation_is_measured_again(trained, tmp_path):

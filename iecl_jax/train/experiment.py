@@ -206,6 +206,17 @@ class Experiment:
         """Returns the shapes and types of the state."""
         return self._initial.shapes(np.uint32(self.config.seed))
 
+    def state_template(self) -> TrainState:
+        """Returns `state_shapes` with the placement of the state, for a checkpoint of it.
+
+        Raises:
+          ValueError: the state does not fit into the memory of a device.
+        """
+        place = functools.partial(jax.ShapeDtypeStruct, sharding=_everywhere())
+        shapes = self.state_shapes()
+        train_state.require_memory(shapes)
+        return jax.tree.map(lambda leaf: place(leaf.shape, leaf.dtype), shapes)
+
     def create_state(self) -> TrainState:
         """Returns the initial state for `config.seed`, on all devices of this process."""
         state = train_state.create(self._initial, self.config.seed)

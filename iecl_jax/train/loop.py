@@ -77,7 +77,8 @@ class Run:
     Attributes:
       run_dir: folder of the log, see `summaries.create_writer`.
       checkpointer: the checkpoints of this run.
-      state: a new state; the newest checkpoint's replaces it. Each step donates it.
+      state: a new state, or the template of one (see `Checkpointer.restore`); the newest
+        checkpoint's replaces it. Each step donates it.
       steps: (state, batches) -> (state, metrics [at least len(batches)]).
       open_batches: called with start=position, returns a `data.TrainBatches`.
       total: number of steps of the whole training.

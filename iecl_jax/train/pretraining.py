@@ -116,7 +116,7 @@ def start(
     run = Run(
         run_dir=run_dir,
         checkpointer=checkpointer,
-        state=starting.put(task.experiment.create_state(), begin_with),
+        state=task.experiment.state_template(),
         steps=task.experiment.steps,
         open_batches=functools.partial(data.TrainBatches, config, task.split),
         total=task.total_steps,
@@ -126,6 +126,8 @@ def start(
         terms=terms,
         begun=task.begun,
     )
+    if run.earlier is None:
+        run.state = starting.put(task.experiment.create_state(), begin_with)
     words = command_line.typed()
     workdir.record(run_dir, config, command=words, changed=changed, images=images)
     checkpointer.open()

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import tiny_run
 
-from iecl_jax.configs import quickstart
+from iecl_jax import config as config_lib
+from iecl_jax.config import own_files
 from iecl_jax.run import programs
 from iecl_jax.run.programs import Program
 from iecl_jax.train import experiment
@@ -105,6 +106,16 @@ def test_a_damaged_program_is_compiled_again(folder):
         assert len(program.read_bytes()) == len(content)
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x80", b"../" + 300 * b"a", b"\0"])
+def test_a_damaged_link_is_written_again(folder, content):
+    Program(jax.jit(twice), FACTS)(X)
+    (link,) = folder.glob("*.text")
+    before = link.read_bytes()
+    link.write_bytes(content)
+    np.testing.assert_array_equal(Program(jax.jit(twice), FACTS)(X)["twice"], 2 * X)
+    assert link.read_bytes() == before
+
+
 def test_a_folder_that_cannot_be_written_changes_nothing(folder):
     programs.keep_in(folder / "file" / "folder")
     (folder / "file").write_text("")
@@ -149,11 +160,15 @@ def test_a_second_start_makes_the_state_and_the_steps_without_tracing(folder):
     jax.tree.map(np.testing.assert_array_equal, again, first)
 
 
-def test_programs_of_a_users_own_files_are_not_kept():
-    shipped, own = quickstart.get_config("smoke"), tiny_run.get_config()
-    assert experiment.build(shipped, keep=True, **LENGTHS).facts is not None
+def test_nothing_is_kept_where_a_file_of_the_user_runs(monkeypatch):
+    monkeypatch.setattr(own_files, "_ran", set())
+    shipped, own = config_lib.load("configs/quickstart.py:smoke"), tiny_run.get_config()
     assert experiment.build(shipped, **LENGTHS).facts is None
-    assert experiment.build(own, keep=True, **LENGTHS).facts is None
+    assert experiment.build(shipped, keep=True, **LENGTHS).facts is not None
+    assert experiment.build(own, keep=True, **LENGTHS).facts is None  # It names a method's file.
+    own_files._ran.clear()
+    named_no_file = config_lib.load("tests/own_config.py")
+    assert experiment.build(named_no_file, keep=True, **LENGTHS).facts is None
 
 
 @pytest.mark.slow

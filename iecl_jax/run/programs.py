@@ -111,7 +111,7 @@ class Program:
     def _found(self, *arguments: Any) -> jax.stages.Compiled | None:
         link = self._link(arguments)
         if self._known is None and link is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):  # also what is no text
                 self._known = _read(link.read_text())
         return self._known
 
@@ -129,7 +129,7 @@ class Program:
 def _code() -> str | None:
     """Returns a digest of the package's files; None if one may have changed since its import."""
     digest = hashlib.sha256()
-    for folder, folders, names in os.walk(_PACKAGE):
+    for folder, folders, names in os.walk(_PACKAGE, followlinks=True):  # configs is a link
         folders.sort()
         for name in sorted(names):
             if name.endswith(".py"):

@@ -45,9 +45,9 @@ def configure() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
     settings = jax.config.values
-    if settings["jax_enable_compilation_cache"]:
-        folder = Path(settings["jax_compilation_cache_dir"])
-        programs.keep_in(folder / f"programs-{_processor()}")
+    folder = settings["jax_compilation_cache_dir"]
+    if settings["jax_enable_compilation_cache"] and folder and "://" not in folder:
+        programs.keep_in(Path(folder).absolute() / f"programs-{_processor()}")
     # Tracing a step makes millions of objects that stay. Python would look at all of them, and at
     # those of the imported modules, again and again: a sixth of the time of tracing.
     gc.freeze()
@@ -94,6 +94,8 @@ def use_huge_pages(libc: ctypes.CDLL) -> None:
     Addresses of small pages do not fit into the processor's table of them. Compiling leaves holes
     in the heap, and the steps after it would then take a third more time.
     """
+    if not _may_reserve():
+        return
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -103,6 +105,20 @@ def use_huge_pages(libc: ctypes.CDLL) -> None:
         first = -(-start // _HUGE_PAGE) * _HUGE_PAGE
         libc.madvise(first, start + size - first, mmap.MADV_HUGEPAGE)
         libc.free(start)
+
+
+def _may_reserve() -> bool:
+    """Returns whether this process may take addresses that it does not use."""
+    import resource  # Windows has none.
+
+    limits = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    limited = any(resource.getrlimit(each)[0] != resource.RLIM_INFINITY for each in limits)
+    writes = "MALLOC_PERTURB_" in os.environ or "perturb" in os.environ.get("GLIBC_TUNABLES", "")
+    try:
+        strict = Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
+    except OSError:
+        strict = True
+    return not (limited or writes or strict)
 
 
 def _processor() -> str:

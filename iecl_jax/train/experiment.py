@@ -246,13 +246,13 @@ def build(
       steps_per_epoch: converts `schedule.warmup_epochs` to steps.
       num_classes: number of classes of the online probe; 0 = no probe.
       num_images: number of training images; None = those of one batch.
-      keep: whether later starts may read the programs of this one, see `run.programs`. Those of a
-        method, encoder or operator in a file of the user are not kept: it may follow from anything.
+      keep: whether later starts may read the programs of this one, see `run.programs`. They are
+        not kept if a file of the user runs, be it a config: they may then follow from anything.
     """
     statistics = data.statistics(config.data)
     sizes = [total_steps, steps_per_epoch, num_classes, num_images]
     facts = None
-    if keep and not own_files.names_files(config):
+    if keep and not (own_files.has_run() or own_files.names_files(config)):
         facts = {"config": config_lib.leaves(config), "sizes": sizes, "statistics": statistics}
     method = methods.make(
         config,

@@ -46,6 +46,8 @@ def test_a_kill_between_and_inside_epochs_changes_no_bit(
     config = config.copy_and_resolve_references()
     config.checkpoint.every_steps = epoch + killed_at
     config.train.steps_per_call = steps_per_call
+    if steps_per_call > 1:  # another program, with another rounding
+        expected = main.pretrain(config, str(tmp_path / "straight"))
     take = Run.take
 
     def dying(run, steps):

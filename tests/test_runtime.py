@@ -12,8 +12,6 @@ import pytest
 
 from iecl_jax.run import runtime
 
-ROOT = pathlib.Path(__file__).parent.parent
-
 
 def test_flags_that_the_user_set_stay():
     first, second = runtime.CPU_FLAGS
@@ -73,18 +71,6 @@ def test_no_addresses_are_taken_that_the_user_limits_or_has_written(monkeypatch,
     monkeypatch.delenv(variable)
     monkeypatch.setattr(resource, "getrlimit", lambda which: (2**34, 2**34))
     assert not runtime._may_reserve()
-
-
-@pytest.mark.parametrize("folder", ["", "gs://bucket/programs"])
-def test_no_program_is_kept_without_a_folder(folder, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    program = (
-        "from iecl_jax.run import programs, runtime; runtime.configure(); print(programs._folder)"
-    )
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": folder, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", program]
-    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert shown.stdout == "None\n"
 
 
 def test_a_program_is_compiled_once_and_kept_in_the_cache_of_this_processor(tmp_path):

@@ -16,7 +16,6 @@ from pathlib import Path
 import jax
 
 from iecl_jax.data import memory
-from iecl_jax.run import programs
 
 ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
 CPU_FLAGS = (
@@ -35,8 +34,7 @@ def configure() -> None:
 
     - A compilation cache, so that a program is compiled once, not once per run. It lies in
       JAX_COMPILATION_CACHE_DIR, by default in the user's cache folder, with one folder for each
-      kind of processor. Programs of trainings lie in a folder of their own there, see
-      `run.programs`. JAX_ENABLE_COMPILATION_CACHE=false turns all of it off.
+      kind of processor. JAX_ENABLE_COMPILATION_CACHE=false turns it off.
     - Python collects garbage less often.
     - If JAX only uses the CPU: CPU_FLAGS; no asynchronous dispatch, since every step that waits in
       the queue already holds its memory; and glibc keeps freed memory, in large pages, which it
@@ -44,10 +42,6 @@ def configure() -> None:
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
-    settings = jax.config.values
-    folder = settings["jax_compilation_cache_dir"]
-    if settings["jax_enable_compilation_cache"] and folder and "://" not in folder:
-        programs.keep_in(Path(folder).absolute() / f"programs-{_processor()}")
     # Tracing a step makes millions of objects that stay. Python would look at all of them, and at
     # those of the imported modules, again and again: a sixth of the time of tracing.
     gc.freeze()
@@ -61,7 +55,7 @@ def configure() -> None:
 def cache_folder() -> Path:
     """Returns the default folder of compiled programs; JAX_COMPILATION_CACHE_DIR overrides it."""
     parent = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return parent / "iecl_jax" / f"xla-{_processor()}"
+    return parent / "iecl_jax" / f"xla-{platform.machine()}-{_processor_digest()}"
 
 
 def cpu_only() -> bool:
@@ -121,11 +115,11 @@ def _may_reserve() -> bool:
     return not (limited or writes or strict)
 
 
-def _processor() -> str:
-    """Returns the kind of processor and a digest of its instructions (Linux; else "any")."""
+def _processor_digest() -> str:
+    """Returns eight characters that identify the processor's instructions (Linux; else "any")."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return f"{platform.machine()}-any"
+        return "any"
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return f"{platform.machine()}-{hashlib.sha256(flags.encode()).hexdigest()[:8]}"
+    return hashlib.sha256(flags.encode()).hexdigest()[:8]

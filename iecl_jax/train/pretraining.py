@@ -69,9 +69,7 @@ def prepare(config: ml_collections.ConfigDict) -> Pretraining:
     lengths = _lengths(config, len(split))
     data.check_batches(config, split)
     config_lib.check_length(config, num_images=len(split), **lengths)
-    experiment = build(
-        config, num_classes=split.num_classes, num_images=len(split), keep=True, **lengths
-    )
+    experiment = build(config, num_classes=split.num_classes, num_images=len(split), **lengths)
     return Pretraining(config, split, experiment, **lengths, begun=begun)
 
 
@@ -106,6 +104,10 @@ def start(
         keep_every_steps=config.checkpoint.keep_every_steps,
         config=config,
     )
+    if checkpointer.newest() is None:
+        state = starting.put(task.experiment.create_state(), begin_with)
+    else:
+        state = task.experiment.state_template()
     terms = Terms(
         config=config,
         images=images,
@@ -116,7 +118,7 @@ def start(
     run = Run(
         run_dir=run_dir,
         checkpointer=checkpointer,
-        state=task.experiment.state_template(),
+        state=state,
         steps=task.experiment.steps,
         open_batches=functools.partial(data.TrainBatches, config, task.split),
         total=task.total_steps,
@@ -126,8 +128,6 @@ def start(
         terms=terms,
         begun=task.begun,
     )
-    if run.earlier is None:
-        run.state = starting.put(task.experiment.create_state(), begin_with)
     words = command_line.typed()
     workdir.record(run_dir, config, command=words, changed=changed, images=images)
     checkpointer.open()
@@ -157,8 +157,7 @@ def _tell_jumps(task: Pretraining, earlier: Restored) -> None:
     lengths = _lengths(earlier.config, images)
     if earlier.config == task.config and lengths["total_steps"] == task.total_steps:
         return
-    classes = task.split.num_classes
-    before = build(earlier.config, num_classes=classes, keep=False, **lengths).schedules
+    before = build(earlier.config, num_classes=task.split.num_classes, **lengths).schedules
     for name, schedule in task.experiment.schedules.items():
         old, new = (float(each(jnp.asarray(earlier.step))) for each in (before[name], schedule))
         if not math.isclose(old, new, rel_tol=1e-5):

@@ -109,7 +109,8 @@ def workdir_of(command: Command) -> str:
 def main(command: Command) -> None:
     """Starts JAX and runs the job that the config names."""
     with console.waiting("Starting JAX"):
-        runtime.configure()
+        # A process that imports this file may have changed what the network does.
+        runtime.configure(keep_programs=__name__ == "__main__")
         distributed.start(
             cluster=_CLUSTER.value,
             coordinator_address=_COORDINATOR.value,

@@ -20,6 +20,7 @@ from iecl_jax import config as config_lib
 from iecl_jax import methods
 from iecl_jax.configs import methods as recipes
 from iecl_jax.configs import plug_and_play
+from iecl_jax.run import programs
 from iecl_jax.run.checkpoint import Checkpointer
 from iecl_jax.train import experiment
 from iecl_jax.train.step import AXIS
@@ -28,6 +29,7 @@ __all__ = [
     "test_a_bfloat16_step_stays_finite",
     "test_a_restored_checkpoint_goes_on_bit_for_bit",
     "test_evaluation_looks_at_each_image_alone",
+    "test_its_programs_can_be_kept",
     "test_no_gradient_reaches_the_momentum_network",
     "test_replicas_stay_equal_bit_for_bit",
     "test_statistics_move_in_training",
@@ -186,6 +188,11 @@ def test_replicas_stay_equal_bit_for_bit(case):
 
 def test_the_step_compiles_once(case):
     assert len(case.traces) == 1
+
+
+def test_its_programs_can_be_kept(case):
+    """Their arguments and results, see `run.programs`."""
+    assert programs.write(jax.jit(lambda state: state), case.initial)
 
 
 def test_no_gradient_reaches_the_momentum_network(case):

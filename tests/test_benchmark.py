@@ -298,7 +298,7 @@ def test_the_memory_is_that_of_the_state_the_batch_and_what_is_between(tmp_path)
     assert len(jax.live_arrays()) == arrays
     found = json.loads(path.read_text())
     prepared = program.prepare(tiny(), 2)
-    state = jax.eval_shape(prepared.experiment.create_state)
+    state = prepared.experiment.state_shapes()
     state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     batch_bytes = 8 * (16 * 16 * 3 + 4)
     arguments = found["memory_argument_bytes"]

@@ -160,7 +160,7 @@ def test_the_compiled_step_is_the_same_with_and_without_diagnostics():
     def lowered(every_steps):
         made = config(**{"diagnostics.every_steps": every_steps})
         experiment = build(made, total_steps=4, steps_per_epoch=4, num_classes=10)
-        state = jax.eval_shape(experiment.create_state)
+        state = experiment.state_shapes()
         batch = {
             "image": jax.ShapeDtypeStruct((2, 8, 8, 8, 3), jnp.uint8),
             "label": jax.ShapeDtypeStruct((2, 8), jnp.int32),

@@ -107,7 +107,7 @@ def test_images_that_auto_keeps_on_the_device_count_there(monkeypatch):
     for place in ("host", "device"):
         monkeypatch.setattr(dry_run.caching, "chosen", lambda *_, place=place: place)
         with dry_run.data.TrainBatches(task.config, task.split) as batches:
-            state = jax.eval_shape(task.experiment.create_state)
+            state = task.experiment.state_shapes()
             needed.append(dry_run._memory(task, state, next(batches), None)[0].needed)
     assert needed[1] - needed[0] == 256 * 8 * 8 * 3
 

@@ -55,6 +55,13 @@ def names_files(config: Any) -> bool:
     return any(map(_files, section.leaves(config).values()))
 
 
+def has_run() -> bool:
+    """Returns whether this process has run a file that does not come with the package."""
+    package = Path(__file__).resolve().parents[1]
+    shipped = (package, (package / "configs").resolve())
+    return not all(any(path.is_relative_to(folder) for folder in shipped) for path in _ran)
+
+
 def _files(value: Any) -> list[Path]:
     names = value if isinstance(value, tuple | list) else [value]
     return [Path(name) for name in names if isinstance(name, str) and name.endswith(".py")]

@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 
 from iecl_jax.data import memory
+from iecl_jax.run import programs
 
 ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
 CPU_FLAGS = (
@@ -29,7 +30,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # Constants of glibc'
 _HUGE_PAGE = 2**21  # bytes
 
 
-def configure() -> None:
+def configure(*, keep_programs: bool = False) -> None:
     """Makes the settings. Call it before the first JAX array exists.
 
     - A compilation cache, so that a program is compiled once, not once per run. It lies in
@@ -39,9 +40,16 @@ def configure() -> None:
     - If JAX only uses the CPU: CPU_FLAGS; no asynchronous dispatch, since every step that waits in
       the queue already holds its memory; and glibc keeps freed memory, in large pages, which it
       would otherwise return to the system and page in again at every step.
+
+    Args:
+      keep_programs: whether the cache also has the texts of programs, see `run.programs`.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    keep_programs &= jax.config.values["jax_enable_compilation_cache"]
+    if keep_programs and folder and "://" not in folder:
+        programs.keep_in(Path(folder).absolute() / "programs")
     # Tracing a step makes millions of objects that stay. Python would look at all of them, and at
     # those of the imported modules, again and again: a sixth of the time of tracing.
     gc.freeze()

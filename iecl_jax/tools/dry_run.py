@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
-import numpy as np
 
 from iecl_jax import console, data
 from iecl_jax.config import kinds
@@ -86,7 +85,7 @@ def run(config: ml_collections.ConfigDict, run_dir: str) -> None:
     available = memory.free_of_host()  # before the images are cached
     task = pretraining.prepare(config)
     starting.read(config, run_dir)  # What is wrong with its file is said here.
-    state = jax.eval_shape(task.experiment.create_state)
+    state = task.experiment.state_shapes()
     needs = [_disk(task, state, run_dir)]
     cached = _cached_bytes(task)
     if available is not None and cached > available:
@@ -157,11 +156,8 @@ def _memory(
     """Compiles the step for batches like this one, and returns what it needs of the memories."""
     config = task.config
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-    count, seed = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((), np.uint32)
-    lowered = task.experiment.mapped().lower(
-        state, [shapes] * config.train.steps_per_call, count, seed
-    )
-    of_step = program.memory(lowered.compile())["memory_total_bytes"]
+    compiled = task.experiment.compiled(state, [shapes])
+    of_step = program.memory(compiled)["memory_total_bytes"]
     local, cached = jax.local_device_count(), _cached_bytes(task)
     ahead = (config.data.prefetch + 1) * program.num_bytes(batch) // jax.device_count()
     of_images = cached if caching.chosen(config.data.cache, task.split) == "device" else 0

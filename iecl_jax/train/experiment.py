@@ -12,10 +12,13 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from iecl_jax import config as config_lib
 from iecl_jax import data, methods
+from iecl_jax.config import own_files
 from iecl_jax.data import augment
 from iecl_jax.methods import Method
 from iecl_jax.methods.parts import objective
+from iecl_jax.run.programs import Program
 from iecl_jax.train import optim
 from iecl_jax.train import state as train_state
 from iecl_jax.train.state import TrainState
@@ -38,6 +41,8 @@ class Experiment:
       make_views: (keys [b], images) -> list of views, see `data.augment`.
       num_classes: number of classes of the online probe; 0 = no probe.
       steps_per_epoch: the length of an epoch.
+      facts: what all of these follow from. With them, the programs of the state and of the steps
+        are kept for later starts, see `run.programs`.
     """
 
     config: ml_collections.ConfigDict
@@ -48,6 +53,7 @@ class Experiment:
     make_views: Callable[[jax.Array, Any], list[jax.Array]]
     num_classes: int
     steps_per_epoch: int
+    facts: Mapping[str, Any] | None = None
 
     def pure_step(
         self, state: TrainState, batch: Batch, seed: jax.Array
@@ -114,8 +120,19 @@ class Experiment:
         )
 
     @functools.cached_property
-    def _on_all_devices(self) -> Any:
-        return self.mapped()
+    def _on_all_devices(self) -> Program:
+        everywhere = _everywhere()
+        split = NamedSharding(everywhere.mesh, PartitionSpec(AXIS))
+        return Program(
+            self.mapped(),
+            self._facts_of("steps"),
+            in_shardings=(everywhere, split, everywhere, everywhere),
+            out_shardings=everywhere,
+            donate_argnums=0,
+        )
+
+    def _facts_of(self, program: str) -> Mapping[str, Any] | None:
+        return None if self.facts is None else {**self.facts, "program": program}
 
     def steps(self, state: TrainState, batches: Sequence[Batch]) -> tuple[TrainState, Metrics]:
         """Takes a training step for each batch, in one call to the devices.
@@ -129,10 +146,16 @@ class Experiment:
         Returns:
           (new state, metrics [steps_per_call]); metrics past the number of batches are zero.
         """
+        return self._on_all_devices(*self._arguments(state, batches))
+
+    def compiled(self, state: TrainState, batches: Sequence[Batch]) -> jax.stages.Compiled:
+        """Returns the program of `steps`. Of its arguments, only shapes and types count."""
+        return self._on_all_devices.compiled(*self._arguments(state, batches))
+
+    def _arguments(self, state: TrainState, batches: Sequence[Batch]) -> tuple[Any, ...]:
         missing = self.config.train.steps_per_call - len(batches)
         padded = [*batches, *[batches[-1]] * missing]
-        count, seed = np.int32(len(batches)), np.uint32(self.config.seed)
-        return self._on_all_devices(state, padded, count, seed)
+        return state, padded, np.int32(len(batches)), np.uint32(self.config.seed)
 
     @functools.cached_property
     def _new_epoch(self) -> Any:
@@ -174,28 +197,37 @@ class Experiment:
         """Returns the views [b, S_i, S_i, 3] that training makes of a device's batch at `step`."""
         return self._views(np.uint32(self.config.seed), step, batch)
 
-    def state_template(self) -> TrainState:
-        """Returns the shapes, types and placement of the state, for a checkpoint of it.
-
-        Raises:
-          ValueError: the state does not fit into the memory of a device.
-        """
-        place = functools.partial(jax.ShapeDtypeStruct, sharding=_everywhere())
-        shapes = jax.eval_shape(self.create_state)
-        return jax.tree.map(lambda leaf: place(leaf.shape, leaf.dtype), shapes)
-
-    def create_state(self) -> TrainState:
-        """Returns the initial state for `config.seed`, on all devices of this process."""
+    @functools.cached_property
+    def _initial(self) -> Program:
         config, size = self.config, self.config.data.image_size
         images = config.saib.group_size if config.saib.enabled else 2
-        state = train_state.create(
-            config.seed,
+        return train_state.initial(
             method=self.method,
             tx=self.tx,
             view_shape=(images, size, size, 3),
             num_classes=self.num_classes,
             dynamic_scale=config.train.precision == "float16",
+            facts=self._facts_of("state"),
         )
+
+    def state_shapes(self) -> TrainState:
+        """Returns the shapes and types of the state."""
+        return self._initial.shapes(np.uint32(self.config.seed))
+
+    def state_template(self) -> TrainState:
+        """Returns `state_shapes` with the placement of the state, for a checkpoint of it.
+
+        Raises:
+          ValueError: the state does not fit into the memory of a device.
+        """
+        place = functools.partial(jax.ShapeDtypeStruct, sharding=_everywhere())
+        shapes = self.state_shapes()
+        train_state.require_memory(shapes)
+        return jax.tree.map(lambda leaf: place(leaf.shape, leaf.dtype), shapes)
+
+    def create_state(self) -> TrainState:
+        """Returns the initial state for `config.seed`, on all devices of this process."""
+        state = train_state.create(self._initial, self.config.seed)
         # Placed like the states that the step returns: another placement would be compiled again.
         return jax.device_put(state, _everywhere())
 
@@ -222,6 +254,12 @@ def build(
       num_classes: number of classes of the online probe; 0 = no probe.
       num_images: number of training images; None = those of one batch.
     """
+    statistics = data.statistics(config.data)
+    sizes = [total_steps, steps_per_epoch, num_classes, num_images]
+    facts = None
+    # If a file of the user runs, be it a config, the programs may follow from anything.
+    if not (own_files.has_run() or own_files.names_files(config)):
+        facts = {"config": config_lib.leaves(config), "sizes": sizes, "statistics": statistics}
     method = methods.make(
         config,
         total_steps=total_steps,
@@ -236,9 +274,8 @@ def build(
         objective=objective.make(config, method.loss, axis_name=AXIS),
         tx=optim.make(config, rate, method.optimizers, optim.decay_factor(config, total_steps)),
         schedules={"learning_rate": rate, **method.schedules},
-        make_views=augment.make_augment(
-            config.augment, config.data.image_size, *data.statistics(config.data)
-        ),
+        make_views=augment.make_augment(config.augment, config.data.image_size, *statistics),
         num_classes=num_classes,
         steps_per_epoch=steps_per_epoch,
+        facts=facts,
     )

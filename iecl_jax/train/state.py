@@ -1,5 +1,6 @@
 """The state that training carries from step to step, and its initial value."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax
@@ -11,6 +12,8 @@ from flax.training.dynamic_scale import DynamicScale
 
 from iecl_jax.data import memory
 from iecl_jax.methods import Method
+from iecl_jax.run import programs
+from iecl_jax.run.programs import Program
 
 # {part of the state: the settings that decide its size}
 SIZES_OF = {
@@ -25,6 +28,7 @@ SIZES_OF = {
 }
 
 
+@programs.serializable
 @flax.struct.dataclass
 class TrainState:
     """The state of a training; equal on all devices.
@@ -46,30 +50,26 @@ class TrainState:
     dynamic_scale: DynamicScale | None = None
 
 
-def create(
-    seed: int,
+def initial(
     *,
     method: Method,
     tx: optax.GradientTransformation,
     view_shape: tuple[int, ...],
     num_classes: int,
     dynamic_scale: bool,
-) -> TrainState:
-    """Returns the initial state.
+    facts: Mapping[str, Any] | None = None,
+) -> Program:
+    """Returns the program that makes the initial state: seed uint32 [] -> TrainState.
 
     Args:
-      seed: the seed of the run, from 0 to 2**32 - 1.
       method: the method to train.
       tx: the optimizer.
       view_shape: (b, S, S, 3), with b a multiple of `saib.group_size`.
       num_classes: number of classes of the online probe; 0 = no probe.
       dynamic_scale: whether to scale the loss, as float16 needs.
-
-    Raises:
-      ValueError: the state does not fit into the memory of a device; nothing is allocated then.
+      facts: what the other arguments follow from, see `run.programs`.
     """
 
-    @jax.jit  # One program instead of thousands of small ones, one per operation.
     def init(seed):
         key = jax.random.split(jax.random.key(seed))[0]  # The other is that of the augmentations.
         params, method_state = method.init(key, [jnp.zeros(view_shape)] * 2)
@@ -89,10 +89,23 @@ def create(
             dynamic_scale=first_scale() if dynamic_scale else None,
         )
 
+    # One program instead of thousands of small ones, one per operation.
+    return Program(jax.jit(init), facts)
+
+
+def create(program: Program, seed: int) -> TrainState:
+    """Returns the initial state.
+
+    Args:
+      program: what `initial` returned.
+      seed: the seed of the run, from 0 to 2**32 - 1.
+
+    Raises:
+      ValueError: the state does not fit into the memory of a device; nothing is allocated then.
+    """
     number = np.uint32(seed)  # An argument, so that runs with other seeds share the program.
-    require_memory(jax.eval_shape(init, number))
-    state: TrainState = init(number)
-    return state
+    require_memory(program.shapes(number))
+    return program(number)
 
 
 def first_scale() -> DynamicScale:

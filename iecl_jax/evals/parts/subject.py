@@ -96,14 +96,14 @@ class Subject:
         """Returns a Subject with the initial weights of the training."""
         size = self.config.data.image_size
         images = self.config.saib.group_size if self.config.saib.enabled else 2
-        state = train_state.create(
-            self.config.seed,
+        program = train_state.initial(
             method=self.method,
             tx=optax.identity(),
             view_shape=(images, size, size, 3),
             num_classes=0,
             dynamic_scale=False,
         )
+        state = train_state.create(program, self.config.seed)
         state = starting.put(state, starting.read(self.config))
         return self.at(state.params, state.method_state)
 

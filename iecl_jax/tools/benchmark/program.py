@@ -103,7 +103,7 @@ def _step_and_shapes(
 ) -> tuple[Any, tuple[Any, ...]]:
     count = len(devices) if devices is not None else jax.device_count()
     scalars = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((), np.uint32)
-    state = jax.eval_shape(prepared.experiment.create_state)
+    state = prepared.experiment.state_shapes()
     arguments = state, [batch_shapes(prepared.config, count)], *scalars
     return prepared.experiment.mapped(devices), arguments
 

@@ -29,6 +29,7 @@ PARTS = {  # the events with which JAX tells that a part of its work is done
     "/jax/core/compile/jaxpr_trace_duration": "tracing",
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "lowering",
     "/jax/core/compile/backend_compile_duration": "reading or compiling",
+    "/iecl_jax/program_read": "reading",
 }
 Phases = dict[str, list[float]]  # {phase: [seconds, the processor's seconds]}, in their order
 

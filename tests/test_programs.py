@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import conformance
 import flax
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,13 @@ import numpy as np
 import optax
 import pytest
 import tiny_run
+from jax import export
 
 from iecl_jax import config as config_lib
 from iecl_jax.config import own_files
 from iecl_jax.run import programs
 from iecl_jax.run.programs import Program
+from iecl_jax.tools.benchmark import program as analysis
 from iecl_jax.train import experiment
 
 FACTS = {"config": {"rate": 0.5}, "sizes": [1, None]}
@@ -220,6 +223,18 @@ def test_a_second_start_makes_the_state_and_the_steps_without_tracing(folder):
     direct = False
     for again in (start(), start(init=untraceable, forward=untraceable)):
         jax.tree.map(np.testing.assert_array_equal, again, first)
+
+
+def test_the_steps_of_a_gpu_can_be_written():
+    config = conformance.tiny_config("moco_v2", saib=True)
+    built = experiment.build(config, **LENGTHS)
+    scalars = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((), np.uint32)
+    arguments = built.state_shapes(), [analysis.batch_shapes(config, 1)], *scalars
+    steps = jax.jit(built.mapped(jax.devices()[:1]))
+    checks = programs._OF_THIS_VERSION
+    text = export.export(steps, platforms=["cuda"], disabled_checks=checks)(*arguments)
+    assert "LayoutConstraint" in text.mlir_module()
+    assert programs.read(bytes(text.serialize())).platforms == ("cuda",)
 
 
 def test_nothing_is_kept_where_a_file_of_the_user_runs(monkeypatch):

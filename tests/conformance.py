@@ -85,6 +85,7 @@ def tiny_config(name: str, *, saib: bool, crops: bool = False, **overrides: Any)
     if recipe != name:  # a method without a recipe, with the defaults that its file declares
         config = config_lib.choose(config, {"method.name": name})
     tiny_network.plain_views(tiny_network.shrink(config))
+    config.objective.kl.stop_gradient = "none"  # so that the loss is what its gradient lowers
     # So wide that no image loses all hidden units, and with them the direction of its embedding.
     config.projector.update({"num_layers": 2, "hidden_dim": 32, "output_dim": 6})
     if "predictor" in config.method:

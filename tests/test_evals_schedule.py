@@ -178,5 +178,5 @@ def test_an_own_file_is_an_evaluation_during_training_and_of_a_checkpoint(tmp_pa
     after = json.loads((job / "results.json").read_text())
     assert after["metrics"] == {"mean_norm": during["mean_norm"]}
     assert after["job"] == str(own)
-    assert f"mean norm of the features on generated: {during['mean_norm']:.4g}" in out
+    assert f"generated: mean norm of the features {during['mean_norm']:.4g}" in out
     assert "mean norm of the features" in (run / "report.html").read_text()

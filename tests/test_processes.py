@@ -24,7 +24,9 @@ PATIENCE = 300  # seconds for what takes a few, where many tests share a machine
 class Started:
     """launch/multi_process_cpu.sh, running; its output is in `log`."""
 
-    def __init__(self, workdir, *flags, processes=2, devices=2, config="tests/tiny_run.py"):
+    def __init__(
+        self, workdir, *flags, processes=2, devices=2, config="tests/tiny_run.py", steps=STEPS
+    ):
         environment = os.environ | {"PROCESSES": str(processes), "DEVICES": str(devices)}
         environment["PATH"] = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
         self.workdir, self._log = workdir, workdir.with_suffix(f".{time.monotonic_ns()}.log")
@@ -32,8 +34,9 @@ class Started:
             self.launcher = subprocess.Popen(
                 [
                     *("launch/multi_process_cpu.sh", f"--config={config}"),
-                    *(f"--workdir={workdir}", f"--config.train.num_steps={STEPS}"),
-                    *("--config.train.log_every_steps=10", "--config.checkpoint.every_steps=10"),
+                    *(f"--workdir={workdir}", f"--config.train.num_steps={steps}"),
+                    f"--config.train.log_every_steps={1 if steps < 10 else 10}",
+                    "--config.checkpoint.every_steps=10",
                     *flags,
                 ],
                 cwd=ROOT,
@@ -140,12 +143,11 @@ def test_processes_stop_together_and_resume_as_if_they_never_had(two, tmp_path, 
 
 @pytest.mark.slow
 def test_ie_cl_is_the_same_on_two_processes(tmp_path, start):
-    options = {"config": "configs/imagenet_r50.py:100,smoke"}
+    options = {"config": "configs/imagenet_r50.py:100,smoke", "steps": 4}
     # Small steps: large ones make the float noise of the first grow a thousandfold by the fourth.
-    flags = ["--config.train.num_steps=4", "--config.optimizer.learning_rate=0.01"]
-    flags += ["--config.train.log_every_steps=1"]
-    one = finish(start(tmp_path / "one", *flags, processes=1, devices=4, **options))
-    two = finish(start(tmp_path / "two", *flags, **options))
+    rate = "--config.optimizer.learning_rate=0.01"
+    one = finish(start(tmp_path / "one", rate, processes=1, devices=4, **options))
+    two = finish(start(tmp_path / "two", rate, **options))
     assert losses(tmp_path / "two")[0] == pytest.approx(losses(tmp_path / "one")[0], rel=1e-6)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     for name in ("log_det", "rank_me"):

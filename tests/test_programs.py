@@ -25,13 +25,14 @@ from iecl_jax.train import experiment
 
 FACTS = {"config": {"rate": 0.5}, "sizes": [1, None]}
 LENGTHS = {"total_steps": 4, "steps_per_epoch": 4, "num_classes": 10}
-code = programs._code
+code, foreign = programs._code, programs._foreign
 X = np.arange(4, dtype=np.float32)
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "_code", lambda: "known")
+    monkeypatch.setattr(programs, "_foreign", lambda: False)  # of which the tests' modules are
     before = jax.config.jax_persistent_cache_min_compile_time_secs
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     programs.keep_in(tmp_path)
@@ -99,7 +100,8 @@ def test_code_that_may_have_changed_since_its_import_is_traced(folder, monkeypat
         monkeypatch.setattr(programs, "_code", lambda known=known: known)
         np.testing.assert_array_equal(Program(jax.jit(twice), FACTS)(X)["twice"], 2 * X)
         assert number_of(folder) == number
-    newest = max(path.stat().st_mtime for path in programs._PACKAGE.rglob("*.py"))
+    times = [path.stat() for path in programs._PACKAGE.rglob("*.py")]
+    newest = max(max(each.st_mtime, each.st_ctime) for each in times)
     for imported, known in ((newest, False), (newest + 10**9, True)):
         monkeypatch.setattr(programs, "_IMPORTED", imported)
         assert (code.__wrapped__() is not None) == known
@@ -115,7 +117,31 @@ def test_a_changed_file_is_other_code(tmp_path, monkeypatch):
     assert len(found) == 3
 
 
-@pytest.mark.parametrize("what", ["facts", "types", "code", "versions", "settings"])
+def test_files_that_cannot_be_read_are_uncertain_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(programs, "_PACKAGE", tmp_path)
+    monkeypatch.setattr(programs, "_IMPORTED", 10**12)
+    (tmp_path / ".#a.py").symlink_to("user@host.1:2")  # an editor's lock
+    assert code.__wrapped__() is not None
+    (tmp_path / "a.py").symlink_to("nowhere")
+    assert code.__wrapped__() is None
+
+
+def test_a_module_from_elsewhere_is_noticed(tmp_path):
+    script = (
+        "import os, sys; import iecl_jax.main; from iecl_jax.configs import quickstart;"
+        "from iecl_jax.evals.parts import jobs; from iecl_jax.run import programs;"
+        "sys.path.append(sys.argv[1]); print(programs._foreign()); import own;"
+        "print(programs._foreign()); os.mkdir(sys.argv[1] + '/own-1.0.dist-info');"
+        "print(programs._foreign())"
+    )
+    (tmp_path / "own.py").write_text("")
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["False", "True", "False"]
+    assert foreign()  # the modules of the tests
+
+
+@pytest.mark.parametrize("what", ["facts", "types", "code", "versions", "settings", "flax"])
 def test_what_differs_is_traced(folder, monkeypatch, what):
     Program(jax.jit(twice), FACTS)(X)
     facts, x = FACTS, X
@@ -127,6 +153,8 @@ def test_what_differs_is_traced(folder, monkeypatch, what):
         monkeypatch.setattr(programs, "_code", lambda: "other")
     elif what == "versions":
         monkeypatch.setattr(programs.workdir, "versions", lambda: {"jax": "1"})
+    elif what == "flax":
+        monkeypatch.setenv("FLAX_FIX_RNG_SEPARATOR", "1")
     setting = "highest" if what == "settings" else None
     with jax.default_matmul_precision(setting):
         with pytest.raises(AssertionError, match="it was traced"):
@@ -145,6 +173,21 @@ def test_a_damaged_program_is_traced_again(folder, cut):
         kept.write_bytes(each)
         np.testing.assert_array_equal(Program(jax.jit(twice), FACTS)(X)["twice"], 2 * X)
         np.testing.assert_array_equal(Program(jax.jit(untraceable), FACTS)(X)["twice"], 2 * X)
+
+
+def test_the_text_of_another_program_is_not_taken(folder):
+    Program(jax.jit(twice), FACTS)(X)
+    (kept,) = folder.iterdir()
+    other = Program(jax.jit(lambda x: {"twice": 3 * x}), {})
+    kept.rename(other._path([X]))
+    np.testing.assert_array_equal(other(X)["twice"], 3 * X)
+    np.testing.assert_array_equal(Program(jax.jit(untraceable), {})(X)["twice"], 3 * X)
+
+
+def test_what_is_no_file_is_not_read(folder):
+    program = Program(jax.jit(twice), FACTS)
+    os.mkfifo(program._path([X]))
+    np.testing.assert_array_equal(program(X)["twice"], 2 * X)
 
 
 def test_a_folder_that_cannot_be_written_changes_nothing(folder):
@@ -181,7 +224,8 @@ def test_a_program_that_is_compiled_fast_is_not_kept(folder):
 def test_lapack_is_found_by_a_process_that_lowered_no_call_of_it(folder):
     script = (
         "import sys, jax, numpy as np; from pathlib import Path; from iecl_jax.run import programs;"
-        "programs._code = lambda: 'known'; programs.keep_in(Path(sys.argv[1]));"
+        "programs._code = lambda: 'known'; programs._foreign = lambda: False;"
+        "programs.keep_in(Path(sys.argv[1]));"
         "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0);"
         "inverse = lambda x: jax.numpy.linalg.eigh(x)[0] / int(sys.argv[2]);"
         "print(programs.Program(jax.jit(inverse), {})(np.eye(2, dtype='float32')).sum())"
@@ -240,7 +284,7 @@ def test_the_steps_of_a_gpu_can_be_written():
 def test_nothing_is_kept_where_a_file_of_the_user_runs(monkeypatch):
     monkeypatch.setattr(own_files, "_ran", set())
     shipped, own = config_lib.load("configs/quickstart.py:smoke"), tiny_run.get_config()
-    assert experiment.build(shipped, **LENGTHS).facts is not None
+    assert "seed" not in experiment.build(shipped, **LENGTHS).facts["config"]
     assert experiment.build(own, **LENGTHS).facts is None  # It names a method's file.
     own_files._ran.clear()
     named_no_file = config_lib.load("tests/own_config.py")

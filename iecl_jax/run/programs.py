@@ -11,8 +11,10 @@ import functools
 import hashlib
 import json
 import os
+import sys
+import sysconfig
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -168,11 +170,11 @@ class Program:
 
     def _path(self, arguments: Any) -> Path | None:
         """Returns the file of the program; None = the code is not certain."""
-        leaves, tree = jax.tree.flatten(arguments)
-        types = [str(tree), *(str(jax.typeof(leaf)) for leaf in leaves)]
-        code = _code()
+        code = None if _foreign() else _code()
         if code is None or _folder is None:
             return None
+        leaves, tree = jax.tree.flatten(arguments)
+        types = [str(tree), *(str(jax.typeof(leaf)) for leaf in leaves)]
         return _folder / f"{_digest([self._facts, types, code, _surroundings()])}.stablehlo"
 
 
@@ -183,16 +185,35 @@ def _code() -> str | None:
     import optax
 
     digest = hashlib.sha256()
-    for start in (_PACKAGE, *(library.__path__[0] for library in (jax, flax, optax))):
-        for folder, folders, names in os.walk(start, followlinks=True):  # configs is a link
-            folders.sort()
-            for name in sorted(names):
-                if name.endswith(".py"):
-                    path = Path(folder, name)
-                    if path.stat().st_mtime > _IMPORTED - _SECONDS_OF_IMPORTS:
-                        return None
-                    digest.update(f"{path}\n".encode() + path.read_bytes())
+    try:
+        for start in (_PACKAGE, *(library.__path__[0] for library in (jax, flax, optax))):
+            for path in _python_files(start):
+                times = path.stat()
+                newest = max(times.st_mtime, times.st_ctime)  # A copy may keep the former.
+                if newest > _IMPORTED - _SECONDS_OF_IMPORTS:
+                    return None
+                digest.update(f"{path}\n".encode() + path.read_bytes())
+    except OSError:  # A file is just being replaced, or nobody may read it.
+        return None
     return digest.hexdigest()
+
+
+def _python_files(start: str | Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(start, followlinks=True):  # configs is a link
+        folders.sort()
+        for name in sorted(names):
+            if name.endswith(".py") and not name.startswith("."):  # .#a.py is a lock of Emacs
+                yield Path(folder, name)
+
+
+def _foreign() -> bool:
+    """Returns whether a module was imported that is of no package with a version."""
+    known = [_PACKAGE, (_PACKAGE / "configs").resolve(), sysconfig.get_path("stdlib")]
+    known += [sysconfig.get_path("platstdlib"), os.path.dirname(os.__file__)]
+    known += [each for each in sys.path if any(Path(each).glob("*.dist-info"))]
+    folders = tuple(f"{folder}{os.sep}" for folder in known)
+    paths = [getattr(module, "__file__", None) for module in [*sys.modules.values()]]
+    return any(path and not path.startswith(folders) for path in paths)
 
 
 def _surroundings() -> list[Any]:
@@ -202,8 +223,9 @@ def _surroundings() -> list[Any]:
         for name, value in sorted(jax.config.values.items())
         if "cache" not in name and "log" not in name
     }
+    of_flax = {name: value for name, value in os.environ.items() if name.startswith("FLAX_")}
     devices = [f"{device} {device.device_kind}" for device in jax.devices()]
-    return [workdir.versions(), devices, settings]
+    return [workdir.versions(), devices, settings, sorted(of_flax.items())]
 
 
 def _digest(values: Any) -> str:
@@ -213,13 +235,13 @@ def _digest(values: Any) -> str:
 def _kept(path: Path) -> export.Exported | None:
     """Returns a kept program, or None if there is none that is whole."""
     try:
+        if not path.is_file():
+            return None
         content = path.read_bytes()
         digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-        if hashlib.sha256(content).digest() != digest:
+        if _seal(path, content) != digest:
             raise ValueError("it is damaged")
         return read(content)
-    except FileNotFoundError:
-        return None
     except Exception as error:  # of many kinds; what cannot be read is traced again
         logging.debug("The kept program %s: %s", path, error)
         return None
@@ -228,6 +250,11 @@ def _kept(path: Path) -> export.Exported | None:
 def _keep(path: Path, content: bytes) -> None:
     try:
         with files.open_whole(path) as file:
-            file.write(hashlib.sha256(content).digest() + content)
+            file.write(_seal(path, content) + content)
     except OSError as error:  # a full disk
         logging.debug("The program %s is not kept: %s", path, error)
+
+
+def _seal(path: Path, content: bytes) -> bytes:
+    """Returns a digest of the content and its name."""
+    return hashlib.sha256(path.name.encode() + content).digest()

@@ -259,7 +259,9 @@ def build(
     facts = None
     # If a file of the user runs, be it a config, the programs may follow from anything.
     if not (own_files.has_run() or own_files.names_files(config)):
-        facts = {"config": config_lib.leaves(config), "sizes": sizes, "statistics": statistics}
+        settings = config_lib.leaves(config)
+        del settings["seed"]  # It is an argument of each program.
+        facts = {"config": settings, "sizes": sizes, "statistics": statistics}
     method = methods.make(
         config,
         total_steps=total_steps,

@@ -69,3 +69,34 @@ def test_a_signal_outside_of_the_loop_has_its_code_and_none_changes_that_of_a_fi
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == code
         assert process.stdout.read().strip() == printed
+
+
+COLLECTING = """
+import gc, signal, sys, time
+from iecl_jax.run import preemption
+
+def collected(phase, info):
+    gc.callbacks.remove(collected)
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(0.1)
+
+with preemption.ending_with_its_code():
+    if sys.argv[1] == "in the loop":
+        with preemption.Preemption() as asked:
+            with asked.interrupting(True):
+                gc.callbacks.append(collected)
+                gc.collect()
+                time.sleep(1)
+            sys.exit(0 if asked.due() else 1)
+    gc.callbacks.append(collected)
+    gc.collect()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("where, code", [("in the loop", 0), ("outside", preemption.EXIT_CODE)])
+def test_a_signal_while_garbage_is_collected_counts_and_prints_nothing(where, code):
+    command = [sys.executable, "-c", COLLECTING, where]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert (done.returncode, done.stderr, done.stdout) == (code, "", "")

@@ -37,7 +37,8 @@ def ending_with_its_code() -> Iterator[None]:
 
     signal.signal(signal.SIGTERM, leave)
     try:
-        yield
+        with _sending_again():
+            yield
     except SystemExit as stop:
         if stop.code == EXIT_CODE and not jax.distributed.is_initialized():
             logging.shutdown()
@@ -47,6 +48,29 @@ def ending_with_its_code() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _sending_again() -> Iterator[None]:
+    """Sends SIGTERM again if its handler was called where Python ignores what is raised.
+
+    Such places are the callbacks of the garbage collector, of which JAX has one, and `__del__`.
+    """
+    before = sys.unraisablehook
+
+    def hook(ignored: Any) -> None:
+        error = ignored.exc_value
+        if isinstance(error, SystemExit) and error.code == EXIT_CODE:
+            # Later, when the main thread is somewhere else.
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        else:
+            before(ignored)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 class Preemption:

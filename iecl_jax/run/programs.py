@@ -150,7 +150,7 @@ class Program:
             logging.debug("The program is not kept: %s", error)
             return self._function.lower(*arguments).compile()
         enough = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
-        path = self._path(arguments)
+        path = self._path(arguments)  # Tracing may have imported more.
         if content is not None and path is not None and time.monotonic() - began >= enough:
             _keep(path, content)
         return compiled
@@ -163,9 +163,9 @@ class Program:
         return wanted and not looks and jax.process_count() == 1
 
     def _found(self, *arguments: Any) -> export.Exported | None:
-        path = self._path(arguments)
-        if self._known is None and path is not None:
-            self._known = _kept(path)
+        if self._known is None:
+            path = self._path(arguments)
+            self._known = None if path is None else _kept(path)
         return self._known
 
     def _path(self, arguments: Any) -> Path | None:
@@ -208,8 +208,8 @@ def _python_files(start: str | Path) -> Iterator[Path]:
 
 def _foreign() -> bool:
     """Returns whether a module was imported that is of no package with a version."""
-    known = [_PACKAGE, (_PACKAGE / "configs").resolve(), sysconfig.get_path("stdlib")]
-    known += [sysconfig.get_path("platstdlib"), os.path.dirname(os.__file__)]
+    known = [str(_PACKAGE), str((_PACKAGE / "configs").resolve())]
+    known += [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
     known += [each for each in sys.path if any(Path(each).glob("*.dist-info"))]
     folders = tuple(f"{folder}{os.sep}" for folder in known)
     paths = [getattr(module, "__file__", None) for module in [*sys.modules.values()]]

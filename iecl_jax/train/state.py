@@ -13,7 +13,6 @@ from flax.training.dynamic_scale import DynamicScale
 from iecl_jax.data import memory
 from iecl_jax.methods import Method
 from iecl_jax.run import programs
-from iecl_jax.run.programs import Program
 
 # {part of the state: the settings that decide its size}
 SIZES_OF = {
@@ -58,7 +57,7 @@ def initial(
     num_classes: int,
     dynamic_scale: bool,
     facts: Mapping[str, Any] | None = None,
-) -> Program:
+) -> programs.Program:
     """Returns the program that makes the initial state: seed uint32 [] -> TrainState.
 
     Args:
@@ -90,10 +89,10 @@ def initial(
         )
 
     # One program instead of thousands of small ones, one per operation.
-    return Program(jax.jit(init), facts)
+    return programs.Program(jax.jit(init), facts)
 
 
-def create(program: Program, seed: int) -> TrainState:
+def create(program: programs.Program, seed: int) -> TrainState:
     """Returns the initial state.
 
     Args:
